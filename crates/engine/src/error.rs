@@ -1,0 +1,39 @@
+//! Why an engine refuses or fails.
+
+/// Why an engine refuses or fails.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The disk or the operating system failed. After a failed write or sync the engine's state is unknown (R14).
+    #[error("{operation} failed")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Data on disk is not what was written (R13, R15).
+    #[error("{what} is damaged")]
+    Corrupt {
+        /// What is damaged.
+        what: String,
+        /// The cause.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// Another process has the directory open.
+    #[error("{path} is in use by another process")]
+    InUse {
+        /// The directory.
+        path: String,
+    },
+    /// A staged file of this name does not exist, or exists already.
+    #[error("staged file {name} {}", if *.exists { "exists already" } else { "does not exist" })]
+    Staging {
+        /// The name.
+        name: String,
+        /// Whether it exists.
+        exists: bool,
+    },
+}

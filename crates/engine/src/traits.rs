@@ -1,0 +1,93 @@
+//! The interface of an engine.
+
+use std::ops::Bound;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::{Batch, Direction, Error, Family, Logging, StagedFile, Statistics};
+
+/// A consistent picture of all families at one moment.
+pub trait View: Send + Sync + 'static {
+    /// The value of a key.
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error>;
+
+    /// Calls `each` with keys and values within the bounds, in order, until it returns `false`.
+    fn scan(
+        &self,
+        family: Family,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+        direction: Direction,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Error>;
+}
+
+/// The engine. Cheap to clone; clones share the data.
+pub trait Engine: Clone + Send + Sync + 'static {
+    /// Its point-in-time read.
+    type View: View;
+
+    /// A view of everything written so far.
+    fn view(&self) -> Self::View;
+
+    /// The current value of a key.
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error>;
+
+    /// The current values of keys, in their order.
+    fn get_many(&self, family: Family, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>, Error>;
+
+    /// The value that would be found after a power loss now, as far as flushed files tell (persisted tier, D3).
+    fn get_flushed(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error>;
+
+    /// Applies a batch atomically. Visible to reads when it returns; durable after [`Engine::sync`] or a flush.
+    fn write(&self, batch: Batch, logging: Logging) -> Result<(), Error>;
+
+    /// Makes everything logged so far survive a power loss. A failure is final (R14).
+    fn sync(&self) -> Result<(), Error>;
+
+    /// Writes the memory of a family to files; when it returns they are durable.
+    fn flush(&self, family: Family) -> Result<(), Error>;
+
+    /// Copies `[start, end)` of a family in a view into a new staged file and makes it durable. `None` when empty.
+    /// Stops at `bytes_max`; the second value is the key to go on from, if any is left.
+    fn stage_range(
+        &self,
+        view: &Self::View,
+        family: Family,
+        start: &[u8],
+        end: &[u8],
+        bytes_max: u64,
+        name: &str,
+    ) -> Result<(Option<StagedFile>, Option<Bytes>), Error>;
+
+    /// Appends bytes to a staged file that is being received, creating it.
+    fn stage_append(&self, name: &str, bytes: &[u8]) -> Result<(), Error>;
+
+    /// Makes a received file durable and describes it (keys counted, whole checksum computed).
+    fn stage_finish(&self, name: &str) -> Result<StagedFile, Error>;
+
+    /// Reads part of a staged file; shorter at its end.
+    fn stage_read(&self, name: &str, offset: u64, bytes_max: usize) -> Result<Bytes, Error>;
+
+    /// Names of all staged files.
+    fn stage_list(&self) -> Result<Vec<String>, Error>;
+
+    /// Removes staged files; unknown names are ignored.
+    fn stage_remove(&self, names: &[String]) -> Result<(), Error>;
+
+    /// Takes staged files into a family, all or none. They are copied or linked, so a repeat after a crash finds them.
+    fn ingest(&self, family: Family, names: &[String]) -> Result<(), Error>;
+
+    /// Removes `[start, end)`: whole files at once where no live view needs them, the rest by a range delete.
+    fn clear_range(&self, family: Family, start: &[u8], end: &[u8], logging: Logging) -> Result<(), Error>;
+
+    /// Approximate bytes in `[start, end)`.
+    fn approximate_bytes(&self, family: Family, start: &[u8], end: &[u8]) -> Result<u64, Error>;
+
+    /// A copy of the whole engine on disk, linked where possible, at a path that does not exist.
+    fn checkpoint(&self, path: &Path) -> Result<(), Error>;
+
+    /// Counters and sizes.
+    fn statistics(&self) -> Statistics;
+}

@@ -1,0 +1,4 @@
+//! Raft.
+pub mod event;
+pub mod message;
+pub mod types;

@@ -1,0 +1,487 @@
+//! What goes into a store and what comes out.
+//!
+//! The driver feeds [`Event`]s in any order they happen, then takes [`Effects`] and carries them out in the order of the
+//! fields. Long work leaves as a task and returns as an event that names what it was made for. Nothing here blocks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proto::pontoon::v1 as wire;
+use proto::{RegionId, StoreId, metapb};
+use raft::{Entry, Index, PeerId, Role, Term};
+
+/// The driver's name for a client request. Unique within one incarnation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Everything that can happen to a store.
+#[derive(Debug)]
+pub enum Event {
+    /// One tick of the clock went by.
+    Tick,
+    /// A frame arrived over an accepted stream of this store.
+    Frame {
+        /// Who sent it.
+        from: StoreId,
+        /// What it holds.
+        frame: wire::Frame,
+    },
+    /// Something for this store was lost on the way.
+    Unreachable(StoreId),
+    /// A client wants to write.
+    Propose(Proposal),
+    /// A client wants to read; answered by [`Effects::reads`] or a refusal.
+    Read(ReadRequest),
+    /// The log batch with this sequence and all before it are synced.
+    LogWritten(u64),
+    /// Apply tasks were carried out.
+    Applied(Vec<Applied>),
+    /// Placement, or an administrator through it, asks for a step.
+    Order(Order),
+    /// Fresh ids for the pool from which splits draw (REGIONS §1).
+    Ids(Vec<u64>),
+    /// A snapshot arrived whole: every file is staged, synced and checked against its head.
+    SnapshotReceived {
+        /// Who sent it.
+        from: StoreId,
+        /// What it is.
+        head: wire::SnapshotHead,
+    },
+    /// A background task ended.
+    TaskDone(TaskDone),
+    /// The store is to stop: hand every leadership over (best effort; [`Effects::drained`] tells when none is left).
+    Drain,
+}
+
+/// A write request.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    /// Its name.
+    pub id: RequestId,
+    /// Where, as the client believes.
+    pub target: Target,
+    /// Operations of one request: applied in order at one log position.
+    pub operations: Vec<wire::Operation>,
+}
+
+/// A read request: asks only for the right to read at a linearizable point.
+#[derive(Clone, Debug)]
+pub struct ReadRequest {
+    /// Its name.
+    pub id: RequestId,
+    /// Where, as the client believes.
+    pub target: Target,
+}
+
+/// The address of a request (REGIONS §1, first table).
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The region.
+    pub region: RegionId,
+    /// The peer the client believes to lead; `None` is not checked.
+    pub peer: Option<PeerId>,
+    /// The epoch the client knows; `None` is not checked.
+    pub epoch: Option<metapb::RegionEpoch>,
+    /// What is touched.
+    pub keys: Keys,
+}
+
+/// The keys of a request.
+#[derive(Clone, Debug)]
+pub enum Keys {
+    /// Each must lie in the region; an older version is accepted.
+    Points(Vec<Bytes>),
+    /// The whole range must lie in the region, and the version be the region's. An empty end is the end of all keys.
+    Range(Bytes, Bytes),
+    /// Served for what lies inside the region (a scan that the store clamps); as a point command otherwise.
+    Clamped,
+}
+
+/// Why a request was not done. Nothing of it has happened and nothing will.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// This peer does not lead.
+    #[error("region {region} is not led here")]
+    NotLeader {
+        /// The region.
+        region: RegionId,
+        /// Who does, if known.
+        leader: Option<metapb::Peer>,
+    },
+    /// The client's picture of the region is older or newer than ours.
+    #[error("the epoch does not match")]
+    EpochNotMatch {
+        /// The regions known here that cover what was asked for, ours first.
+        current: Vec<metapb::Region>,
+    },
+    /// A key is outside the region.
+    #[error("a key is not in region {}", .region.id)]
+    KeyNotInRegion {
+        /// The key.
+        key: Bytes,
+        /// The region.
+        region: metapb::Region,
+    },
+    /// No such region here.
+    #[error("region {0} is not on this store")]
+    RegionNotFound(RegionId),
+    /// The peer id in the request is not the local one.
+    #[error("peer {asked} was asked for, peer {local} is here")]
+    PeerMismatch {
+        /// In the request.
+        asked: PeerId,
+        /// Here.
+        local: PeerId,
+    },
+    /// The entry was overwritten by another leader: it was not applied and never will be.
+    #[error("the command is stale")]
+    StaleCommand,
+    /// A queue is full (R33).
+    #[error("busy: {reason}")]
+    Busy {
+        /// Which one.
+        reason: &'static str,
+    },
+    /// The command would exceed what an entry may hold.
+    #[error("an entry of {bytes} bytes is too large for region {region}")]
+    TooLarge {
+        /// The region.
+        region: RegionId,
+        /// Size asked for.
+        bytes: u64,
+    },
+    /// The fate is not known here: it may be applied later (R26).
+    #[error("the outcome is not known")]
+    Unknown,
+}
+
+/// The answer to one operation of a proposal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperationResult {
+    /// A put, delete or delete range took effect.
+    Done,
+    /// A compare-and-swap was judged; the old value comes back either way.
+    Swapped {
+        /// Whether the new value was written.
+        succeeded: bool,
+        /// What was there, `None` when absent or expired.
+        previous: Option<Bytes>,
+    },
+}
+
+/// A step asked for by placement (REGIONS §3, §4, §6).
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The region.
+    pub region: RegionId,
+    /// The exact epoch it is meant for.
+    pub epoch: metapb::RegionEpoch,
+    /// What to do.
+    pub kind: OrderKind,
+}
+
+/// The kinds of order.
+#[derive(Clone, Debug)]
+pub enum OrderKind {
+    /// Split at these keys, children's ids from the pool.
+    Split(Vec<Bytes>),
+    /// Add a learner.
+    AddLearner(metapb::Peer),
+    /// Remove a learner.
+    RemoveLearner(PeerId),
+    /// Swap roles through a joint configuration.
+    EnterJoint {
+        /// Learners that become voters.
+        promote: Vec<PeerId>,
+        /// Voters that become learners.
+        demote: Vec<PeerId>,
+    },
+    /// Hand leadership over.
+    TransferLeader(PeerId),
+}
+
+/// Why an order was refused (REGIONS §3).
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum OrderRefusal {
+    #[error("not the leader")]
+    NotLeader,
+    #[error("the epoch moved")]
+    EpochNotMatch,
+    #[error("another structural command is not applied yet")]
+    LaneBusy,
+    #[error("the configuration is joint")]
+    Joint,
+    #[error("the peer has not applied what it knows to be committed")]
+    Behind,
+    #[error("peer {peer} lags by {lag} entries")]
+    NotCaughtUp { peer: PeerId, lag: u64 },
+    #[error("too few live voters")]
+    TooFewLive,
+    #[error("the leader would leave: hand over first")]
+    LeaderWouldLeave,
+    #[error("the store has a peer of this region")]
+    StoreHasPeer,
+    #[error("leadership is being handed over")]
+    Transferring,
+    #[error("the id pool is empty")]
+    NoIds,
+    #[error("the request is invalid: {0}")]
+    Invalid(&'static str),
+}
+
+/// What a store asks of its driver, to be carried out in the order of the fields (LIVENESS B6).
+#[must_use = "lost effects are lost messages and lost writes"]
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Published states that changed. Readers must see them before anything below leaves.
+    pub views: Vec<ViewChange>,
+    /// Frames that wait for nothing.
+    pub frames: BTreeMap<StoreId, wire::Frame>,
+    /// What must be written and synced, with the frames that wait for it.
+    pub log: Option<LogBatch>,
+    /// Work for the appliers, per region in this order.
+    pub apply: Vec<ApplyTask>,
+    /// Work for the background pool.
+    pub tasks: Vec<Task>,
+    /// Requests that were refused, or whose outcome cannot be known here.
+    pub refusals: Vec<(RequestId, Refusal)>,
+    /// Reads that may be served now: take an engine view, then check the published view again.
+    pub reads: Vec<RequestId>,
+    /// News for placement, the newest per region.
+    pub reports: Vec<RegionReport>,
+    /// What became of orders at proposal.
+    pub orders: Vec<(RegionId, Result<(), OrderRefusal>)>,
+    /// Splits that this store led and applied: parent and children, left to right.
+    pub splits: Vec<Vec<metapb::Region>>,
+    /// The id pool runs low: ask placement for this many.
+    pub ids_wanted: u32,
+    /// After [`Event::Drain`]: nothing is led here any more.
+    pub drained: bool,
+}
+
+/// One durable write of the raft tier for all regions of a turn (STORAGE §2).
+#[must_use = "votes and acknowledgements wait in here"]
+#[derive(Debug)]
+pub struct LogBatch {
+    /// Grows by one. Batches are written in this order.
+    pub sequence: u64,
+    /// All in [`engine::Family::Log`].
+    pub batch: engine::Batch,
+    /// Whether anything waits for the sync; if not, it may share a later one.
+    pub sync: bool,
+    /// Leave when it is synced.
+    pub then: BTreeMap<StoreId, wire::Frame>,
+}
+
+/// A change of the published state of a region on this store.
+#[derive(Clone, Debug)]
+pub enum ViewChange {
+    /// A region is here, or changed.
+    Set(Arc<RegionView>),
+    /// It is gone.
+    Removed(RegionId),
+}
+
+/// What other threads may know of a region.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegionView {
+    /// Applied descriptor. Empty range and peers while uninitialized.
+    pub region: metapb::Region,
+    /// The peer here.
+    pub peer: PeerId,
+    /// Whether it owns its range (not uninitialized, not installing).
+    pub owns_range: bool,
+    /// Raft role.
+    pub role: Role,
+    /// Raft term.
+    pub term: Term,
+    /// Who leads, if known.
+    pub leader: Option<metapb::Peer>,
+}
+
+/// Committed entries of one region for its applier, or a change of what the applier holds for it. Tasks of one region are
+/// carried out by one applier in the order in which they were emitted.
+#[derive(Debug)]
+pub enum ApplyTask {
+    /// The applier takes the region over, from the engine's state.
+    Open(RegionId),
+    /// Entries to apply, contiguous with the last task of the region.
+    Entries {
+        /// The region.
+        region: RegionId,
+        /// The peer they are for.
+        peer: PeerId,
+        /// The entries.
+        entries: Vec<Entry>,
+        /// Requests that wait for entries of this task: index, term, and the requests with how many operations each has,
+        /// in the order of the entry's operations.
+        waiting: Vec<Waiting>,
+    },
+    /// The applier forgets the region.
+    Close(RegionId),
+}
+
+/// Who waits for an entry.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// The entry.
+    pub index: Index,
+    /// Requests and the number of their operations, in order.
+    pub requests: Vec<(RequestId, usize)>,
+}
+
+/// What an applier did for one region.
+#[derive(Debug)]
+pub struct Applied {
+    /// The region.
+    pub region: RegionId,
+    /// The peer.
+    pub peer: PeerId,
+    /// Applied up to here.
+    pub index: Index,
+    /// Term of that entry.
+    pub term: Term,
+    /// The descriptor, if it changed.
+    pub changed: Option<metapb::Region>,
+    /// Children of applied splits.
+    pub children: Vec<AppliedChild>,
+    /// Whether the peer of this store was removed.
+    pub removed: bool,
+    /// Estimated bytes and keys of the region.
+    pub bytes: u64,
+    /// Estimated keys.
+    pub keys: u64,
+    /// Bytes written by these entries.
+    pub written_bytes: u64,
+    /// Requests that are done, with the results of their operations, or refused at apply. The driver answers these after
+    /// the store has been given the event and its views are published.
+    pub answers: Vec<(RequestId, Result<Vec<OperationResult>, Refusal>)>,
+}
+
+/// A child region that a split wrote.
+#[derive(Clone, Debug)]
+pub struct AppliedChild {
+    /// Its descriptor.
+    pub region: metapb::Region,
+    /// The peer of this store.
+    pub peer: PeerId,
+    /// Who leads its first term.
+    pub first_leader: PeerId,
+    /// Estimated bytes and keys.
+    pub bytes: u64,
+    /// Estimated keys.
+    pub keys: u64,
+    /// False when the child's mark or tombstone here forbids it (REGIONS §4); its range stays unowned.
+    pub created: bool,
+}
+
+/// Background work. Carried out by [`crate::task::run`] with the engine, but for sending.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// Build a snapshot of a region at its current applied position.
+    BuildSnapshot {
+        /// The region.
+        region: RegionId,
+        /// Who leads it here, and in which term.
+        from_peer: PeerId,
+        /// Leader term.
+        leader_term: Term,
+        /// Receiver.
+        to_peer: PeerId,
+        /// Store of the receiver.
+        to_store: StoreId,
+        /// Slot granted by the receiver.
+        slot: u64,
+    },
+    /// Stream a built snapshot (the driver's transport does this), then remove its files.
+    SendSnapshot {
+        /// Store of the receiver.
+        to_store: StoreId,
+        /// What to send.
+        head: wire::SnapshotHead,
+    },
+    /// Clear, ingest, write the region state, flush (REGIONS §7).
+    InstallSnapshot {
+        /// What arrived.
+        head: wire::SnapshotHead,
+        /// Ranges to clear before: the old range of this peer and the new one.
+        clear: Vec<(Bytes, Bytes)>,
+    },
+    /// Flush the tombstone, then delete log and hard state (REGIONS §2, order of destroying), and clear `clear`.
+    Destroy {
+        /// The region.
+        region: RegionId,
+        /// The peer.
+        peer: PeerId,
+        /// Written as the tombstone.
+        tombstone: wire::RegionState,
+        /// Range that nobody owns any more.
+        clear: Option<(Bytes, Bytes)>,
+    },
+    /// Remove staged files that nobody wants.
+    RemoveFiles(Vec<String>),
+}
+
+/// How a task ended.
+#[derive(Debug)]
+pub enum TaskDone {
+    /// A snapshot is staged, or could not be built.
+    SnapshotBuilt {
+        /// The region.
+        region: RegionId,
+        /// For whom.
+        to_peer: PeerId,
+        /// What was built.
+        head: Option<wire::SnapshotHead>,
+    },
+    /// A snapshot was streamed (`true`: the receiver has every byte).
+    SnapshotSent {
+        /// The region.
+        region: RegionId,
+        /// For whom.
+        to_peer: PeerId,
+        /// Slot it used.
+        slot: u64,
+        /// Whether it arrived.
+        delivered: bool,
+    },
+    /// A snapshot is installed and flushed.
+    SnapshotInstalled {
+        /// The region.
+        region: RegionId,
+        /// The peer.
+        peer: PeerId,
+        /// Its index.
+        index: Index,
+    },
+    /// A peer's remains are gone.
+    Destroyed {
+        /// The region.
+        region: RegionId,
+        /// The peer.
+        peer: PeerId,
+    },
+}
+
+/// What placement learns of a region from its leader.
+#[derive(Clone, Debug)]
+pub struct RegionReport {
+    /// Applied descriptor.
+    pub region: metapb::Region,
+    /// The leader, here.
+    pub leader: metapb::Peer,
+    /// Its term.
+    pub term: Term,
+    /// Voters and learners that did not answer lately, with seconds of silence.
+    pub down: Vec<(metapb::Peer, u64)>,
+    /// Peers that are not caught up (REGIONS §3).
+    pub pending: Vec<metapb::Peer>,
+    /// Estimated bytes.
+    pub bytes: u64,
+    /// Estimated keys.
+    pub keys: u64,
+    /// Bytes written since the last report.
+    pub written_bytes: u64,
+}

@@ -1,0 +1,44 @@
+//! Identities that are the same everywhere. They are made from wire integers at the edge of a crate; 0 stands for
+//! "unset" on the wire and is nobody's identity.
+
+use std::fmt;
+
+/// Names a region: a key range with its own Raft group. Never used again once the region is gone (R31).
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegionId(pub u64);
+
+/// Names a store: one node with one directory. An emptied directory joins under a new id (R30).
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreId(pub u64);
+
+macro_rules! id {
+    ($name:ident, $prefix:literal) => {
+        impl $name {
+            /// The identity in a wire field, where 0 means that the field is unset.
+            pub fn from_wire(id: u64) -> Option<Self> {
+                (id != 0).then_some(Self(id))
+            }
+        }
+
+        impl From<$name> for u64 {
+            fn from(id: $name) -> u64 {
+                id.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+    };
+}
+
+id!(RegionId, "r");
+id!(StoreId, "s");
