@@ -4,11 +4,11 @@
 use std::fmt;
 
 /// Names a region: a key range with its own Raft group. Never used again once the region is gone (R31).
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RegionId(pub u64);
 
 /// Names a store: one node with one directory. An emptied directory joins under a new id (R30).
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreId(pub u64);
 
 macro_rules! id {
