@@ -36,4 +36,25 @@ pub enum Error {
         /// Whether it exists.
         exists: bool,
     },
+    /// The name of a staged file is empty, too long, or has other characters than letters, digits, `-`, `_` and `.`.
+    #[error(
+        "{name:?} cannot name a staged file: use up to 200 letters, digits, '-', '_' and '.', not starting with '.'"
+    )]
+    StagingName {
+        /// The name.
+        name: String,
+    },
+}
+
+impl Error {
+    /// An operating system error while doing `operation`.
+    pub(crate) fn io(
+        operation: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Error {
+        Error::Io {
+            operation,
+            source: source.into(),
+        }
+    }
 }

@@ -37,7 +37,9 @@ pub trait Engine: Clone + Send + Sync + 'static {
     /// The current values of keys, in their order.
     fn get_many(&self, family: Family, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>, Error>;
 
-    /// The value that would be found after a power loss now, as far as flushed files tell (persisted tier, D3).
+    /// The value that flushed files hold, whatever the memory and the log hold beyond them (persisted tier, D3).
+    ///
+    /// A power loss right now would leave this value or a later one.
     fn get_flushed(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error>;
 
     /// Applies a batch atomically. Visible to reads when it returns; durable after [`Engine::sync`] or a flush.
@@ -50,7 +52,11 @@ pub trait Engine: Clone + Send + Sync + 'static {
     fn flush(&self, family: Family) -> Result<(), Error>;
 
     /// Copies `[start, end)` of a family in a view into a new staged file and makes it durable. `None` when empty.
-    /// Stops at `bytes_max`; the second value is the key to go on from, if any is left.
+    /// Stops before the entry whose key and value would pass `bytes_max` in sum, but takes at least one; the second
+    /// value is the key to go on from, if any is left.
+    ///
+    /// # Errors
+    /// [`Error::Staging`] when a file of this name exists, finished or not.
     fn stage_range(
         &self,
         view: &Self::View,
@@ -62,31 +68,57 @@ pub trait Engine: Clone + Send + Sync + 'static {
     ) -> Result<(Option<StagedFile>, Option<Bytes>), Error>;
 
     /// Appends bytes to a staged file that is being received, creating it.
+    ///
+    /// # Errors
+    /// [`Error::Staging`] when the file is finished.
     fn stage_append(&self, name: &str, bytes: &[u8]) -> Result<(), Error>;
 
-    /// Makes a received file durable and describes it (keys counted, whole checksum computed).
+    /// Makes a received file durable and describes it (keys counted, whole checksum computed). Finishing a finished file
+    /// describes it again.
+    ///
+    /// # Errors
+    /// [`Error::Staging`] when there is no such file; [`Error::Corrupt`] when it is not a sorted file as
+    /// [`Engine::stage_range`] makes them, in which case it stays as it was and is to be removed.
     fn stage_finish(&self, name: &str) -> Result<StagedFile, Error>;
 
     /// Reads part of a staged file; shorter at its end.
     fn stage_read(&self, name: &str, offset: u64, bytes_max: usize) -> Result<Bytes, Error>;
 
-    /// Names of all staged files.
+    /// Names of all staged files in order, unfinished ones included.
     fn stage_list(&self) -> Result<Vec<String>, Error>;
 
     /// Removes staged files; unknown names are ignored.
     fn stage_remove(&self, names: &[String]) -> Result<(), Error>;
 
-    /// Takes staged files into a family, all or none. They are copied or linked, so a repeat after a crash finds them.
+    /// Takes finished staged files into a family, all or none, above everything written before; durable when it returns.
+    /// They are copied or linked, so a repeat after a crash finds them. Keys they share with unflushed changes make the
+    /// engine flush the family first.
     fn ingest(&self, family: Family, names: &[String]) -> Result<(), Error>;
 
     /// Removes `[start, end)`: whole files at once where no live view needs them, the rest by a range delete.
-    fn clear_range(&self, family: Family, start: &[u8], end: &[u8], logging: Logging) -> Result<(), Error>;
+    ///
+    /// Whole files go for good at once, the range delete only as `logging` says. So a stop before it is durable leaves
+    /// an arbitrary part of the range behind, older values of overwritten keys included; whoever clears must know after
+    /// a restart that it was clearing, and clear again.
+    fn clear_range(
+        &self,
+        family: Family,
+        start: &[u8],
+        end: &[u8],
+        logging: Logging,
+    ) -> Result<(), Error>;
 
     /// Approximate bytes in `[start, end)`.
     fn approximate_bytes(&self, family: Family, start: &[u8], end: &[u8]) -> Result<u64, Error>;
 
-    /// A copy of the whole engine on disk, linked where possible, at a path that does not exist.
+    /// A copy of the whole engine on disk, linked where possible, at a path that does not exist. Flushes all families;
+    /// staged files are not part of it.
     fn checkpoint(&self, path: &Path) -> Result<(), Error>;
+
+    /// The sequence of the newest change. It grows by at least one with every change, and orders changes as reads see
+    /// them; what was synced before it was read is synced up to it (R15). After a stop it continues from the newest
+    /// change that survived, so numbers of lost changes are used again.
+    fn sequence(&self) -> u64;
 
     /// Counters and sizes.
     fn statistics(&self) -> Statistics;
