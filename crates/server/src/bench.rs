@@ -1,0 +1,1 @@
+//! Load generator: closed or open loop, against pontoon or etcd.

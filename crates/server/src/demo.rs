@@ -1,0 +1,1 @@
+//! The demonstration: load, split, move, kill, verify.

@@ -1,0 +1,95 @@
+//! What commands print: a table for people or JSON for programs.
+
+use clap::ValueEnum;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+/// The form of a command's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns for people.
+    Table,
+    /// One JSON document for programs.
+    Json,
+}
+
+/// Prints `value`: as JSON, or as the table that `table` makes of it.
+pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> String) {
+    match format {
+        Format::Table => println!("{}", table(value).trim_end()),
+        Format::Json => println!(
+            "{}",
+            serde_json::to_string_pretty(value).expect("output has a form in JSON")
+        ),
+    }
+}
+
+/// A table with one line per row and no lines between them.
+pub fn rows<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(head);
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    trim_lines(&table.to_string())
+}
+
+/// A table of names and values.
+pub fn facts<'a>(facts: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    for (name, value) in facts {
+        table.add_row([name.to_owned(), value]);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    trim_lines(&table.to_string())
+}
+
+fn trim_lines(text: &str) -> String {
+    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// A number with its thousands apart: `1 234 567`.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A number of bytes with three digits or so: `1.4 GiB`.
+pub fn bytes(count: u64) -> String {
+    bytesize::ByteSize(count).display().iec().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_line_up_without_trailing_blanks() {
+        let text = rows(["id", "state"], [["1".to_owned(), "up".to_owned()], ["1004".to_owned(), "down".to_owned()]]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[1].find("up"), lines[2].find("down"));
+        assert!(lines.iter().all(|line| *line == line.trim_end()));
+    }
+
+    #[test]
+    fn thousands_are_apart() {
+        assert_eq!(thousands(0), "0");
+        assert_eq!(thousands(999), "999");
+        assert_eq!(thousands(1_000), "1 000");
+        assert_eq!(thousands(1_234_567), "1 234 567");
+    }
+}

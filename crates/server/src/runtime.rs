@@ -1,0 +1,1 @@
+//! Threads of a store: region workers, the log writer, apply workers and the background pool.

@@ -1,0 +1,122 @@
+//! What the node has to tell placement: a mailbox that keeps the newest, so that a slow or absent placement group costs
+//! memory for each region once and no more.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use proto::{RegionId, metapb};
+use store::event::{OrderRefusal, RegionReport};
+use tokio::sync::Notify;
+
+/// Splits and refused orders kept for a reader that is away. Beyond it the oldest go: region reports repeat what splits
+/// tell, and placement gives up orders by itself.
+const KEPT_MAX: usize = 4096;
+
+/// What gathered since it was last taken.
+#[derive(Debug, Default)]
+pub struct NewsBatch {
+    /// The newest report of each region.
+    pub reports: BTreeMap<RegionId, RegionReport>,
+    /// Applied splits: parent and children, left to right.
+    pub splits: Vec<Vec<metapb::Region>>,
+    /// What became of orders.
+    pub orders: Vec<(RegionId, Result<(), OrderRefusal>)>,
+    /// So many ids are wanted for the pool.
+    pub ids_wanted: u32,
+}
+
+impl NewsBatch {
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.reports.is_empty() && self.splits.is_empty() && self.orders.is_empty() && self.ids_wanted == 0
+    }
+}
+
+/// The mailbox. One worker writes, one task reads.
+#[derive(Default)]
+pub struct News {
+    batch: Mutex<NewsBatch>,
+    written: Notify,
+}
+
+impl News {
+    /// Waits until there is something to tell, and takes it.
+    pub async fn take(&self) -> NewsBatch {
+        loop {
+            let written = self.written.notified();
+            let batch = std::mem::take(&mut *self.batch.lock().expect("no holder of the lock panics"));
+            if !batch.is_empty() {
+                return batch;
+            }
+            written.await;
+        }
+    }
+
+    /// Adds news.
+    pub(super) fn add(
+        &self,
+        reports: Vec<RegionReport>,
+        splits: Vec<Vec<metapb::Region>>,
+        orders: Vec<(RegionId, Result<(), OrderRefusal>)>,
+        ids_wanted: u32,
+    ) {
+        if reports.is_empty() && splits.is_empty() && orders.is_empty() && ids_wanted == 0 {
+            return;
+        }
+        let mut batch = self.batch.lock().expect("no holder of the lock panics");
+        for mut report in reports {
+            let id = RegionId(report.region.id);
+            if let Some(untold) = batch.reports.get(&id) {
+                report.written_bytes += untold.written_bytes;
+            }
+            batch.reports.insert(id, report);
+        }
+        batch.splits.extend(splits);
+        batch.orders.extend(orders);
+        batch.ids_wanted = batch.ids_wanted.max(ids_wanted);
+        let surplus = batch.splits.len().saturating_sub(KEPT_MAX);
+        batch.splits.drain(..surplus);
+        let surplus = batch.orders.len().saturating_sub(KEPT_MAX);
+        batch.orders.drain(..surplus);
+        drop(batch);
+        self.written.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(region: u64, term: u64, written_bytes: u64) -> RegionReport {
+        RegionReport {
+            region: metapb::Region { id: region, ..Default::default() },
+            leader: metapb::Peer::default(),
+            term,
+            down: Vec::new(),
+            pending: Vec::new(),
+            bytes: 0,
+            keys: 0,
+            written_bytes,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_newest_report_of_a_region_is_kept_with_all_its_writes() {
+        let news = News::default();
+        news.add(vec![report(1, 5, 10), report(2, 1, 1)], vec![], vec![], 0);
+        news.add(vec![report(1, 6, 30)], vec![], vec![], 64);
+        let batch = news.take().await;
+        assert_eq!(batch.reports.len(), 2);
+        assert_eq!((batch.reports[&RegionId(1)].term, batch.reports[&RegionId(1)].written_bytes), (6, 40));
+        assert_eq!(batch.ids_wanted, 64);
+    }
+
+    #[tokio::test]
+    async fn an_absent_reader_costs_bounded_memory() {
+        let news = News::default();
+        for _ in 0..KEPT_MAX + 10 {
+            news.add(vec![], vec![vec![]], vec![], 0);
+        }
+        assert_eq!(news.take().await.splits.len(), KEPT_MAX);
+    }
+}

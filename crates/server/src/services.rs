@@ -1,0 +1,5 @@
+//! gRPC services: the public interface of stores and of placement members, and our own for administration.
+
+pub mod admin;
+pub mod pd;
+pub mod tikv;

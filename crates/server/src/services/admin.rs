@@ -1,0 +1,1 @@
+//! `pontoon.v1.Admin`, served by placement members.

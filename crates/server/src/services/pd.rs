@@ -1,0 +1,1 @@
+//! `pdpb.PD`, served by placement members.

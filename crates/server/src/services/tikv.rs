@@ -1,0 +1,1 @@
+//! `tikvpb.Tikv`, served by stores.
