@@ -42,3 +42,24 @@ macro_rules! id {
 
 id!(RegionId, "r");
 id!(StoreId, "s");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_on_the_wire_is_no_identity() {
+        assert_eq!(RegionId::from_wire(0), None);
+        assert_eq!(StoreId::from_wire(7), Some(StoreId(7)));
+        assert_eq!(u64::from(RegionId(9)), 9);
+    }
+
+    #[test]
+    fn printed_forms() {
+        assert_eq!(
+            format!("{} {:?} {:?}", RegionId(3), RegionId(3), StoreId(4)),
+            "3 r3 s4"
+        );
+        assert_eq!(format!("{:>4}", StoreId(4)), "   4");
+    }
+}

@@ -12,6 +12,7 @@
 //! answer is boxed, because it is large and nearly always absent.
 
 mod id;
+pub mod memcomparable;
 
 pub use id::{RegionId, StoreId};
 pub use packages::*;
