@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::message::{Message, SupportId};
+use crate::planted::Bug;
 use crate::types::{Entry, HardState, Index, LogPosition, Membership, Payload, PeerId, Term};
 
 /// Numbers the log writes of one peer in one incarnation, growing by one.
@@ -119,6 +121,8 @@ pub struct Effects {
 }
 
 /// One durable write of a peer. Writes complete in the order of their ids.
+///
+/// A write may carry nothing but `after`: those messages wait for an earlier write that is still on its way.
 #[must_use = "votes and acknowledgements wait in here"]
 #[derive(Clone, Debug, Default)]
 pub struct LogWrite {
@@ -126,7 +130,8 @@ pub struct LogWrite {
     pub id: WriteId,
     /// Replaces the stored hard state.
     pub hard_state: Option<HardState>,
-    /// The log is first replaced by the snapshot at this position (entries above it that match stay).
+    /// The whole stored log is first replaced by the snapshot at this position. (A log that holds the position already needs
+    /// no snapshot, and gets none.)
     pub install: Option<LogPosition>,
     /// Entries from this index on are removed before `entries` are added.
     pub truncate_from: Option<Index>,
@@ -185,8 +190,8 @@ pub struct View {
     pub committed_in_term: bool,
     /// Whether leadership is being handed over, so that proposals are refused.
     pub transferring: bool,
-    /// The latest appended configuration.
-    pub membership: Membership,
+    /// The latest appended configuration, shared because a view is published with every move of `commit`.
+    pub membership: Arc<Membership>,
 }
 
 /// What a leader knows of a member; for status, placement and checks of membership changes (REGIONS §3).
@@ -226,6 +231,26 @@ pub struct Options {
     pub cache_bytes_max: usize,
     /// Serve reads under a lease (R25): ticks it lasts from the sending of a confirmed round. `None` is off.
     pub lease_ticks: Option<u32>,
+    /// A bug planted on purpose, for checkers to find. `None` outside tests.
+    pub bug: Option<Bug>,
+}
+
+impl Default for Options {
+    /// For a tick of 50 ms: `T` = 500 ms, heartbeats every 100 ms, 64 entries or 1 MiB an append.
+    fn default() -> Self {
+        Options {
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            append_entries_max: 64,
+            append_bytes_max: 1 << 20,
+            inflight_messages_max: 256,
+            inflight_bytes_max: 16 << 20,
+            uncommitted_bytes_max: 64 << 20,
+            cache_bytes_max: 1 << 20,
+            lease_ticks: None,
+            bug: None,
+        }
+    }
 }
 
 /// What a peer starts from.
@@ -233,7 +258,8 @@ pub struct Options {
 pub struct Restored {
     /// This peer.
     pub id: PeerId,
-    /// Seed of its random election timeouts.
+    /// Seed of its random election timeouts, and of the numbers of its questions. Another one in each incarnation: it is what tells
+    /// late answers to an earlier incarnation apart.
     pub seed: u64,
     /// The durable hard state.
     pub hard_state: HardState,
@@ -245,4 +271,24 @@ pub struct Restored {
     pub applied: Index,
     /// Every entry above `compacted`, contiguous.
     pub entries: Vec<Entry>,
+    /// This peer was just created by a split and `hard_state` names the first leader of term 1 as its vote (REGIONS §4). The
+    /// hard state counts as not yet durable, so it is part of the first write and nothing leaves before. Only then may
+    /// [`CampaignReason::Named`] lead term 1 without an election. `false` after every restart.
+    pub first_term: bool,
+}
+
+impl Restored {
+    /// A peer with nothing: no log, no vote, no configuration.
+    pub fn blank(id: PeerId, seed: u64) -> Self {
+        Restored {
+            id,
+            seed,
+            hard_state: HardState::default(),
+            compacted: LogPosition::default(),
+            membership: Membership::default(),
+            applied: 0,
+            entries: Vec::new(),
+            first_term: false,
+        }
+    }
 }

@@ -70,6 +70,28 @@ pub enum Payload {
     },
 }
 
+impl Payload {
+    /// Whether applying it must wait for a durable commit index (REGIONS §1).
+    pub fn is_structural(&self) -> bool {
+        match self {
+            Payload::Structural(_) | Payload::Membership { .. } => true,
+            Payload::Noop | Payload::Command(_) => false,
+        }
+    }
+
+    /// What it counts for in limits: the caller's bytes and a little for the record itself, so that empty payloads are
+    /// bounded as well.
+    pub fn size_bytes(&self) -> usize {
+        const RECORD_BYTES: usize = 32;
+        let carried = match self {
+            Payload::Noop => 0,
+            Payload::Command(bytes) | Payload::Structural(bytes) => bytes.len(),
+            Payload::Membership { context, .. } => context.len(),
+        };
+        RECORD_BYTES + carried
+    }
+}
+
 /// A record of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
@@ -79,6 +101,16 @@ pub struct Entry {
     pub index: Index,
     /// What it carries.
     pub payload: Payload,
+}
+
+impl Entry {
+    /// Where it stands.
+    pub fn position(&self) -> LogPosition {
+        LogPosition {
+            term: self.term,
+            index: self.index,
+        }
+    }
 }
 
 /// What part a member has.

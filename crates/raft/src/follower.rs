@@ -1,0 +1,134 @@
+//! A follower and its log (Raft §5.3).
+
+use crate::message::{AppendResult, Body, Message};
+use crate::planted::Bug;
+use crate::raft::Raft;
+use crate::types::{Entry, Index, LogPosition, PeerId};
+
+impl Raft {
+    /// Entries from the leader of the present term.
+    pub(crate) fn on_append(
+        &mut self,
+        leader: PeerId,
+        previous: LogPosition,
+        entries: Vec<Entry>,
+        commit: Index,
+    ) {
+        if self.installing.is_some() {
+            // The log waits for the state below it. The leader hears of us when that is there.
+            return;
+        }
+        if self.membership().is_empty() {
+            // Who has no configuration cannot follow its changes; index 0 of a log can only be refused by a peer that needs a
+            // snapshot.
+            self.refuse_append(leader, previous.index, LogPosition::default());
+            return;
+        }
+        if previous.index < self.hard_state.commit {
+            // What is committed matches. Say so, and the leader goes on from there.
+            self.acknowledge(leader, self.hard_state.commit);
+            return;
+        }
+        if !self.log.matches(previous) {
+            let hint = self.log.hint(previous.index, previous.term);
+            self.refuse_append(leader, previous.index, hint);
+            return;
+        }
+        let end = previous.index + entries.len() as Index;
+        self.merge(previous, entries);
+        self.commit_to(self.hard_state.commit.max(commit.min(end)));
+        self.acknowledge(leader, end);
+    }
+
+    /// Makes the log equal to the leader's up to the last of `entries`. Only a conflict cuts: an append may be old, and what
+    /// follows it here may be acknowledged already.
+    fn merge(&mut self, previous: LogPosition, entries: Vec<Entry>) {
+        if self.has_bug(Bug::TruncateWithoutConflict) && !entries.is_empty() {
+            self.truncate(previous.index + 1);
+        }
+        for entry in entries {
+            match self.log.term_at(entry.index) {
+                Some(term) if term == entry.term => continue,
+                Some(_) => self.truncate(entry.index),
+                None => {}
+            }
+            self.append_entry(entry);
+        }
+    }
+
+    fn truncate(&mut self, from: Index) {
+        assert!(
+            from > self.hard_state.commit,
+            "a leader conflicts at {from}, committed {}",
+            self.hard_state.commit
+        );
+        self.log.truncate(from, !self.has_bug(Bug::StaleCompletion));
+        while self.configurations.len() > 1 && self.configuration().index >= from {
+            self.configurations.pop();
+            self.view_changed = true;
+        }
+    }
+
+    /// Says that the log matches the leader's up to `index`, as soon as that is durable (R7).
+    pub(crate) fn acknowledge(&mut self, leader: PeerId, index: Index) {
+        let answer = self.append_response(leader, AppendResult::Matched(index));
+        if self.has_bug(Bug::AckBeforeSync)
+            || (index <= self.log.persisted() && self.state_is_durable())
+        {
+            self.messages.push(answer);
+            return;
+        }
+        // Within one write the newest acknowledgement says it all.
+        if let Some(earlier) = self.after.last_mut()
+            && earlier.to == answer.to
+            && earlier.term == answer.term
+            && let Body::AppendResponse {
+                result: AppendResult::Matched(matched),
+                ..
+            } = earlier.body
+            && matched <= index
+        {
+            *earlier = answer;
+            return;
+        }
+        self.after.push(answer);
+    }
+
+    fn refuse_append(&mut self, leader: PeerId, rejected: Index, hint: LogPosition) {
+        let answer = self.append_response(leader, AppendResult::Mismatch { rejected, hint });
+        self.send_durably(answer);
+    }
+
+    /// Tells a deposed leader which term it is (Raft §5.1).
+    pub(crate) fn answer_stale_append(&mut self, leader: PeerId, rejected: Index) {
+        self.refuse_append(leader, rejected, self.log.last());
+    }
+
+    fn append_response(&self, leader: PeerId, result: AppendResult) -> Message {
+        let body = Body::AppendResponse {
+            result,
+            commit: self.hard_state.commit,
+            pledge: self.pledge_to(leader),
+        };
+        self.message(leader, body)
+    }
+
+    /// The leader of the present term lives. It sends no commit index above what it knows to match here.
+    pub(crate) fn on_heartbeat(&mut self, leader: PeerId, commit: Index, round: u64) {
+        if self.installing.is_none() {
+            let commit = commit.min(self.log.last().index);
+            self.commit_to(self.hard_state.commit.max(commit));
+        }
+        self.answer_heartbeat(leader, round);
+    }
+
+    pub(crate) fn answer_heartbeat(&mut self, leader: PeerId, round: u64) {
+        let body = Body::HeartbeatResponse {
+            round,
+            commit: self.hard_state.commit,
+            pledge: self.pledge_to(leader),
+        };
+        let answer = self.message(leader, body);
+        self.send_durably(answer);
+    }
+}

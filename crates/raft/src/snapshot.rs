@@ -1,0 +1,112 @@
+//! Snapshots (Raft §7, REGIONS §7). The state itself is the caller's; here is what it means for the log.
+//!
+//! At the receiver: an accepted snapshot replaces the log in one durable write, which raises the commit index too; from then on
+//! there is no way back. While the caller puts the state in place the peer votes and answers heartbeats, but takes no entries
+//! and does not campaign. At the leader: a member that needs what is compacted away waits until its snapshot ended, one way or
+//! the other, and is probed again.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::planted::Bug;
+use crate::progress::Mode;
+use crate::raft::{Configuration, Raft, State};
+use crate::types::{Index, LogPosition, Membership, PeerId, Term};
+
+impl Raft {
+    pub(crate) fn on_install_snapshot(
+        &mut self,
+        from: PeerId,
+        term: Term,
+        position: LogPosition,
+        membership: Membership,
+    ) -> Result<(), Error> {
+        if term < self.hard_state.term {
+            return Err(Error::StaleTerm {
+                term,
+                current: self.hard_state.term,
+            });
+        }
+        if position.term > term || membership.is_empty() || from == self.id {
+            return Err(Error::Malformed { from });
+        }
+        if self.behind() {
+            // What it did before must happen again first: a region born here might not be born anywhere else (REGIONS §1).
+            return Err(Error::Behind {
+                applied: self.applied,
+                commit: self.restored_commit,
+            });
+        }
+        if let Some(position) = self.installing {
+            return Err(Error::Installing { position });
+        }
+        if term > self.hard_state.term {
+            self.raise_term(term);
+        }
+        let support = self.pledge_to(from);
+        self.follow(from, support);
+        let commit = self.hard_state.commit;
+        if !self.has_bug(Bug::SnapshotMovesBack)
+            && (position.index <= commit || self.log.matches(position))
+        {
+            // The log reaches the position: what is committed there is committed here, and nothing has to be replaced.
+            self.commit_to(commit.max(position.index));
+            self.acknowledge(from, self.hard_state.commit);
+            return Err(Error::SnapshotNotNeeded {
+                position,
+                commit: self.hard_state.commit,
+            });
+        }
+        self.hard_state.commit = position.index;
+        self.log.reset(position, self.handed);
+        self.handed = position.index;
+        self.configurations = vec![Configuration {
+            index: position.index,
+            membership: Arc::new(membership),
+        }];
+        self.installing = Some(position);
+        self.install = true;
+        self.view_changed = true;
+        Ok(())
+    }
+
+    pub(crate) fn on_snapshot_installed(&mut self, position: LogPosition) {
+        assert!(
+            self.installing == Some(position),
+            "snapshot {position:?} installed while {:?} was expected",
+            self.installing
+        );
+        assert!(
+            self.log.persisted() >= position.index,
+            "snapshot {position:?} installed before its record is durable"
+        );
+        self.installing = None;
+        self.applied = position.index;
+        if let Some(leader) = self.leader {
+            self.acknowledge(leader, position.index);
+        }
+    }
+
+    pub(crate) fn on_snapshot_ended(&mut self, peer: PeerId, delivered: Option<Index>) {
+        let compacted = self.log.compacted().index;
+        let State::Leader(leader) = &mut self.state else {
+            return;
+        };
+        let Some(progress) = leader
+            .progress_mut(peer)
+            .filter(|progress| progress.mode == Mode::Snapshot)
+        else {
+            return;
+        };
+        match delivered {
+            Some(index) => progress.probe(index.max(compacted) + 1),
+            None => {
+                let next = progress.matched + 1;
+                progress.probe(next);
+                // Tried again when it is heard, not in a loop.
+                progress.mode = Mode::Probe { paused: true };
+            }
+        }
+        leader.dirty = true;
+    }
+}
