@@ -10,6 +10,8 @@
 mod crash;
 mod file;
 mod state;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::ops::Bound;
@@ -314,14 +316,15 @@ impl Engine for MemoryEngine {
         let change =
             Change::DeleteRange(Bytes::copy_from_slice(start), Bytes::copy_from_slice(end));
         let mut state = self.lock();
-        state.drop_files(family, start, end);
         state.write(
             Batch {
                 family,
                 changes: vec![change],
             },
             logging,
-        )
+        )?;
+        state.drop_files(family, start, end);
+        Ok(())
     }
 
     fn approximate_bytes(&self, family: Family, start: &[u8], end: &[u8]) -> Result<u64, Error> {

@@ -1,0 +1,198 @@
+//! What an engine should do, as simply as it can be said: a list of what happened, folded again for every crash.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use engine::{Change, Direction, Family, Logging};
+
+use crate::operation::Bounds;
+
+pub type Content = BTreeMap<Bytes, Bytes>;
+
+#[derive(Clone, Debug)]
+enum Event {
+    Write(Vec<Change>, Logging),
+    Ingest(Vec<(Bytes, Bytes)>),
+}
+
+#[derive(Debug, Default)]
+pub struct Twin {
+    events: Vec<(Family, Event)>,
+    /// Events of the family before this index are flushed.
+    flushed: [usize; 2],
+    /// Events before this index are synced, if logged.
+    synced: usize,
+    current: [Content; 2],
+    /// Ranges cleared since the last flush of their family: unspecified after a crash, and on files even now.
+    cleared: Vec<(Family, Bytes, Bytes)>,
+}
+
+fn apply(content: &mut Content, event: &Event) {
+    match event {
+        Event::Write(changes, _) => {
+            for change in changes {
+                match change {
+                    Change::Put(key, value) => {
+                        content.insert(key.clone(), value.clone());
+                    }
+                    Change::Delete(key) => {
+                        content.remove(key);
+                    }
+                    Change::DeleteRange(start, end) => {
+                        content.retain(|key, _| !(start <= key && key < end))
+                    }
+                }
+            }
+        }
+        Event::Ingest(entries) => content.extend(entries.iter().cloned()),
+    }
+}
+
+impl Twin {
+    pub fn content(&self, family: Family) -> &Content {
+        &self.current[family as usize]
+    }
+
+    pub fn contents(&self) -> [Content; 2] {
+        self.current.clone()
+    }
+
+    fn push(&mut self, family: Family, event: Event) {
+        apply(&mut self.current[family as usize], &event);
+        self.events.push((family, event));
+    }
+
+    pub fn write(&mut self, family: Family, changes: Vec<Change>, logging: Logging) {
+        self.push(family, Event::Write(changes, logging));
+    }
+
+    pub fn clear(&mut self, family: Family, start: &Bytes, end: &Bytes, logging: Logging) {
+        if start < end {
+            self.cleared.push((family, start.clone(), end.clone()));
+            self.write(
+                family,
+                vec![Change::DeleteRange(start.clone(), end.clone())],
+                logging,
+            );
+        }
+    }
+
+    pub fn flush(&mut self, family: Family) {
+        self.flushed[family as usize] = self.events.len();
+        self.cleared.retain(|(cleared, _, _)| *cleared != family);
+    }
+
+    pub fn sync(&mut self) {
+        self.synced = self.events.len();
+    }
+
+    pub fn ingest(&mut self, family: Family, entries: Vec<(Bytes, Bytes)>) {
+        let (Some((first, _)), Some((last, _))) = (entries.first(), entries.last()) else {
+            return;
+        };
+        let unflushed = self
+            .events
+            .iter()
+            .enumerate()
+            .skip(self.flushed[family as usize]);
+        let touched = unflushed.filter(|(_, (other, _))| *other == family).any(
+            |(_, (_, event))| match event {
+                Event::Write(changes, _) => changes.iter().any(|change| match change {
+                    Change::Put(key, _) | Change::Delete(key) => first <= key && key <= last,
+                    Change::DeleteRange(start, end) => start < end && start <= last && first < end,
+                }),
+                Event::Ingest(_) => false,
+            },
+        );
+        if touched {
+            self.flush(family);
+        }
+        self.push(family, Event::Ingest(entries));
+    }
+
+    /// What files hold under a key; `None` when that is unspecified.
+    pub fn flushed(&self, family: Family, key: &Bytes) -> Option<Option<Bytes>> {
+        let unspecified = |(other, start, end): &(Family, Bytes, Bytes)| {
+            *other == family && start <= key && key < end
+        };
+        if self.cleared.iter().any(unspecified) {
+            return None;
+        }
+        let content = self.fold(family, |_, _| false);
+        Some(content.get(key).cloned())
+    }
+
+    /// Files, and what of the rest `kept` chooses by index and logging.
+    fn fold(&self, family: Family, kept: impl Fn(usize, Logging) -> bool) -> Content {
+        let mut content = Content::new();
+        for (index, (other, event)) in self.events.iter().enumerate() {
+            let survives = match event {
+                Event::Ingest(_) => true,
+                Event::Write(_, logging) => {
+                    index < self.flushed[family as usize] || kept(index, *logging)
+                }
+            };
+            if *other == family && survives {
+                apply(&mut content, event);
+            }
+        }
+        content
+    }
+
+    /// Keeps files and the logged writes that `kept` chooses by index. Returns the ranges to clear again.
+    fn crash(&mut self, kept: impl Fn(usize) -> bool) -> Vec<(Family, Bytes, Bytes)> {
+        let kept = |index, logging| logging == Logging::On && kept(index);
+        let contents = [Family::Log, Family::State].map(|family| self.fold(family, kept));
+        let cleared = std::mem::take(&mut self.cleared);
+        *self = Twin::default();
+        for (family, content) in [Family::Log, Family::State].into_iter().zip(contents) {
+            self.push(family, Event::Ingest(content.into_iter().collect()));
+            self.flush(family);
+        }
+        self.flush(Family::Log);
+        self.sync();
+        cleared
+    }
+
+    pub fn kill(&mut self) -> Vec<(Family, Bytes, Bytes)> {
+        self.crash(|_| true)
+    }
+
+    pub fn lose_power(&mut self) -> Vec<(Family, Bytes, Bytes)> {
+        let synced = self.synced;
+        self.crash(|index| index < synced)
+    }
+
+    pub fn reopen(&mut self) {
+        self.flush(Family::Log);
+        self.flush(Family::State);
+        self.kill();
+    }
+}
+
+/// The entries within bounds, in order.
+pub fn scan(content: &Content, bounds: &Bounds, direction: Direction) -> Vec<(Bytes, Bytes)> {
+    let within = |key: &Bytes| {
+        let above = match &bounds.0 {
+            Bound::Included(lower) => key >= lower,
+            Bound::Excluded(lower) => key > lower,
+            Bound::Unbounded => true,
+        };
+        let below = match &bounds.1 {
+            Bound::Included(upper) => key <= upper,
+            Bound::Excluded(upper) => key < upper,
+            Bound::Unbounded => true,
+        };
+        above && below
+    };
+    let mut found: Vec<_> = content
+        .iter()
+        .filter(|(key, _)| within(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    if direction == Direction::Backward {
+        found.reverse();
+    }
+    found
+}
