@@ -446,7 +446,10 @@ impl Raft {
     /// A number in `[0, bound)`. The generator is made anew for each draw, as a stream of its own: it is large, draws are rare,
     /// and peers are many.
     pub(crate) fn draw(&mut self, bound: u32) -> u32 {
-        let mut generator = ChaCha8Rng::seed_from_u64(self.seed ^ self.id.0.rotate_left(32));
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&self.seed.to_le_bytes());
+        key[8..16].copy_from_slice(&self.id.0.to_le_bytes());
+        let mut generator = ChaCha8Rng::from_seed(key);
         generator.set_stream(u64::from(self.draws));
         self.draws = self.draws.wrapping_add(1);
         ((u64::from(generator.next_u32()) * u64::from(bound)) >> 32) as u32
@@ -642,7 +645,8 @@ impl Raft {
 
     /// Whether an entry of the present term is committed.
     pub fn is_committed_in_term(&self) -> bool {
-        self.log.term_at(self.hard_state.commit) == Some(self.hard_state.term)
+        self.hard_state.term > 0
+            && self.log.term_at(self.hard_state.commit) == Some(self.hard_state.term)
     }
 
     /// What this leader knows of the other members; empty when it does not lead.

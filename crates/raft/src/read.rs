@@ -296,6 +296,7 @@ impl Raft {
                 .pop_front()
                 .expect("the front was just looked at");
             if let Some(lease) = lease
+                && leader.transfer.is_none()
                 && round.number > leader.reads.lease_floor
             {
                 let start = if from_ack { leader.ticks } else { round.sent };
@@ -311,11 +312,7 @@ impl Raft {
     pub fn has_lease(&self) -> bool {
         match &self.state {
             State::Leader(leader) => {
-                let handing =
-                    leader.transfer.is_some() && !self.has_bug(Bug::LeaseKeptOverTransfer);
-                self.options.lease_ticks.is_some()
-                    && !handing
-                    && leader.ticks < leader.reads.lease_until
+                self.options.lease_ticks.is_some() && leader.ticks < leader.reads.lease_until
             }
             State::Follower | State::PreCandidate(_) | State::Candidate(_) => false,
         }

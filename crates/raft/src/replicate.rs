@@ -42,6 +42,8 @@ impl Raft {
             // Another configuration counts other peers.
             self.maybe_commit();
             self.confirm_reads();
+        } else if self.has_bug(Bug::OwnUnsyncedCounted) {
+            self.maybe_commit();
         }
         position
     }

@@ -86,7 +86,9 @@ impl Raft {
         {
             return Ok(());
         }
-        self.revoke_lease();
+        if !self.has_bug(Bug::LeaseKeptOverTransfer) {
+            self.revoke_lease();
+        }
         self.view_changed = true;
         if let State::Leader(leader) = &mut self.state {
             leader.transfer = Some(Transfer { target, elapsed: 0 });
