@@ -120,6 +120,8 @@ impl Progress {
         let before = self.matched;
         if index >= self.since || count_earlier {
             self.matched = self.matched.max(index);
+            // While it waits for a snapshot, a late acknowledgement may still come.
+            self.next = self.next.max(self.matched + 1);
         }
         match self.mode {
             Mode::Probe { .. } => {
