@@ -19,11 +19,15 @@
 
 mod error;
 mod memory;
+#[cfg(feature = "rocksdb")]
+mod rocks;
 mod staging;
 mod traits;
 mod types;
 
 pub use error::Error;
 pub use memory::{CrashMode, Fault, Keep, MemoryEngine, MemoryOptions, MemoryView};
+#[cfg(feature = "rocksdb")]
+pub use rocks::{RocksEngine, RocksOptions, RocksView};
 pub use traits::{Engine, View};
 pub use types::{Batch, Change, Direction, Family, Logging, StagedFile, Statistics};
