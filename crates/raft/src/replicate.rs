@@ -170,10 +170,15 @@ impl Raft {
         let newer = round > progress.round;
         progress.round = progress.round.max(round);
         // What is unanswered may be lost. An append of nothing at the end of what was sent tells.
-        let poke = progress.mode == Mode::Replicate && progress.matched + 1 < progress.next;
+        let unanswered = progress.mode == Mode::Replicate && progress.matched + 1 < progress.next;
         let previous = progress.next - 1;
+        let poke = self.log.term_at(previous).filter(|_| unanswered);
+        if unanswered && poke.is_none() {
+            // That end is compacted away meanwhile: only a snapshot can follow.
+            progress.probe(previous + 1);
+        }
         leader.dirty = true;
-        if poke && let Some(term) = self.log.term_at(previous) {
+        if let Some(term) = poke {
             let body = Body::Append {
                 previous: LogPosition {
                     term,
