@@ -4,6 +4,10 @@
 
 mod operation;
 mod run;
+#[cfg(feature = "rocksdb")]
+#[allow(dead_code)]
+#[path = "../rocksdb/support.rs"]
+mod support;
 mod twin;
 
 use engine::{CrashMode, Keep, MemoryEngine};
@@ -46,26 +50,16 @@ proptest! {
 
 #[cfg(feature = "rocksdb")]
 mod on_rocksdb {
-    use std::fs;
-    use std::path::Path;
-
-    use engine::{RocksEngine, RocksOptions};
+    use engine::RocksEngine;
     use tempfile::TempDir;
 
+    use super::support::{image, options};
     use super::*;
 
     /// RocksDB in a directory of its own.
     struct Rocks {
         engine: RocksEngine,
         directory: TempDir,
-    }
-
-    fn options() -> RocksOptions {
-        RocksOptions {
-            cache_bytes: 1 << 20,
-            memtable_bytes: 1 << 20,
-            ..RocksOptions::default()
-        }
     }
 
     impl Rocks {
@@ -93,29 +87,14 @@ mod on_rocksdb {
             Rocks::open(directory)
         }
 
-        /// What a killed process leaves is what is in its files now: copies of them.
         fn kill(self) -> Rocks {
-            let copy = TempDir::new().expect("a temporary directory");
-            copy_directory(self.directory.path(), copy.path());
+            let stopped = image(&self.engine);
             drop(self);
-            Rocks::open(copy)
+            Rocks::open(stopped)
         }
 
         fn lose_power(self) -> Result<Rocks, Rocks> {
             Err(self)
-        }
-    }
-
-    fn copy_directory(from: &Path, to: &Path) {
-        for entry in fs::read_dir(from).expect("the directory exists") {
-            let entry = entry.expect("the directory can be read");
-            let target = to.join(entry.file_name());
-            if entry.file_type().expect("the file exists").is_dir() {
-                fs::create_dir(&target).expect("the copy is empty");
-                copy_directory(&entry.path(), &target);
-            } else {
-                fs::copy(entry.path(), &target).expect("the file exists");
-            }
         }
     }
 

@@ -1,0 +1,199 @@
+//! R13, F13: files that are not what was written are noticed, and never give a wrong answer.
+
+use std::fs;
+use std::path::Path;
+
+use engine::{Engine, Error, Family, Logging};
+
+use crate::support::*;
+
+/// A closed engine with data in sorted files of both families.
+fn sample(path: &Path) {
+    let engine = open(path);
+    for number in 0..500 {
+        put(&engine, Family::Log, number, Logging::On);
+        put(&engine, Family::State, number, Logging::Off);
+    }
+    engine.sync().expect("the disk works");
+    for family in [Family::Log, Family::State] {
+        engine.flush(family).expect("the disk works");
+    }
+}
+
+fn assert_refused(path: &Path) {
+    match try_open(path) {
+        Err(Error::Corrupt { .. }) => (),
+        Err(other) => panic!("not recognized as damage: {other:?}"),
+        Ok(_) => panic!("opened"),
+    }
+}
+
+/// Opens a damaged copy and reads everything in every way. An answer is right or an error.
+fn assert_never_wrong(path: &Path, what: &str) -> bool {
+    let engine = match try_open(path) {
+        Ok(engine) => engine,
+        Err(Error::Corrupt { .. }) => return true,
+        Err(error) => panic!("{what}: opening says {error:?}"),
+    };
+    let mut noticed = false;
+    for family in [Family::Log, Family::State] {
+        match content(&engine, family) {
+            Ok(found) => {
+                let expected: Vec<_> = (0..500)
+                    .map(|number| (key(number), value(number)))
+                    .collect();
+                assert_eq!(found, expected, "{what}: scan of {family:?}");
+            }
+            Err(Error::Corrupt { .. }) => noticed = true,
+            Err(error) => panic!("{what}: scanning says {error:?}"),
+        }
+        for number in (0..500).step_by(7) {
+            match engine.get(family, &key(number)) {
+                Ok(found) => assert_eq!(
+                    found,
+                    Some(value(number)),
+                    "{what}: get {number} of {family:?}"
+                ),
+                Err(Error::Corrupt { .. }) => noticed = true,
+                Err(error) => panic!("{what}: getting says {error:?}"),
+            }
+        }
+    }
+    noticed
+}
+
+#[test]
+fn flipped_bytes_in_sorted_files_never_give_a_wrong_answer() {
+    let original = directory();
+    sample(original.path());
+    let flips: usize = std::env::var("CYCLES")
+        .ok()
+        .and_then(|cycles| cycles.parse().ok())
+        .unwrap_or(150);
+    let mut random = Random(3);
+    let mut noticed = 0;
+    for _ in 0..flips {
+        let copy = directory();
+        copy_directory(original.path(), copy.path());
+        let tables = files(copy.path(), "sst");
+        let path = &tables[random.below(tables.len() as u64) as usize];
+        let mut content = fs::read(path).expect("it exists");
+        let at = random.below(content.len() as u64) as usize;
+        content[at] ^= 1 << random.below(8);
+        fs::write(path, content).expect("the copy can be written");
+        let what = format!("{} at {at}", path.display());
+        noticed += usize::from(assert_never_wrong(copy.path(), &what));
+    }
+    assert!(
+        noticed * 2 > flips,
+        "{noticed} of {flips} flips were noticed"
+    );
+}
+
+#[test]
+fn flipped_bytes_in_the_manifest_are_noticed_when_opening() {
+    let original = directory();
+    sample(original.path());
+    let mut random = Random(4);
+    for _ in 0..60 {
+        let copy = directory();
+        copy_directory(original.path(), copy.path());
+        let path = manifest(copy.path());
+        let mut content = fs::read(&path).expect("it exists");
+        let at = random.below(content.len() as u64) as usize;
+        content[at] ^= 1 << random.below(8);
+        fs::write(&path, content).expect("the copy can be written");
+        assert_never_wrong(copy.path(), &format!("manifest at {at}"));
+    }
+}
+
+fn manifest(engine_directory: &Path) -> std::path::PathBuf {
+    let entries = fs::read_dir(engine_directory.join("db")).expect("it exists");
+    let mut paths = entries.map(|entry| entry.expect("it can be read").path());
+    let is_manifest = |path: &std::path::PathBuf| {
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with("MANIFEST"))
+    };
+    paths.find(is_manifest).expect("there is one")
+}
+
+#[test]
+fn missing_files_are_damage_and_not_a_new_beginning() {
+    let original = directory();
+    sample(original.path());
+    let remove = |choose: &dyn Fn(&Path) -> std::path::PathBuf| {
+        let copy = directory();
+        copy_directory(original.path(), copy.path());
+        fs::remove_file(choose(copy.path())).expect("it exists");
+        assert_refused(copy.path());
+    };
+    remove(&|path| path.join("db/CURRENT"));
+    remove(&manifest);
+    remove(&|path| files(path, "sst").pop().expect("there are some"));
+}
+
+/// A process that ended while it created the directory leaves nothing that counts.
+#[test]
+fn half_created_directory_is_created_again() {
+    let directory = directory();
+    let half = directory.path().join("db.new");
+    fs::create_dir(&half).expect("the directory is empty");
+    fs::write(half.join("CURRENT"), "MANIFEST-").expect("it can be written");
+    let engine = open(directory.path());
+    assert_holds(&engine, Family::Log, 0..0);
+    assert!(!half.exists());
+}
+
+/// Staged files come from other stores: whatever is wrong with them is an error, and ingesting them changes nothing.
+#[test]
+fn damaged_staged_files_are_refused() {
+    let directory = directory();
+    let engine = open(directory.path());
+    for number in 0..200 {
+        put(&engine, Family::State, number, Logging::On);
+    }
+    let view = engine.view();
+    let (file, _) = engine
+        .stage_range(&view, Family::State, b"", b"z", u64::MAX, "good")
+        .expect("sound");
+    let file = file.expect("it has keys");
+    let good = engine.stage_read("good", 0, usize::MAX).expect("it exists");
+    assert_eq!(good.len() as u64, file.bytes);
+    let mut random = Random(5);
+    for case in 0..300 {
+        let mut bad = good.to_vec();
+        // The end holds what `stage_finish` reads; the beginning is covered by the checksum of the whole.
+        let at = bad.len()
+            - 1
+            - random.below(bad.len().min(if case % 2 == 0 { 60 } else { 3000 }) as u64) as usize;
+        if case % 3 == 0 {
+            bad.truncate(at)
+        } else {
+            bad[at] ^= 1 << random.below(8)
+        }
+        let name = format!("bad-{case}");
+        engine.stage_append(&name, &bad).expect("the disk works");
+        match engine.stage_finish(&name) {
+            Ok(described) => {
+                assert_ne!(described.crc32c, file.crc32c, "case {case} at {at}");
+                match engine.ingest(Family::State, &[name]) {
+                    Ok(()) | Err(Error::Corrupt { .. }) => (),
+                    Err(error) => panic!("case {case} at {at}: {error:?}"),
+                }
+            }
+            Err(Error::Corrupt { .. }) => (),
+            Err(error) => panic!("case {case} at {at}: {error:?}"),
+        }
+    }
+    for name in ["", "../up", "a/b", ".hidden", "good+part"] {
+        assert!(
+            matches!(
+                engine.stage_append(name, b""),
+                Err(Error::StagingName { .. })
+            ),
+            "{name}"
+        );
+    }
+    put(&engine, Family::State, 200, Logging::On);
+}
