@@ -94,7 +94,8 @@ pub enum Keys {
     Points(Vec<Bytes>),
     /// The whole range must lie in the region, and the version be the region's. An empty end is the end of all keys.
     Range(Bytes, Bytes),
-    /// Served for what lies inside the region (a scan that the store clamps); as a point command otherwise.
+    /// Served for what lies inside the region (a scan that the store clamps). The version must be the region's: a client
+    /// with an older one would take the end of a piece for the end of the region it knew, and miss what was split off.
     Clamped,
 }
 
@@ -257,8 +258,11 @@ pub struct Effects {
     pub splits: Vec<Vec<metapb::Region>>,
     /// The id pool runs low: ask placement for this many.
     pub ids_wanted: u32,
-    /// After [`Event::Drain`]: nothing is led here any more.
+    /// After [`Event::Drain`]: nothing is led here any more that another store could lead.
     pub drained: bool,
+    /// Own data on disk is damaged, or the engine failed: the driver carries nothing of this out and stops the node (R13,
+    /// R14).
+    pub failure: Option<crate::Error>,
 }
 
 /// One durable write of the raft tier for all regions of a turn (STORAGE §2).
@@ -455,6 +459,13 @@ pub enum TaskDone {
         peer: PeerId,
         /// Its index.
         index: Index,
+    },
+    /// The staged files of a snapshot are gone or damaged; nothing was changed.
+    SnapshotUnusable {
+        /// The region.
+        region: RegionId,
+        /// The peer.
+        peer: PeerId,
     },
     /// A peer's remains are gone.
     Destroyed {

@@ -1,0 +1,238 @@
+//! Taking what one peer's Raft wants done, and turning it into effects of the store.
+
+use std::ops::{Bound, Range};
+
+use bytes::Bytes;
+use engine::{Direction, Engine, Family, View as _};
+use proto::RegionId;
+use raft::{Entry, Event as RaftEvent, Fetch, Index, LogWrite};
+
+use crate::context::{Context, Followup, PeerWrite};
+use crate::event::ApplyTask;
+use crate::peer::{Installing, Peer, Stage};
+use crate::ranges;
+use crate::store::{Store, step_quietly};
+use crate::{Error, codec, keys};
+
+impl<E: Engine> Store<E> {
+    /// Takes everything a touched peer has to give.
+    pub(crate) fn advance(&mut self, region: RegionId) {
+        let Some(peer) = self.peers.get_mut(&region) else {
+            return;
+        };
+        let cx = &mut self.cx;
+        peer.dirty = false;
+        peer.flush_writes(cx);
+        peer.flush_reads(cx);
+        while let Some(raft) = peer.raft.as_mut().filter(|raft| raft.has_effects()) {
+            let led = peer
+                .published
+                .as_ref()
+                .is_some_and(|view| view.role == raft::Role::Leader);
+            let effects = raft.take_effects();
+            if effects.view.is_some() {
+                peer.publish(cx);
+                peer.on_role(led, cx);
+            }
+            for message in effects.messages {
+                cx.send(peer, message, false);
+            }
+            if let Some(write) = effects.write {
+                peer.write(write, cx);
+            }
+            peer.hand_out(effects.committed, cx);
+            peer.on_reads_confirmed(effects.reads, cx);
+            peer.on_reads_dropped(&effects.reads_dropped, cx);
+            for fetch in effects.fetches {
+                peer.fetch(&fetch, cx);
+            }
+            for member in effects.snapshots {
+                peer.begin_sending(member, cx);
+            }
+        }
+    }
+}
+
+impl Peer {
+    /// Gives committed entries to the applier, with the requests that wait for them.
+    fn hand_out<E: Engine>(&mut self, entries: Vec<Entry>, cx: &mut Context<E>) {
+        let Some(last) = entries.last() else { return };
+        self.handed_out = last.index;
+        let waiting = self.take_waiting(&entries, cx);
+        let region = self.region_id();
+        cx.out.apply.push(ApplyTask::Entries {
+            region,
+            peer: self.id,
+            entries,
+            waiting,
+        });
+    }
+
+    /// Adds a write of Raft's to the log batch.
+    fn write<E: Engine>(&mut self, write: LogWrite, cx: &mut Context<E>) {
+        let region = self.region_id();
+        let LogWrite {
+            id,
+            hard_state,
+            install,
+            truncate_from,
+            entries,
+            after,
+        } = write;
+        if let Some(position) = install {
+            cx.log.delete_entries(region, 0, None);
+            self.state.compacted_term = position.term;
+            self.state.compacted_index = position.index;
+            self.log_bytes = 0;
+            self.begin_installing(cx);
+        }
+        if let Some(from) = truncate_from {
+            cx.log.delete_entries(region, from, None);
+        }
+        for entry in &entries {
+            self.log_bytes += entry.payload.size_bytes() as u64;
+            cx.log.put(
+                &keys::entry(region, entry.index),
+                &codec::entry_to_wire(entry),
+            );
+        }
+        if let Some(hard_state) = hard_state {
+            assert!(
+                hard_state.term >= self.state.term && hard_state.commit >= self.state.commit,
+                "region {region}: hard state goes back from {:?} to {hard_state:?}",
+                self.state
+            );
+            codec::set_hard_state(&mut self.state, hard_state);
+        }
+        if hard_state.is_some() || install.is_some() {
+            cx.log.put(&keys::raft_state(region), &self.state);
+        }
+        cx.log.add_write(PeerWrite {
+            region,
+            generation: self.generation,
+            id,
+        });
+        for message in after {
+            cx.send(self, message, true);
+        }
+    }
+
+    /// Past the point of no return of a snapshot: the mark goes into the batch that cuts the log.
+    fn begin_installing<E: Engine>(&mut self, cx: &mut Context<E>) {
+        let region = self.region_id();
+        let Some(head) = self.staged.take() else {
+            panic!("region {region}: raft installs a snapshot that was not offered");
+        };
+        let new = head.region.as_ref().expect("a head is checked on arrival");
+        let new = (new.start_key.clone(), new.end_key.clone());
+        let (held, clear) = match &self.stage {
+            Stage::Normal => (vec![self.range()], ranges::union(self.range(), new)),
+            Stage::Installing(installing) => (
+                installing.clear.clone(),
+                ranges::union(installing.clear[0].clone(), new),
+            ),
+            Stage::Uninitialized { .. } | Stage::Dormant | Stage::Stopping { .. } => {
+                (Vec::new(), vec![new])
+            }
+        };
+        if let Err(other) = cx.ranges.set(region, &held, &clear) {
+            cx.fail(Error::Overlap { region, other });
+        }
+        self.put_mark(Some((*head).clone()), cx);
+        self.stage = Stage::Installing(Box::new(Installing {
+            head: *head,
+            clear,
+            has_files: true,
+        }));
+        self.publish(cx);
+        cx.after_sync(Followup::PutInPlace {
+            region,
+            peer: self.id,
+        });
+    }
+
+    /// Writes the peer mark.
+    pub(crate) fn put_mark<E: Engine>(
+        &mut self,
+        installing: Option<proto::pontoon::v1::SnapshotHead>,
+        cx: &mut Context<E>,
+    ) {
+        let mark = proto::pontoon::v1::PeerMark {
+            peer_id: self.id.0,
+            installing,
+            dead_peer_id: 0,
+        };
+        cx.log.put(&keys::peer_mark(self.region_id()), &mark);
+    }
+
+    /// Brings entries back from the log for a member that lags. They left memory because they are applied, so they are in
+    /// the engine.
+    fn fetch<E: Engine>(&mut self, fetch: &Fetch, cx: &mut Context<E>) {
+        let entries = match read_entries(
+            &cx.engine,
+            self.region_id(),
+            fetch.range.clone(),
+            fetch.bytes_max,
+        ) {
+            Ok(entries) => entries,
+            Err(error) => {
+                cx.fail(error);
+                return;
+            }
+        };
+        if let Some(raft) = self.raft.as_mut() {
+            step_quietly(
+                raft,
+                RaftEvent::Fetched {
+                    peer: fetch.peer,
+                    entries,
+                },
+            );
+        }
+    }
+}
+
+/// Reads entries of a log: the contiguous ones from the start of the range on, up to the first missing one or until
+/// `bytes_max` is passed.
+pub(crate) fn read_entries<E: Engine>(
+    engine: &E,
+    region: RegionId,
+    range: Range<Index>,
+    bytes_max: usize,
+) -> Result<Vec<Entry>, Error> {
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    let mut damaged = false;
+    let (lower, upper) = (
+        keys::entry(region, range.start),
+        keys::entry(region, range.end),
+    );
+    let mut each = |key: &[u8], value: &[u8]| {
+        let next = range.start + entries.len() as Index;
+        match keys::LogKey::parse(key) {
+            Some(keys::LogKey::Entry(_, index)) if index == next => {}
+            _ => return false,
+        }
+        let Ok(entry) = codec::entry_from_disk(next, &Bytes::copy_from_slice(value)) else {
+            damaged = true;
+            return false;
+        };
+        bytes += entry.payload.size_bytes();
+        if bytes > bytes_max && !entries.is_empty() {
+            return false;
+        }
+        entries.push(entry);
+        true
+    };
+    let (lower, upper) = (Bound::Included(&lower[..]), Bound::Excluded(&upper[..]));
+    engine
+        .view()
+        .scan(Family::Log, lower, upper, Direction::Forward, &mut each)?;
+    if damaged {
+        return Err(Error::Corrupt {
+            region,
+            what: "a log entry",
+        });
+    }
+    Ok(entries)
+}

@@ -1,0 +1,173 @@
+//! Applying committed entries: a pure function of what is on disk and the log (R12).
+//!
+//! Runs on apply workers, beside the [`crate::Store`]. All tasks of a run, over many regions, become one batch of the apply
+//! tier: data, applied positions and region states together or not at all (R11). The batch is written with the engine's log
+//! on (the plain path of D3); with [`Logging::Off`] the Raft log alone would bring it back after a crash, for which the
+//! store would have to flush before it cuts logs.
+//!
+//! A failure that only this node sees, such as damaged bytes, is an error and ends the node before anything more is applied.
+//! A command that does not fit the region is refused, on every peer alike, and that is its result.
+
+mod change;
+mod commands;
+mod pending;
+mod region;
+
+use std::collections::BTreeMap;
+
+use engine::{Batch, Engine, Error, Family, Logging};
+use proto::RegionId;
+use raft::{Entry, PeerId};
+
+use self::pending::PendingBatch;
+use self::region::ApplyRegion;
+use crate::event::{Applied, ApplyTask, Refusal, Waiting};
+use crate::options::Options;
+
+/// Applies entries of the regions it was given.
+pub struct Applier<E> {
+    engine: E,
+    logging: Logging,
+    regions: BTreeMap<RegionId, ApplyRegion>,
+}
+
+impl<E: Engine> Applier<E> {
+    /// An applier that holds no region yet.
+    pub fn new(engine: E) -> Applier<E> {
+        Applier::with_logging(engine, Options::default().logging)
+    }
+
+    /// An applier that writes as [`Options::logging`] says.
+    pub fn with_logging(engine: E, logging: Logging) -> Applier<E> {
+        Applier {
+            engine,
+            logging,
+            regions: BTreeMap::new(),
+        }
+    }
+
+    /// Carries out tasks in their order. When it returns, everything is written and visible to reads.
+    ///
+    /// Tasks for a region that this applier does not hold have no effect; whoever waits is told so.
+    ///
+    /// # Errors
+    /// What the engine says, and [`Error::Corrupt`] for entries or states that are not what was written. The node must stop.
+    pub fn run(&mut self, tasks: Vec<ApplyTask>) -> Result<Vec<Applied>, Error> {
+        let mut batch = PendingBatch::default();
+        let mut done: Vec<Applied> = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            match task {
+                ApplyTask::Open(region) => {
+                    // What it opens may be in the batch.
+                    self.write(&mut batch)?;
+                    match ApplyRegion::load(&self.engine, region)? {
+                        Some(state) => self.regions.insert(region, state),
+                        None => self.regions.remove(&region),
+                    };
+                }
+                ApplyTask::Close(region) => {
+                    self.regions.remove(&region);
+                }
+                ApplyTask::Entries {
+                    region,
+                    peer,
+                    entries,
+                    waiting,
+                } => {
+                    done.push(self.apply(&mut batch, region, peer, entries, waiting)?);
+                }
+            }
+        }
+        self.write(&mut batch)?;
+        Ok(done)
+    }
+
+    fn apply(
+        &mut self,
+        batch: &mut PendingBatch,
+        id: RegionId,
+        peer: PeerId,
+        entries: Vec<Entry>,
+        waiting: Vec<Waiting>,
+    ) -> Result<Applied, Error> {
+        let mut applied = Applied::nothing(id, peer);
+        let Some(region) = self
+            .regions
+            .get_mut(&id)
+            .filter(|region| region.peer == peer)
+        else {
+            let requests = waiting.into_iter().flat_map(|waiting| waiting.requests);
+            applied.answers = requests
+                .map(|(request, _)| (request, Err(Refusal::Unknown)))
+                .collect();
+            return Ok(applied);
+        };
+        let mut waiting = waiting.into_iter().peekable();
+        for entry in entries {
+            if region.removed {
+                // What follows the removal of this peer is for others.
+                break;
+            }
+            if entry.index != region.applied.index + 1 {
+                return Err(damaged(
+                    id,
+                    format!("entry {} after {}", entry.index, region.applied.index),
+                ));
+            }
+            let waits = waiting.next_if(|waiting| waiting.index == entry.index);
+            region.apply(&self.engine, batch, &entry, waits, &mut applied)?;
+            region.applied = entry.position();
+        }
+        let unknown = waiting.flat_map(|waiting| waiting.requests);
+        applied
+            .answers
+            .extend(unknown.map(|(request, _)| (request, Err(Refusal::Unknown))));
+        region.save(batch);
+        applied.index = region.applied.index;
+        applied.term = region.applied.term;
+        applied.removed = region.removed;
+        applied.bytes = region.sizes.bytes;
+        applied.keys = region.sizes.keys;
+        Ok(applied)
+    }
+
+    fn write(&self, batch: &mut PendingBatch) -> Result<(), Error> {
+        let changes = batch.take();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.engine.write(
+            Batch {
+                family: Family::State,
+                changes,
+            },
+            self.logging,
+        )
+    }
+}
+
+impl Applied {
+    fn nothing(region: RegionId, peer: PeerId) -> Applied {
+        Applied {
+            region,
+            peer,
+            index: 0,
+            term: 0,
+            changed: None,
+            children: Vec::new(),
+            removed: false,
+            bytes: 0,
+            keys: 0,
+            written_bytes: 0,
+            answers: Vec::new(),
+        }
+    }
+}
+
+/// An entry or state that cannot be: this node must not go on.
+fn damaged(region: RegionId, what: String) -> Error {
+    Error::Corrupt {
+        what: format!("region {region}: {what}"),
+        source: None,
+    }
+}

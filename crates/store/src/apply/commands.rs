@@ -1,0 +1,167 @@
+//! Applying the operations of clients.
+
+use bytes::Bytes;
+use engine::{Engine, Error, Family};
+use proto::metapb;
+use proto::pontoon::v1 as wire;
+use proto::pontoon::v1::operation::Kind;
+
+use super::pending::PendingBatch;
+use super::region::ApplyRegion;
+use crate::event::{Applied, OperationResult, Refusal, Waiting};
+use crate::{keys, value};
+
+impl ApplyRegion {
+    /// Applies the requests of an entry. Each has its effect whole or not at all: its keys must lie in the range that the
+    /// region has at this index (R18).
+    pub fn commands<E: Engine>(
+        &mut self,
+        engine: &E,
+        batch: &mut PendingBatch,
+        command: wire::Command,
+        waits: Option<Waiting>,
+        applied: &mut Applied,
+    ) -> Result<(), Error> {
+        let epoch = command.epoch.unwrap_or_default();
+        let mut waiting = waits.into_iter().flat_map(|waiting| waiting.requests);
+        let mut operations = command.operations.into_iter();
+        let counts = command.request_operations;
+        for count in counts {
+            let request: Vec<wire::Operation> = operations.by_ref().take(count as usize).collect();
+            let refusal = if request.len() < count as usize {
+                Some(self.mismatch())
+            } else {
+                self.refusal(epoch, &request)
+            };
+            let result = match refusal {
+                Some(refusal) => Err(refusal),
+                None => {
+                    let mut results = Vec::with_capacity(request.len());
+                    for operation in request {
+                        results.push(self.operate(engine, batch, operation, applied)?);
+                    }
+                    Ok(results)
+                }
+            };
+            if let Some((request, _)) = waiting.next() {
+                applied.answers.push((request, result));
+            }
+        }
+        applied
+            .answers
+            .extend(waiting.map(|(request, _)| (request, Err(Refusal::StaleCommand))));
+        Ok(())
+    }
+
+    fn mismatch(&self) -> Refusal {
+        Refusal::EpochNotMatch {
+            current: vec![self.descriptor.clone()],
+        }
+    }
+
+    /// Why a request has no effect. A range command needs the version it was proposed at, a point command its keys.
+    fn refusal(&self, epoch: metapb::RegionEpoch, request: &[wire::Operation]) -> Option<Refusal> {
+        let (start, end) = (&self.descriptor.start_key[..], &self.descriptor.end_key[..]);
+        let fits = |operation: &wire::Operation| match &operation.kind {
+            Some(Kind::Put(put)) => keys::contains(start, end, &put.key),
+            Some(Kind::Delete(delete)) => keys::contains(start, end, &delete.key),
+            Some(Kind::CompareAndSwap(swap)) => keys::contains(start, end, &swap.key),
+            Some(Kind::DeleteRange(range)) => {
+                epoch.version == self.epoch().version
+                    && keys::covers(start, end, &range.start_key, &range.end_key)
+            }
+            None => false,
+        };
+        (!request.iter().all(fits)).then(|| self.mismatch())
+    }
+
+    fn operate<E: Engine>(
+        &mut self,
+        engine: &E,
+        batch: &mut PendingBatch,
+        operation: wire::Operation,
+        applied: &mut Applied,
+    ) -> Result<OperationResult, Error> {
+        match operation
+            .kind
+            .expect("a request without a kind of operation was refused")
+        {
+            Kind::Put(put) => {
+                self.put(engine, batch, &put.key, &put.value, put.expires_at, applied)?;
+                Ok(OperationResult::Done)
+            }
+            Kind::Delete(delete) => {
+                applied.written_bytes += delete.key.len() as u64;
+                self.sizes.delete();
+                batch.delete(keys::data(&delete.key));
+                Ok(OperationResult::Done)
+            }
+            Kind::DeleteRange(range) => {
+                let (start, end) = (keys::data(&range.start_key), keys::data_end(&range.end_key));
+                if start < end {
+                    self.sizes
+                        .remove(engine.approximate_bytes(Family::State, &start, &end)?);
+                    batch.delete_range(start, end);
+                }
+                Ok(OperationResult::Done)
+            }
+            Kind::CompareAndSwap(swap) => self.swap(engine, batch, swap, applied),
+        }
+    }
+
+    fn put<E: Engine>(
+        &mut self,
+        engine: &E,
+        batch: &mut PendingBatch,
+        user_key: &Bytes,
+        user_value: &Bytes,
+        expires_at: u64,
+        applied: &mut Applied,
+    ) -> Result<(), Error> {
+        let key = keys::data(user_key);
+        let stored = value::encode(user_value, expires_at);
+        let bytes = (key.len() + stored.len()) as u64;
+        let replaced = if self.sizes.samples() {
+            let old = engine.get(Family::State, &key)?;
+            Some(old.map(|old| (key.len() + old.len()) as u64))
+        } else {
+            None
+        };
+        self.sizes.put(bytes, replaced);
+        applied.written_bytes += bytes;
+        batch.put(key, stored);
+        Ok(())
+    }
+
+    /// Expiry is judged by the proposer's clock, which is in the command, so that every peer judges alike (R12).
+    fn swap<E: Engine>(
+        &mut self,
+        engine: &E,
+        batch: &mut PendingBatch,
+        swap: wire::CompareAndSwap,
+        applied: &mut Applied,
+    ) -> Result<OperationResult, Error> {
+        let previous = match batch.get(engine, &keys::data(&swap.key))? {
+            Some(bytes) => {
+                let stored = value::decode(bytes)?;
+                stored.is_live(swap.now).then_some(stored.value)
+            }
+            None => None,
+        };
+        let succeeded = previous == swap.previous;
+        if succeeded {
+            self.put(
+                engine,
+                batch,
+                &swap.key,
+                &swap.value,
+                swap.expires_at,
+                applied,
+            )?;
+        }
+        Ok(OperationResult::Swapped {
+            succeeded,
+            previous,
+        })
+    }
+}

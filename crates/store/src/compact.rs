@@ -1,0 +1,120 @@
+//! Forgetting the beginning of logs (STORAGE §4).
+//!
+//! An entry may go when what it did survives a power loss. On the plain path the apply batch went through the engine's log
+//! before its completion was reported, so the sync of any log batch gathered later covers it: the engine syncs its log as a
+//! whole. Therefore a compaction is decided first and carried out when the batch of that turn is synced. (That both families
+//! share one log is not enough: the family of logs may be flushed, compaction included, while the record of the apply batch
+//! is still unsynced.) No sync is forced for this; where nothing is written no log grows.
+
+use engine::{Engine, Family, Logging};
+use proto::RegionId;
+use proto::pontoon::v1::AppliedState;
+use raft::{Event as RaftEvent, Index, PeerId};
+
+use crate::context::{Context, Followup};
+use crate::peer::Peer;
+use crate::store::{Store, step_quietly};
+use crate::{codec, keys};
+
+impl<E: Engine> Store<E> {
+    /// Cuts a log below `index`, which is applied for good. One range delete.
+    pub(crate) fn compact(&mut self, region: RegionId, id: PeerId, index: Index) {
+        let Some(peer) = self.peers.get_mut(&region).filter(|peer| peer.id == id) else {
+            return;
+        };
+        peer.compacting = false;
+        let index = peer.pin().map_or(index, |pin| index.min(pin));
+        let index = match self.cx.options.logging {
+            Logging::On => index,
+            Logging::Off => match flushed_index(&self.cx.engine, region) {
+                Ok(flushed) => index.min(flushed),
+                Err(error) => {
+                    self.cx.fail(error);
+                    return;
+                }
+            },
+        };
+        let first = peer.state.compacted_index;
+        let Some(raft) = peer
+            .raft
+            .as_mut()
+            .filter(|_| matches!(peer.stage, crate::peer::Stage::Normal))
+        else {
+            return;
+        };
+        let Some(term) = raft.term_at(index).filter(|_| index > first) else {
+            return;
+        };
+        assert!(
+            index <= peer.applied.index,
+            "region {region} compacts to {index}, applied {}",
+            peer.applied.index
+        );
+        let kept = raft.last().index - index;
+        peer.log_bytes = (u128::from(peer.log_bytes) * u128::from(kept)
+            / u128::from(kept + index - first)) as u64;
+        step_quietly(raft, RaftEvent::Compact(index));
+        peer.state.compacted_term = term;
+        peer.state.compacted_index = index;
+        self.cx
+            .log
+            .delete_entries(region, first + 1, Some(index + 1));
+        self.cx.log.put(&keys::raft_state(region), &peer.state);
+    }
+}
+
+impl Peer {
+    /// Decides on a compaction when the log is long.
+    pub(crate) fn maybe_compact<E: Engine>(&mut self, cx: &mut Context<E>) {
+        let options = &cx.options;
+        let entries = self
+            .applied
+            .index
+            .saturating_sub(self.state.compacted_index);
+        let is_long = entries >= options.compact_entries
+            || (self.log_bytes >= options.compact_bytes && entries > 0);
+        if !is_long || self.compacting || !self.is_normal() {
+            return;
+        }
+        let index = self.compact_target(options.compact_tail_entries, options.raft.election_ticks);
+        if index <= self.state.compacted_index {
+            return;
+        }
+        self.compacting = true;
+        cx.when_synced(Followup::Compact {
+            region: self.region_id(),
+            peer: self.id,
+            index,
+        });
+    }
+
+    /// As far as nobody who is worth waiting for needs the entries.
+    fn compact_target(&self, tail: u64, live_ticks: u32) -> Index {
+        let applied = self.applied.index;
+        let mut target = applied;
+        if self.is_leader() {
+            let members = self
+                .raft
+                .as_ref()
+                .map(raft::Raft::member_statuses)
+                .unwrap_or_default();
+            for member in members.values() {
+                let is_live = member.silent_ticks < live_ticks;
+                if is_live && !member.in_snapshot && member.matched + tail >= applied {
+                    target = target.min(member.matched);
+                }
+            }
+        } else {
+            // Should this peer lead next, the others may lag a little.
+            target = applied.saturating_sub(tail);
+        }
+        self.pin().map_or(target, |pin| target.min(pin))
+    }
+}
+
+/// What of a region's applied index is in files.
+fn flushed_index<E: Engine>(engine: &E, region: RegionId) -> Result<Index, engine::Error> {
+    let bytes = engine.get_flushed(Family::State, &keys::applied_state(region))?;
+    let state: Option<AppliedState> = bytes.as_ref().and_then(codec::decode_record);
+    Ok(state.map_or(0, |state| state.index))
+}

@@ -1,0 +1,269 @@
+//! Orders of placement, and membership changes in particular (REGIONS §3).
+//!
+//! One change at a time, for exactly the applied epoch. What a change promotes must have caught up, and both halves of a joint
+//! configuration must keep more live voters than a quorum, so that one more failure does not stop the region. Leaving the
+//! joint configuration is Raft's own doing.
+
+use engine::Engine;
+use proto::metapb::{self, PeerRole};
+use proto::pontoon::v1 as wire;
+use proto::pontoon::v1::command::Structural;
+use raft::{MemberStatus, MemberStatuses, MembershipChange, Payload, PeerId};
+
+use crate::context::Context;
+use crate::event::{Order, OrderKind, OrderRefusal};
+use crate::peer::Peer;
+use crate::store::Store;
+use crate::{advance, codec};
+
+impl<E: Engine> Store<E> {
+    pub(crate) fn on_order(&mut self, order: Order) {
+        let region = order.region;
+        let result = self.try_order(order);
+        self.cx.out.orders.push((region, result));
+    }
+
+    fn try_order(&mut self, order: Order) -> Result<(), OrderRefusal> {
+        let Order {
+            region,
+            epoch,
+            kind,
+        } = order;
+        let draining = self.cx.draining;
+        let peer = self.peers.get_mut(&region).ok_or(OrderRefusal::NotLeader)?;
+        peer.check_order(epoch)?;
+        match kind {
+            OrderKind::Split(keys) => {
+                peer.check_not_joint()?;
+                self.propose_split(region, &keys)
+            }
+            OrderKind::AddLearner(learner) => peer.add_learner(learner, &mut self.cx),
+            OrderKind::RemoveLearner(learner) => peer.remove_learner(learner, &mut self.cx),
+            OrderKind::EnterJoint { promote, demote } => {
+                peer.enter_joint(promote, demote, &mut self.cx)
+            }
+            OrderKind::TransferLeader(_) if draining => Err(OrderRefusal::Transferring),
+            OrderKind::TransferLeader(target) => peer.transfer_to(target, &mut self.cx),
+        }
+    }
+}
+
+impl Peer {
+    /// What every order needs: leading, the exact epoch, a free lane, and an applied entry of the own term.
+    fn check_order(&self, epoch: metapb::RegionEpoch) -> Result<(), OrderRefusal> {
+        let raft = self
+            .raft
+            .as_ref()
+            .filter(|_| self.is_leader())
+            .ok_or(OrderRefusal::NotLeader)?;
+        if epoch != self.epoch() {
+            return Err(OrderRefusal::EpochNotMatch);
+        }
+        if raft.view().transferring {
+            return Err(OrderRefusal::Transferring);
+        }
+        if raft.behind() {
+            return Err(OrderRefusal::Behind);
+        }
+        let own_term_applied = self.applied.term == raft.term();
+        if self.lane.is_some() || !own_term_applied {
+            return Err(OrderRefusal::LaneBusy);
+        }
+        Ok(())
+    }
+
+    fn check_not_joint(&self) -> Result<(), OrderRefusal> {
+        let joint = |member: &metapb::Peer| {
+            matches!(
+                member.role(),
+                PeerRole::IncomingVoter | PeerRole::DemotingVoter
+            )
+        };
+        let applied = self.region.peers.iter().any(joint);
+        let latest = self.raft.as_ref().is_some_and(|raft| {
+            use raft::MemberKind::{DemotingVoter, IncomingVoter};
+            raft.membership()
+                .members
+                .values()
+                .any(|kind| matches!(kind, IncomingVoter | DemotingVoter))
+        });
+        if applied || latest {
+            Err(OrderRefusal::Joint)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn add_learner<E: Engine>(
+        &mut self,
+        learner: metapb::Peer,
+        cx: &mut Context<E>,
+    ) -> Result<(), OrderRefusal> {
+        self.check_not_joint()?;
+        if learner.id == 0 || learner.store_id == 0 {
+            return Err(OrderRefusal::Invalid("a learner needs an id and a store"));
+        }
+        if self.is_named(PeerId(learner.id)) {
+            return Err(OrderRefusal::Invalid("the peer id is used"));
+        }
+        if self
+            .region
+            .peers
+            .iter()
+            .any(|member| member.store_id == learner.store_id)
+        {
+            return Err(OrderRefusal::StoreHasPeer);
+        }
+        self.propose_change(
+            MembershipChange::AddLearner(PeerId(learner.id)),
+            learner.store_id,
+            cx,
+        )
+    }
+
+    fn remove_learner<E: Engine>(
+        &mut self,
+        learner: PeerId,
+        cx: &mut Context<E>,
+    ) -> Result<(), OrderRefusal> {
+        self.check_not_joint()?;
+        let member = self
+            .member(learner)
+            .ok_or(OrderRefusal::Invalid("no such learner"))?;
+        if member.role() != PeerRole::Learner {
+            return Err(OrderRefusal::Invalid("only a learner can be removed"));
+        }
+        self.propose_change(MembershipChange::RemoveLearner(learner), 0, cx)
+    }
+
+    fn enter_joint<E: Engine>(
+        &mut self,
+        promote: Vec<PeerId>,
+        demote: Vec<PeerId>,
+        cx: &mut Context<E>,
+    ) -> Result<(), OrderRefusal> {
+        self.check_not_joint()?;
+        if promote.is_empty() && demote.is_empty() {
+            return Err(OrderRefusal::Invalid("nothing to change"));
+        }
+        let has_role = |peers: &[PeerId], role| {
+            peers.iter().all(|peer| {
+                self.member(*peer)
+                    .is_some_and(|member| member.role() == role)
+            })
+        };
+        if !has_role(&promote, PeerRole::Learner) {
+            return Err(OrderRefusal::Invalid("only a learner can be promoted"));
+        }
+        if !has_role(&demote, PeerRole::Voter) {
+            return Err(OrderRefusal::Invalid("only a voter can be demoted"));
+        }
+        if demote.contains(&self.id) {
+            return Err(OrderRefusal::LeaderWouldLeave);
+        }
+        let statuses = self
+            .raft
+            .as_ref()
+            .map(raft::Raft::member_statuses)
+            .unwrap_or_default();
+        for peer in &promote {
+            self.check_caught_up(*peer, &statuses, cx)?;
+        }
+        self.check_live_voters(&promote, &demote, &statuses, cx)?;
+        self.propose_change(MembershipChange::EnterJoint { promote, demote }, 0, cx)
+    }
+
+    fn propose_change<E: Engine>(
+        &mut self,
+        change: MembershipChange,
+        store_id: u64,
+        cx: &mut Context<E>,
+    ) -> Result<(), OrderRefusal> {
+        let details = wire::ChangePeers {
+            change: Some(codec::change_to_wire(&change)),
+            store_id,
+            operator_id: 0,
+        };
+        let command = self.structural_command(Some(Structural::ChangePeers(details)));
+        self.propose_structural(
+            Payload::Membership {
+                change,
+                context: codec::seal(&command),
+            },
+            cx,
+        )
+    }
+
+    /// Linked: heard within half an election timeout, which also bounds the last append round.
+    fn is_linked<E: Engine>(&self, status: &MemberStatus, cx: &Context<E>) -> bool {
+        status.silent_ticks
+            < (cx.options.raft.election_ticks / 2).max(cx.options.raft.heartbeat_ticks + 1)
+    }
+
+    /// Caught up (REGIONS §3): not in a snapshot, little behind, linked.
+    pub(crate) fn check_caught_up<E: Engine>(
+        &self,
+        peer: PeerId,
+        statuses: &MemberStatuses,
+        cx: &Context<E>,
+    ) -> Result<(), OrderRefusal> {
+        if peer == self.id {
+            return Ok(());
+        }
+        let last = self.raft.as_ref().map_or(0, |raft| raft.last().index);
+        let lag = statuses
+            .get(&peer)
+            .map_or(last, |status| last.saturating_sub(status.matched));
+        let refused = OrderRefusal::NotCaughtUp { peer, lag };
+        let status = statuses.get(&peer).ok_or(refused.clone())?;
+        if status.in_snapshot || lag > cx.options.caught_up_entries || !self.is_linked(status, cx) {
+            return Err(refused);
+        }
+        if lag > 0 {
+            // What is not written yet is younger than a sync and counts as nothing.
+            let range = status.matched + 1..last + 1;
+            let entries = advance::read_entries(&cx.engine, self.region_id(), range, usize::MAX)
+                .unwrap_or_default();
+            let bytes: usize = entries.iter().map(|entry| entry.payload.size_bytes()).sum();
+            if bytes as u64 > cx.options.caught_up_bytes {
+                return Err(refused);
+            }
+        }
+        Ok(())
+    }
+
+    /// Each half keeps more live voters than a quorum. A quorum is enough in groups of less than three, and for getting rid
+    /// of dead voters.
+    fn check_live_voters<E: Engine>(
+        &self,
+        promote: &[PeerId],
+        demote: &[PeerId],
+        statuses: &MemberStatuses,
+        cx: &Context<E>,
+    ) -> Result<(), OrderRefusal> {
+        let is_live = |peer: PeerId| self.check_caught_up(peer, statuses, cx).is_ok();
+        let outgoing: Vec<PeerId> = self
+            .region
+            .peers
+            .iter()
+            .filter(|member| member.role() == PeerRole::Voter)
+            .map(|member| PeerId(member.id))
+            .collect();
+        let kept = outgoing.iter().filter(|peer| !demote.contains(peer));
+        let incoming: Vec<PeerId> = kept.chain(promote).copied().collect();
+        let repairs = !demote.is_empty() && demote.iter().all(|peer| !is_live(*peer));
+        for half in [&outgoing, &incoming] {
+            let quorum = half.len() / 2 + 1;
+            let needed = if repairs || half.len() < 3 {
+                quorum
+            } else {
+                quorum + 1
+            };
+            let live = half.iter().filter(|peer| is_live(**peer)).count();
+            if live < needed {
+                return Err(OrderRefusal::TooFewLive);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! The death of a peer (REGIONS §2).
+//!
+//! Proofs are judged where they arrive: the own log in `store`, a later peer id and notices in `inbound`. Here is the order
+//! that follows. *Stop*: the peer says and takes nothing any more, who waits is answered. *Settle*: what was handed out is
+//! applied, and every log batch of the peer is written, so that nothing of it appears later. *Remove*: a task writes the
+//! tombstone, flushes it, clears the range and deletes log and hard state. Until then the range stays reserved and no later
+//! peer of the region is born here.
+
+use engine::Engine;
+use proto::RegionId;
+use proto::pontoon::v1 as wire;
+use raft::PeerId;
+
+use crate::context::{Context, Followup};
+use crate::event::{ApplyTask, Task};
+use crate::keys;
+use crate::peer::{Peer, Stage};
+use crate::store::Store;
+
+impl<E: Engine> Store<E> {
+    /// Ends a peer.
+    pub(crate) fn stop(&mut self, region: RegionId, reason: &'static str) {
+        self.cx.slots.remove(&region);
+        self.unpublish(region);
+        if let Some(peer) = self.peers.get_mut(&region) {
+            peer.begin_stopping(reason, &mut self.cx);
+        }
+    }
+
+    /// Goes on once what was handed out is applied.
+    pub(crate) fn settle_stopping(&mut self, region: RegionId) {
+        if let Some(peer) = self.peers.get_mut(&region) {
+            peer.settle(&mut self.cx);
+        }
+    }
+
+    /// Every batch of the peer is written: its remains may go.
+    pub(crate) fn remove_remains(&mut self, region: RegionId, id: PeerId) {
+        let Some(peer) = self.peers.get(&region).filter(|peer| peer.id == id) else {
+            return;
+        };
+        let Stage::Stopping { reason, .. } = peer.stage else {
+            return;
+        };
+        let has_range = peer.region.region_epoch.is_some();
+        let tombstone = wire::RegionState {
+            state: wire::region_state::State::Tombstone as i32,
+            region: Some(peer.region.clone()),
+            peer_id: id.0,
+            reason: reason.to_owned(),
+        };
+        let clear = has_range.then(|| peer.range());
+        self.cx.out.tasks.push(Task::Destroy {
+            region,
+            peer: id,
+            tombstone,
+            clear,
+        });
+    }
+
+    pub(crate) fn on_destroyed(&mut self, region: RegionId, id: PeerId) {
+        let Some(peer) = self.peers.get(&region).filter(|peer| peer.id == id) else {
+            return;
+        };
+        if !matches!(peer.stage, Stage::Stopping { .. }) {
+            return;
+        }
+        let range = peer.range();
+        self.peers.remove(&region);
+        let released = self
+            .cx
+            .ranges
+            .set(region, std::slice::from_ref(&range), &[]);
+        debug_assert!(released.is_ok(), "giving up a range cannot conflict");
+    }
+}
+
+impl Peer {
+    /// Says and takes nothing any more.
+    pub(crate) fn begin_stopping<E: Engine>(&mut self, reason: &'static str, cx: &mut Context<E>) {
+        if matches!(self.stage, Stage::Stopping { .. }) {
+            return;
+        }
+        self.abandon_writes(cx);
+        self.abandon_reads(cx);
+        self.abandon_sending(cx);
+        if let Some(head) = self.staged.take() {
+            cx.out.tasks.push(Task::RemoveFiles(
+                head.files.into_iter().map(|file| file.name).collect(),
+            ));
+        }
+        if matches!(self.stage, Stage::Uninitialized { .. }) {
+            // Without data there is no log to say that it is dead, and a split applied at this moment may be about to
+            // give it data. The mark decides, and is synced before the vote is forgotten.
+            let mark = wire::PeerMark {
+                peer_id: self.id.0,
+                installing: None,
+                dead_peer_id: self.id.0,
+            };
+            cx.log.put(&keys::peer_mark(self.region_id()), &mark);
+        }
+        self.raft = None;
+        self.stage = Stage::Stopping {
+            reason,
+            settled: false,
+        };
+        self.settle(cx);
+    }
+
+    fn settle<E: Engine>(&mut self, cx: &mut Context<E>) {
+        let (region, peer) = (self.region_id(), self.id);
+        let behind = self.applied.index < self.handed_out;
+        let Stage::Stopping { settled, .. } = &mut self.stage else {
+            return;
+        };
+        if *settled || behind {
+            return;
+        }
+        *settled = true;
+        cx.out.apply.push(ApplyTask::Close(region));
+        cx.after_sync(Followup::Destroy { region, peer });
+    }
+}

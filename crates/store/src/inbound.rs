@@ -1,0 +1,345 @@
+//! Frames from other stores: messages for peers here, and the life and death that messages bring (REGIONS §2).
+
+use engine::{Engine, Family};
+use proto::pontoon::v1 as wire;
+use proto::{RegionId, StoreId, metapb};
+use raft::{Event as RaftEvent, PeerId};
+
+use crate::codec::{self, Beat};
+use crate::context::Context;
+use crate::peer::{Peer, Stage};
+use crate::store::{Store, step_quietly};
+use crate::{Error, keys};
+
+/// A message's address.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Address {
+    pub region: RegionId,
+    pub from: PeerId,
+    pub from_store: StoreId,
+    pub to: PeerId,
+    /// The sender's applied epoch, where the message carries it.
+    pub epoch: Option<metapb::RegionEpoch>,
+    /// Whether the message may create a peer.
+    pub creates: bool,
+}
+
+impl<E: Engine> Store<E> {
+    pub(crate) fn on_frame(&mut self, from: StoreId, frame: wire::Frame) {
+        if let Some(beats) = &frame.heartbeats {
+            Beat::rows(beats).for_each(|beat| self.on_beat(from, beat, false));
+        }
+        if let Some(beats) = &frame.heartbeat_responses {
+            Beat::rows(beats).for_each(|beat| self.on_beat(from, beat, true));
+        }
+        for message in frame.messages {
+            self.on_message(from, message);
+        }
+        for notice in frame.notices {
+            self.on_notice(notice);
+        }
+        for offer in frame.offers {
+            self.on_offer(from, offer);
+        }
+        for answer in frame.answers {
+            self.on_answer(from, answer);
+        }
+    }
+
+    fn on_beat(&mut self, from_store: StoreId, beat: Beat, response: bool) {
+        let Beat {
+            region,
+            from,
+            to,
+            term,
+            ..
+        } = beat;
+        if from.0 == 0 || to.0 == 0 {
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(&region)
+            && peer.id == to
+            && let Some(raft) = peer.raft.as_mut()
+        {
+            // A heartbeat does not carry the sender's epoch. One of the present term or a later one comes from an elected
+            // leader, whoever that is; an older one from a stranger comes from a peer that may have been removed.
+            let stale =
+                term < raft.term() && !peer.region.peers.iter().any(|member| member.id == from.0);
+            if stale && matches!(peer.stage, Stage::Normal) {
+                peer.send_notice(from, from_store, &mut self.cx);
+                return;
+            }
+            step_quietly(raft, RaftEvent::Message(beat.into_message(response)));
+            peer.remember_contact(from, from_store);
+            self.cx.touch(peer);
+            return;
+        }
+        let address = Address {
+            region,
+            from,
+            from_store,
+            to,
+            epoch: None,
+            creates: !response,
+        };
+        if !self.find_receiver(address) {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&region) else {
+            return;
+        };
+        peer.remember_contact(from, from_store);
+        if let Some(raft) = peer.raft.as_mut() {
+            step_quietly(raft, RaftEvent::Message(beat.into_message(response)));
+            self.cx.touch(peer);
+        }
+    }
+
+    fn on_message(&mut self, from_store: StoreId, message: wire::RaftMessage) {
+        use wire::raft_message::Body;
+        if message.to_store != self.cx.store.0
+            || message.from_store != from_store.0
+            || message.region_id == 0
+        {
+            return;
+        }
+        let creates = matches!(
+            message.body,
+            Some(Body::PreVoteRequest(_) | Body::VoteRequest(_) | Body::Append(_))
+        );
+        let address = Address {
+            region: RegionId(message.region_id),
+            from: PeerId(message.from_peer),
+            from_store,
+            to: PeerId(message.to_peer),
+            epoch: message.epoch,
+            creates,
+        };
+        let asks = match &message.body {
+            Some(Body::Append(append)) => Some((append.previous_index, message.term)),
+            _ => None,
+        };
+        // Bytes that no correct peer sends are dropped: Raft repeats what matters (R34).
+        let Ok(decoded) = codec::message_from_wire(message) else {
+            return;
+        };
+        if !self.find_receiver(address) {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&address.region) else {
+            return;
+        };
+        let sender_epoch = address.epoch.unwrap_or_default();
+        if let Stage::Uninitialized { conf_ver } = &mut peer.stage {
+            *conf_ver = (*conf_ver).max(address.epoch.map(|epoch| epoch.conf_ver));
+        } else if peer.member(address.from).is_none()
+            && sender_epoch.conf_ver < peer.epoch().conf_ver
+        {
+            // A removed peer that does not know it. Its term counts for nothing.
+            peer.send_notice(address.from, from_store, &mut self.cx);
+            return;
+        }
+        let Some(message) = decoded else { return };
+        peer.remember_contact(address.from, from_store);
+        match peer.raft.as_mut() {
+            Some(raft) => {
+                step_quietly(raft, RaftEvent::Message(message));
+                self.cx.touch(peer);
+            }
+            None => {
+                if let Some((previous, term)) = asks {
+                    peer.ask_for_snapshot(address.from, previous, term, &mut self.cx);
+                }
+            }
+        }
+    }
+
+    /// Whether the peer a message is for is here; it is created if the message may do that. Otherwise the message is to be
+    /// dropped, and what its sender must know is on its way.
+    pub(crate) fn find_receiver(&mut self, address: Address) -> bool {
+        let Address {
+            region, from, to, ..
+        } = address;
+        if from.0 == 0 || to.0 == 0 {
+            return false;
+        }
+        match self.peers.get(&region) {
+            Some(peer) if peer.id == to => !matches!(peer.stage, Stage::Stopping { .. }),
+            Some(peer) if peer.id < to => {
+                // Proof (b): a later peer of the region was added to this store, so ours was removed. While ours is not
+                // flushed dead the message is dropped; it will be repeated.
+                let may_die = matches!(peer.stage, Stage::Normal | Stage::Uninitialized { .. })
+                    && !peer.is_behind();
+                if may_die && address.creates {
+                    self.stop(region, "a later peer of the region was added to this store");
+                }
+                false
+            }
+            Some(peer) => {
+                if peer.is_normal() {
+                    peer.send_notice(from, address.from_store, &mut self.cx);
+                }
+                false
+            }
+            None => self.create_uninitialized(address),
+        }
+    }
+
+    /// Creates a peer that a message speaks to, unless one as late or later lived here (R19). Its mark is synced before
+    /// it says anything.
+    fn create_uninitialized(&mut self, address: Address) -> bool {
+        let Address {
+            region,
+            from,
+            from_store,
+            to,
+            epoch,
+            creates,
+        } = address;
+        let (mark, tombstone) = match past(&self.cx.engine, region) {
+            Ok(past) => past,
+            Err(error) => {
+                self.cx.fail(error);
+                return false;
+            }
+        };
+        let newest = mark.map_or(0, |mark| mark.peer_id.max(mark.dead_peer_id));
+        let newest = newest.max(tombstone.as_ref().map_or(0, |state| state.peer_id));
+        if to.0 <= newest {
+            if let Some(descriptor) = tombstone.and_then(|state| state.region) {
+                let conf_ver =
+                    |epoch: Option<metapb::RegionEpoch>| epoch.unwrap_or_default().conf_ver;
+                let named = descriptor.peers.iter().any(|peer| peer.id == from.0);
+                if !named && conf_ver(descriptor.region_epoch) > conf_ver(epoch) {
+                    let notice = wire::Notice {
+                        to_peer: from.0,
+                        region: Some(descriptor),
+                    };
+                    self.cx.frame(from_store, false).notices.push(notice);
+                }
+            }
+            return false;
+        }
+        if !creates {
+            return false;
+        }
+        let descriptor = metapb::Region {
+            id: region.0,
+            ..Default::default()
+        };
+        let stage = Stage::Uninitialized {
+            conf_ver: epoch.map(|epoch| epoch.conf_ver),
+        };
+        let state = wire::RaftState {
+            peer_id: to.0,
+            ..Default::default()
+        };
+        let mut peer = Box::new(Peer::new(to, descriptor, stage, state, self.cx.tick));
+        peer.remember_contact(from, from_store);
+        if let Err(error) = peer.start_raft(Vec::new(), false, &mut self.cx) {
+            self.cx.fail(error);
+            return false;
+        }
+        peer.put_mark(None, &mut self.cx);
+        peer.hold(&mut self.cx);
+        peer.publish(&mut self.cx);
+        self.cx.touch(&mut peer);
+        self.peers.insert(region, peer);
+        true
+    }
+
+    /// Proof (c): an applied descriptor of the region that is newer than ours and does not name us.
+    fn on_notice(&mut self, notice: wire::Notice) {
+        let Some(descriptor) = notice.region else {
+            return;
+        };
+        let region = RegionId(descriptor.id);
+        let Some(peer) = self
+            .peers
+            .get(&region)
+            .filter(|peer| peer.id.0 == notice.to_peer)
+        else {
+            return;
+        };
+        let known = match &peer.stage {
+            Stage::Normal => Some(peer.epoch().conf_ver),
+            Stage::Uninitialized { conf_ver } => *conf_ver,
+            Stage::Installing(_) | Stage::Dormant | Stage::Stopping { .. } => None,
+        };
+        let newer =
+            known.is_some_and(|known| descriptor.region_epoch.unwrap_or_default().conf_ver > known);
+        let named = descriptor.peers.iter().any(|member| member.id == peer.id.0);
+        if newer && !named && !peer.is_behind() {
+            self.stop(region, "a newer configuration does not name this peer");
+        }
+    }
+}
+
+impl Peer {
+    /// Tells a stranger what the region's members are.
+    pub fn send_notice<E: Engine>(&self, to: PeerId, to_store: StoreId, cx: &mut Context<E>) {
+        let notice = wire::Notice {
+            to_peer: to.0,
+            region: Some(self.region.clone()),
+        };
+        cx.frame(to_store, false).notices.push(notice);
+    }
+
+    /// Lets nothing of this peer leave before the batch being gathered is synced.
+    pub fn hold<E: Engine>(&mut self, cx: &mut Context<E>) {
+        self.hold_sequence = cx.current_sequence();
+        cx.log.require_sync();
+    }
+
+    /// A peer that knew no leader for long asks the members whether it is still one of them: whoever has applied its
+    /// removal answers with a notice. (A learner that missed its removal has no other way to learn.)
+    pub fn tick_leaderless<E: Engine>(&mut self, cx: &mut Context<E>) {
+        let Some(raft) = &self.raft else { return };
+        let waits = cx.tick.saturating_sub(self.leaderless_since) >= cx.options.leaderless_ticks;
+        if !waits || raft.leader().is_some() {
+            return;
+        }
+        self.leaderless_since = cx.tick;
+        let members = self
+            .region
+            .peers
+            .iter()
+            .map(|member| (PeerId(member.id), StoreId(member.store_id)));
+        let asked: Vec<_> = members
+            .chain(self.contacts.iter().copied())
+            .filter(|(id, _)| *id != self.id)
+            .collect();
+        for (to, to_store) in asked {
+            let route = codec::Route {
+                region: self.region_id(),
+                from_store: cx.store,
+                to_store,
+                epoch: self.epoch(),
+            };
+            let question = codec::membership_question(route, self.id, to, self.term());
+            cx.frame(to_store, false).messages.push(question);
+        }
+    }
+}
+
+/// What the disk remembers of peers of a region that is not in memory.
+pub(crate) fn past<E: Engine>(
+    engine: &E,
+    region: RegionId,
+) -> Result<(Option<wire::PeerMark>, Option<wire::RegionState>), Error> {
+    let mark = match engine.get(Family::Log, &keys::peer_mark(region))? {
+        Some(bytes) => Some(codec::decode_record(&bytes).ok_or(Error::Corrupt {
+            region,
+            what: "the peer mark",
+        })?),
+        None => None,
+    };
+    let state = match engine.get(Family::State, &keys::region_state(region))? {
+        Some(bytes) => Some(codec::decode_record(&bytes).ok_or(Error::Corrupt {
+            region,
+            what: "the region state",
+        })?),
+        None => None,
+    };
+    Ok((mark, state))
+}

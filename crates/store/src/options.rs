@@ -1,0 +1,98 @@
+//! Settings of a store.
+
+use engine::Logging;
+
+/// Settings of a store, the same for all its regions. Times are in ticks of [`crate::event::Event::Tick`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Raft's own settings: election and heartbeat ticks, windows.
+    pub raft: raft::Options,
+    /// Seed of everything random here: election timeouts.
+    pub seed: u64,
+    /// How the apply tier is written. Default [`Logging::On`], the plain path; see [`crate::apply`]. With
+    /// [`Logging::Off`] the log is compacted only up to what was flushed, but nothing flushes on its own.
+    pub logging: Logging,
+    /// Bytes of operations in one entry. Default 8 MiB. Larger requests are refused.
+    pub entry_bytes_max: usize,
+    /// Operations of several requests in one entry. Default 256. A single request may have more.
+    pub entry_operations_max: usize,
+    /// Bytes of proposals of one region that are not applied. Default 32 MiB; above, requests are refused as busy.
+    pub region_pending_bytes_max: usize,
+    /// The same over all regions. Default 256 MiB.
+    pub pending_bytes_max: usize,
+    /// Reads of one region that wait to be confirmed. Default 16 384; above, reads are refused as busy.
+    pub region_reads_max: usize,
+    /// A proposal whose fate is not known after this time is answered as unknown. Default 200 (10 s at 50 ms).
+    pub proposal_ticks: u64,
+    /// Entries at or below the applied index after which the log is compacted. Default 10 000.
+    pub compact_entries: u64,
+    /// The same in bytes. Default 64 MiB.
+    pub compact_bytes: u64,
+    /// Entries kept for live followers that lag no more than this. Default 1 000.
+    pub compact_tail_entries: u64,
+    /// Entries by which a caught-up member may lag. Default 64 (REGIONS §3).
+    pub caught_up_entries: u64,
+    /// The same in bytes. Default 1 MiB.
+    pub caught_up_bytes: u64,
+    /// Pieces, less one, that one command splits a region into. Default 9.
+    pub split_keys_max: usize,
+    /// Ids below which more are asked for. Default 32; 0 never asks.
+    pub ids_low: u32,
+    /// Ids asked for at a time. Default 128.
+    pub ids_batch: u32,
+    /// Ticks between asking again. Default 20.
+    pub ids_ticks: u64,
+    /// Snapshots received at a time. Default 4.
+    pub snapshot_slots: usize,
+    /// Ticks after which an offer without answer, or told to wait, is repeated. Default 10.
+    pub snapshot_offer_ticks: u64,
+    /// Ticks a granted slot is held for a snapshot to arrive, and that the sender waits for it to be installed. Default
+    /// 1 200 (60 s at 50 ms).
+    pub snapshot_ticks: u64,
+    /// Largest file of a snapshot. Default 32 MiB.
+    pub snapshot_file_bytes_max: u64,
+    /// Ticks between reports of an unchanged region to placement. Default 1 200 (60 s at 50 ms).
+    pub report_ticks: u64,
+    /// Ticks between looks at which members are down or pending. Default 20.
+    pub health_ticks: u64,
+    /// Ticks without hearing from a member after which it is reported as down. Default 200 (10 s at 50 ms).
+    pub down_ticks: u64,
+    /// Ticks without leader after which a peer asks the members whether it is still one of them. Default 1 200 (60 s).
+    pub leaderless_ticks: u64,
+    /// Length of a tick in milliseconds, for times told to placement. Default 50.
+    pub tick_ms: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            raft: raft::Options::default(),
+            seed: 0,
+            logging: Logging::On,
+            entry_bytes_max: 8 << 20,
+            entry_operations_max: 256,
+            region_pending_bytes_max: 32 << 20,
+            pending_bytes_max: 256 << 20,
+            region_reads_max: 16_384,
+            proposal_ticks: 200,
+            compact_entries: 10_000,
+            compact_bytes: 64 << 20,
+            compact_tail_entries: 1_000,
+            caught_up_entries: 64,
+            caught_up_bytes: 1 << 20,
+            split_keys_max: 9,
+            ids_low: 32,
+            ids_batch: 128,
+            ids_ticks: 20,
+            snapshot_slots: 4,
+            snapshot_offer_ticks: 10,
+            snapshot_ticks: 1_200,
+            snapshot_file_bytes_max: 32 << 20,
+            report_ticks: 1_200,
+            health_ticks: 20,
+            down_ticks: 200,
+            leaderless_ticks: 1_200,
+            tick_ms: 50,
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The state of one replica on this store. What is done with it stands in the modules of the operations.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use engine::Engine;
+use proto::pontoon::v1 as wire;
+use proto::{RegionId, StoreId, metapb};
+use raft::{Index, LogPosition, PeerId, Raft, ReadId, Role, Term};
+
+use crate::context::Context;
+use crate::event::{Proposal, RegionView, RequestId, ViewChange, Waiting};
+use crate::snapshot::Sending;
+
+/// Stores of peers that the descriptor does not name, remembered per peer.
+const CONTACTS_MAX: usize = 8;
+
+/// Where a peer is in its life (REGIONS §2).
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// Known by its mark only: votes, has no range and no log.
+    Uninitialized {
+        /// Newest configuration version of a message to it, which all name it; an older descriptor proves nothing.
+        conf_ver: Option<u64>,
+    },
+    /// Owns its range.
+    Normal,
+    /// A snapshot replaces it, past the point of no return.
+    Installing(Box<Installing>),
+    /// Its raft tier is here and its apply tier is not: power was lost, and the parent of which it was split will be applied
+    /// again and bring it back. Sleeps until then.
+    Dormant,
+    /// Dead; its remains are being removed.
+    Stopping {
+        /// Why.
+        reason: &'static str,
+        /// Whether the last entry handed out was applied and the removal is on its way.
+        settled: bool,
+    },
+}
+
+/// A snapshot on its way in.
+#[derive(Debug)]
+pub(crate) struct Installing {
+    pub head: wire::SnapshotHead,
+    /// What to clear before.
+    pub clear: Vec<(Bytes, Bytes)>,
+    /// False when the staged files were lost: another snapshot is needed.
+    pub has_files: bool,
+}
+
+/// A proposal that is in the log and not handed out for applying.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub position: LogPosition,
+    pub since_tick: u64,
+    pub bytes: usize,
+    pub requests: Vec<(RequestId, usize)>,
+}
+
+/// A command ready to be proposed, while Raft has no room for it.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub payload: Bytes,
+    pub bytes: usize,
+    pub requests: Vec<(RequestId, usize)>,
+}
+
+/// Writes of clients on their way into the log.
+#[derive(Debug, Default)]
+pub(crate) struct Writes {
+    /// Checked, not yet grouped, with their sizes.
+    pub queue: VecDeque<(Proposal, usize)>,
+    /// Grouped into an entry that Raft had no room for.
+    pub ready: Option<Ready>,
+    /// In the log, ascending.
+    pub pending: VecDeque<Pending>,
+    /// Sizes of entries handed out and not applied.
+    pub handed: VecDeque<(Index, usize)>,
+    /// Sum of all of the above.
+    pub bytes: usize,
+}
+
+/// Reads of clients on their way to be confirmed.
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    /// Arrived this turn: they share a round.
+    pub queue: Vec<RequestId>,
+    /// Asked of Raft, ascending.
+    pub asked: VecDeque<(ReadId, Vec<RequestId>)>,
+    /// Confirmed at an index that is not applied yet.
+    pub confirmed: Vec<(Index, Vec<RequestId>)>,
+    pub count: usize,
+    pub next_id: u64,
+}
+
+/// What was last told to placement.
+#[derive(Debug, Default)]
+pub(crate) struct Reported {
+    pub due_tick: u64,
+    pub down: Vec<PeerId>,
+    pub pending: Vec<PeerId>,
+    pub written_bytes: u64,
+}
+
+/// One replica.
+///
+/// # Invariants
+/// 1. `raft` is there in [`Stage::Uninitialized`] and [`Stage::Normal`], absent in [`Stage::Dormant`] and
+///    [`Stage::Stopping`]. While [`Stage::Installing`] it is there unless the process restarted meanwhile.
+/// 2. `compacted <= applied <= handed_out`.
+/// 3. `writes.pending` ascends and lies above `handed_out`.
+/// 4. Ranges are held as the stage says: none, its own, or those of `Installing`.
+pub(crate) struct Peer {
+    pub id: PeerId,
+    /// Applied descriptor. Only the region's id while uninitialized.
+    pub region: metapb::Region,
+    pub stage: Stage,
+    pub raft: Option<Raft>,
+    /// Of the Raft instance.
+    pub generation: u64,
+    /// The raft state in the newest batch.
+    pub state: wire::RaftState,
+    /// Nothing of the present instance may leave before this batch is synced.
+    pub hold_sequence: u64,
+    pub applied: LogPosition,
+    pub handed_out: Index,
+    /// Bytes of entries above the compacted position, estimated.
+    pub log_bytes: u64,
+    /// A compaction waits for a sync.
+    pub compacting: bool,
+    pub bytes: u64,
+    pub keys: u64,
+    pub published: Option<Arc<RegionView>>,
+    pub writes: Writes,
+    pub reads: Reads,
+    /// Structural command proposed here and not applied.
+    pub lane: Option<Index>,
+    /// Whether the order behind a transfer in progress is still to be counted against proposals.
+    pub contacts: Vec<(PeerId, StoreId)>,
+    /// Snapshots to members.
+    pub sending: Vec<Sending>,
+    /// A snapshot that arrived whole and waits for the sync before it may cut the log.
+    pub staged: Option<Box<wire::SnapshotHead>>,
+    pub reported: Reported,
+    /// Since when no leader is known.
+    pub leaderless_since: u64,
+    pub dirty: bool,
+}
+
+impl Peer {
+    pub fn new(
+        id: PeerId,
+        region: metapb::Region,
+        stage: Stage,
+        state: wire::RaftState,
+        tick: u64,
+    ) -> Peer {
+        Peer {
+            id,
+            region,
+            stage,
+            raft: None,
+            generation: 0,
+            state,
+            hold_sequence: 0,
+            applied: LogPosition::default(),
+            handed_out: 0,
+            log_bytes: 0,
+            compacting: false,
+            bytes: 0,
+            keys: 0,
+            published: None,
+            writes: Writes::default(),
+            reads: Reads::default(),
+            lane: None,
+            contacts: Vec::new(),
+            sending: Vec::new(),
+            staged: None,
+            reported: Reported::default(),
+            leaderless_since: tick,
+            dirty: false,
+        }
+    }
+
+    pub fn region_id(&self) -> RegionId {
+        RegionId(self.region.id)
+    }
+
+    /// The applied epoch; zero while uninitialized.
+    pub fn epoch(&self) -> metapb::RegionEpoch {
+        self.region.region_epoch.unwrap_or_default()
+    }
+
+    pub fn range(&self) -> (Bytes, Bytes) {
+        (self.region.start_key.clone(), self.region.end_key.clone())
+    }
+
+    pub fn is_normal(&self) -> bool {
+        matches!(self.stage, Stage::Normal)
+    }
+
+    /// Leads, as far as this peer knows.
+    pub fn is_leader(&self) -> bool {
+        self.is_normal()
+            && self
+                .raft
+                .as_ref()
+                .is_some_and(|raft| raft.role() == Role::Leader)
+    }
+
+    pub fn term(&self) -> Term {
+        self.raft.as_ref().map_or(self.state.term, Raft::term)
+    }
+
+    /// Less is applied than is durably known to be committed, or than was handed out: nothing from outside may destroy or
+    /// overwrite the peer (REGIONS §1, gate).
+    pub fn is_behind(&self) -> bool {
+        self.applied.index < self.handed_out
+            || self
+                .raft
+                .as_ref()
+                .is_some_and(|raft| self.applied.index < raft.durable_state().commit)
+    }
+
+    /// A peer that the applied descriptor names.
+    pub fn member(&self, peer: PeerId) -> Option<&metapb::Peer> {
+        self.region.peers.iter().find(|member| member.id == peer.0)
+    }
+
+    /// The store of a peer: a member, or one that wrote to us.
+    pub fn store_of(&self, peer: PeerId) -> Option<StoreId> {
+        let member = self.member(peer).map(|member| StoreId(member.store_id));
+        member.or_else(|| {
+            self.contacts
+                .iter()
+                .find(|(id, _)| *id == peer)
+                .map(|(_, store)| *store)
+        })
+    }
+
+    /// Remembers where a peer is that the descriptor does not name.
+    pub fn remember_contact(&mut self, peer: PeerId, store: StoreId) {
+        if self.member(peer).is_some() || self.contacts.contains(&(peer, store)) {
+            return;
+        }
+        self.contacts.retain(|(id, _)| *id != peer);
+        if self.contacts.len() == CONTACTS_MAX {
+            self.contacts.remove(0);
+        }
+        self.contacts.push((peer, store));
+    }
+
+    /// Who leads, if known, with its store.
+    pub fn leader(&self) -> Option<metapb::Peer> {
+        let leader = self.raft.as_ref()?.leader()?;
+        if let Some(member) = self.member(leader) {
+            return Some(*member);
+        }
+        let store = self.store_of(leader)?;
+        Some(metapb::Peer {
+            id: leader.0,
+            store_id: store.0,
+            ..Default::default()
+        })
+    }
+
+    /// Publishes what changed of role, term, leader and descriptor.
+    pub fn publish<E: Engine>(&mut self, cx: &mut Context<E>) {
+        let (role, term) = match &self.raft {
+            Some(raft) => (raft.role(), raft.term()),
+            None => (Role::Follower, self.state.term),
+        };
+        let leader = self.leader();
+        let owns_range = self.is_normal();
+        let unchanged = self.published.as_ref().is_some_and(|view| {
+            view.role == role
+                && view.term == term
+                && view.leader == leader
+                && view.owns_range == owns_range
+                && view.peer == self.id
+                && view.region == self.region
+        });
+        if unchanged {
+            return;
+        }
+        if leader.is_some()
+            || self
+                .published
+                .as_ref()
+                .is_some_and(|view| view.leader.is_some())
+        {
+            self.leaderless_since = cx.tick;
+        }
+        let view = Arc::new(RegionView {
+            region: self.region.clone(),
+            peer: self.id,
+            owns_range,
+            role,
+            term,
+            leader,
+        });
+        self.published = Some(Arc::clone(&view));
+        cx.out.views.push(ViewChange::Set(view));
+    }
+
+    /// Takes the requests that wait for entries up to the last of `entries`, and answers those whose entry was overwritten.
+    pub fn take_waiting<E: Engine>(
+        &mut self,
+        entries: &[raft::Entry],
+        cx: &mut Context<E>,
+    ) -> Vec<Waiting> {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return Vec::new();
+        };
+        let mut waiting = Vec::new();
+        while let Some(pending) = self
+            .writes
+            .pending
+            .pop_front_if(|pending| pending.position.index <= last.index)
+        {
+            let Pending {
+                position,
+                bytes,
+                requests,
+                ..
+            } = pending;
+            let entry = position
+                .index
+                .checked_sub(first.index)
+                .and_then(|at| entries.get(at as usize));
+            if entry.is_some_and(|entry| entry.term == position.term) {
+                waiting.push(Waiting {
+                    index: position.index,
+                    requests,
+                });
+                self.writes.handed.push_back((position.index, bytes));
+            } else {
+                // Another entry is committed at this index, so this one never will be.
+                for (request, _) in requests {
+                    cx.refuse(request, crate::event::Refusal::StaleCommand);
+                }
+                self.release_bytes(bytes, cx);
+            }
+        }
+        waiting
+    }
+
+    /// Gives back the room of entries that are applied.
+    pub fn release_applied<E: Engine>(&mut self, applied: Index, cx: &mut Context<E>) {
+        while let Some((_, bytes)) = self
+            .writes
+            .handed
+            .pop_front_if(|(index, _)| *index <= applied)
+        {
+            self.release_bytes(bytes, cx);
+        }
+    }
+
+    pub fn release_bytes<E: Engine>(&mut self, bytes: usize, cx: &mut Context<E>) {
+        self.writes.bytes -= bytes;
+        cx.pending_bytes -= bytes;
+    }
+}

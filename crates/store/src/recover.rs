@@ -1,0 +1,407 @@
+//! Opening a directory: which peers live here, and in what state the last stop left them.
+//!
+//! The raft tier holds everything that was synced. The apply tier may have fallen back to an earlier moment, all regions to
+//! the same one; what is missing is applied again from the logs (REGIONS, words).
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use engine::{Direction, Engine, Family, View};
+use proto::pontoon::v1 as wire;
+use proto::pontoon::v1::region_state::State;
+use proto::{RegionId, metapb};
+use raft::{Entry, Index, LogPosition, PeerId, Raft, Restored};
+
+use crate::context::{Context, Followup};
+use crate::event::{ApplyTask, Task};
+use crate::peer::{Installing, Peer, Stage};
+use crate::store::Store;
+use crate::{Error, advance, codec, identity, keys, ranges};
+
+/// What the two tiers hold of one region.
+#[derive(Default)]
+struct Found {
+    raft: Option<wire::RaftState>,
+    mark: Option<wire::PeerMark>,
+    state: Option<wire::RegionState>,
+    applied: Option<wire::AppliedState>,
+}
+
+/// Puts every peer into the state the disk speaks of.
+pub(crate) fn recover<E: Engine>(store: &mut Store<E>) -> Result<(), Error> {
+    let found = scan(&store.cx.engine.view())?;
+    for (region, found) in found {
+        if let Some(peer) = restore(region, found, &mut store.cx)? {
+            store.peers.insert(region, peer);
+        }
+    }
+    remove_leftover_files(store)
+}
+
+/// Collects the records of all regions, without reading logs: a cursor that meets an entry skips to the end of that log.
+fn scan(view: &impl View) -> Result<BTreeMap<RegionId, Found>, Error> {
+    let mut found: BTreeMap<RegionId, Found> = BTreeMap::new();
+    let mut lower = Bytes::new();
+    loop {
+        let mut skip = None;
+        let mut failed = None;
+        let bounds = (Bound::Included(&lower[..]), Bound::Excluded(keys::IDENTITY));
+        view.scan(
+            Family::Log,
+            bounds.0,
+            bounds.1,
+            Direction::Forward,
+            &mut |key, value| {
+                let value = Bytes::copy_from_slice(value);
+                match keys::LogKey::parse(key) {
+                    Some(keys::LogKey::Entry(region, _)) => {
+                        skip = Some(Bytes::copy_from_slice(&keys::raft_state(region)));
+                        return false;
+                    }
+                    Some(keys::LogKey::RaftState(region)) => match codec::decode_record(&value) {
+                        Some(state) => found.entry(region).or_default().raft = Some(state),
+                        None => {
+                            failed = Some(Error::Corrupt {
+                                region,
+                                what: "the raft state",
+                            })
+                        }
+                    },
+                    Some(keys::LogKey::PeerMark(region)) => match codec::decode_record(&value) {
+                        Some(mark) => found.entry(region).or_default().mark = Some(mark),
+                        None => {
+                            failed = Some(Error::Corrupt {
+                                region,
+                                what: "the peer mark",
+                            })
+                        }
+                    },
+                    None => failed = Some(Error::CorruptIdentity),
+                }
+                failed.is_none()
+            },
+        )?;
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        match skip {
+            Some(next) => lower = next,
+            None => break,
+        }
+    }
+    let (start, end) = keys::region_states();
+    let mut failed = None;
+    let bounds = (Bound::Included(&start[..]), Bound::Excluded(&end[..]));
+    view.scan(
+        Family::State,
+        bounds.0,
+        bounds.1,
+        Direction::Forward,
+        &mut |key, value| {
+            let region = keys::parse_region_state(key);
+            let state = codec::decode_record(&Bytes::copy_from_slice(value));
+            match (region, state) {
+                (Some(region), Some(state)) => found.entry(region).or_default().state = Some(state),
+                (region, _) => {
+                    let region = region.unwrap_or(RegionId(0));
+                    failed = Some(Error::Corrupt {
+                        region,
+                        what: "the region state",
+                    });
+                }
+            }
+            failed.is_none()
+        },
+    )?;
+    if let Some(failed) = failed {
+        return Err(failed);
+    }
+    for (region, found) in &mut found {
+        if let Some(bytes) = view.get(Family::State, &keys::applied_state(*region))? {
+            let what = "the applied state";
+            found.applied = Some(codec::decode_record(&bytes).ok_or(Error::Corrupt {
+                region: *region,
+                what,
+            })?);
+        }
+    }
+    Ok(found)
+}
+
+/// One region's peer, if one lives here.
+fn restore<E: Engine>(
+    region: RegionId,
+    found: Found,
+    cx: &mut Context<E>,
+) -> Result<Option<Box<Peer>>, Error> {
+    let corrupt = |what| Error::Corrupt { region, what };
+    let Found {
+        raft,
+        mark,
+        state,
+        applied,
+    } = found;
+    let mark = mark.unwrap_or_default();
+    let newest = raft
+        .as_ref()
+        .map_or(0, |raft| raft.peer_id)
+        .max(mark.peer_id);
+
+    if let Some(head) = &mark.installing {
+        let raft = raft.ok_or(corrupt("the raft state beside an install mark"))?;
+        return resume_install(region, raft, head.clone(), state, cx).map(Some);
+    }
+    let Some(state) = state else {
+        if newest == 0 || newest <= mark.dead_peer_id {
+            return Ok(None);
+        }
+        return reborn(region, newest, raft, cx).map(Some);
+    };
+    let tombstone = state.state() == State::Tombstone;
+    if tombstone || state.peer_id <= mark.dead_peer_id {
+        // If a later peer was born since, the remains are that peer's.
+        if newest > state.peer_id.max(mark.dead_peer_id) {
+            return reborn(region, newest, raft, cx).map(Some);
+        }
+        if raft.is_some() || !tombstone {
+            return resume_destroy(region, state, cx).map(Some);
+        }
+        return Ok(None);
+    }
+    let descriptor = state.region.ok_or(corrupt("the region state"))?;
+    let applied = applied.ok_or(corrupt("the applied state"))?;
+    if descriptor.id != region.0 || descriptor.region_epoch.is_none() {
+        return Err(corrupt("the descriptor"));
+    }
+    let found = Normal {
+        descriptor,
+        peer: PeerId(state.peer_id),
+        applied,
+    };
+    normal(region, found, raft, mark, cx).map(Some)
+}
+
+/// Descriptor and applied position of a region that has data here.
+struct Normal {
+    descriptor: metapb::Region,
+    peer: PeerId,
+    applied: wire::AppliedState,
+}
+
+fn normal<E: Engine>(
+    region: RegionId,
+    found: Normal,
+    raft: Option<wire::RaftState>,
+    mark: wire::PeerMark,
+    cx: &mut Context<E>,
+) -> Result<Box<Peer>, Error> {
+    let corrupt = |what| Error::Corrupt { region, what };
+    let Normal {
+        descriptor,
+        peer: id,
+        applied,
+    } = found;
+    let position = LogPosition {
+        term: applied.term,
+        index: applied.index,
+    };
+    let (state, is_new) = match raft {
+        Some(state) if state.peer_id == id.0 && state.compacted_index > 0 => (state, false),
+        // A split created it and the process ended before its first log write was there, or what is there is from when it
+        // had no data. It starts without a named leader: nobody campaigns in term 1, so the vote there is free.
+        other if position == identity::BASE => {
+            let kept = other
+                .filter(|state| state.peer_id == id.0)
+                .unwrap_or_default();
+            let state = wire::RaftState {
+                term: kept.term.max(identity::BASE.term),
+                vote: kept.vote,
+                commit: identity::BASE.index,
+                compacted_term: identity::BASE.term,
+                compacted_index: identity::BASE.index,
+                peer_id: id.0,
+            };
+            (state, true)
+        }
+        _ => return Err(corrupt("the raft state")),
+    };
+    let mut peer = Box::new(Peer::new(id, descriptor, Stage::Normal, state, cx.tick));
+    peer.applied = position;
+    peer.handed_out = position.index;
+    peer.bytes = applied.bytes;
+    peer.keys = applied.keys;
+    let first = peer.state.compacted_index + 1;
+    let entries = advance::read_entries(&cx.engine, region, first..Index::MAX, usize::MAX)?;
+    peer.log_bytes = entries
+        .iter()
+        .map(|entry| entry.payload.size_bytes() as u64)
+        .sum();
+    if let Err(other) = cx.ranges.set(region, &[], &[peer.range()]) {
+        return Err(Error::Overlap { region, other });
+    }
+    if peer.member(id).is_none() {
+        // Its log removed it and the process ended before its remains were gone.
+        peer.begin_stopping("removed by its own log", cx);
+        return Ok(peer);
+    }
+    peer.start_raft(entries, false, cx)?;
+    if is_new {
+        cx.log.put(&keys::raft_state(region), &peer.state);
+        peer.hold(cx);
+    }
+    if mark.peer_id < id.0 {
+        peer.put_mark(None, cx);
+    }
+    peer.publish(cx);
+    cx.touch(&mut peer);
+    cx.out.apply.push(ApplyTask::Open(region));
+    Ok(peer)
+}
+
+/// A peer with a raft tier and no apply tier. Without a log it never had data; with one, it was split off and power was lost.
+fn reborn<E: Engine>(
+    region: RegionId,
+    id: u64,
+    raft: Option<wire::RaftState>,
+    cx: &mut Context<E>,
+) -> Result<Box<Peer>, Error> {
+    let state = raft
+        .filter(|state| state.peer_id == id)
+        .unwrap_or(wire::RaftState {
+            peer_id: id,
+            ..Default::default()
+        });
+    let has_log = state.compacted_index > 0;
+    let descriptor = metapb::Region {
+        id: region.0,
+        ..Default::default()
+    };
+    let stage = if has_log {
+        Stage::Dormant
+    } else {
+        Stage::Uninitialized { conf_ver: None }
+    };
+    let mut peer = Box::new(Peer::new(PeerId(id), descriptor, stage, state, cx.tick));
+    if !has_log {
+        peer.start_raft(Vec::new(), false, cx)?;
+        cx.touch(&mut peer);
+    }
+    peer.publish(cx);
+    Ok(peer)
+}
+
+/// A snapshot was past its point of no return: it is put in place again from its files, if they are there.
+fn resume_install<E: Engine>(
+    region: RegionId,
+    raft: wire::RaftState,
+    head: wire::SnapshotHead,
+    state: Option<wire::RegionState>,
+    cx: &mut Context<E>,
+) -> Result<Box<Peer>, Error> {
+    let corrupt = |what| Error::Corrupt { region, what };
+    let id = PeerId(raft.peer_id);
+    let new = head.region.clone().ok_or(corrupt("the install mark"))?;
+    let new = (new.start_key, new.end_key);
+    let old = state.filter(|state| state.state() == State::Normal && state.peer_id == id.0);
+    let descriptor = old.and_then(|state| state.region);
+    let clear = match &descriptor {
+        Some(old) => ranges::union((old.start_key.clone(), old.end_key.clone()), new),
+        None => vec![new],
+    };
+    let descriptor = descriptor.unwrap_or(metapb::Region {
+        id: region.0,
+        ..Default::default()
+    });
+    if let Err(other) = cx.ranges.set(region, &[], &clear) {
+        return Err(Error::Overlap { region, other });
+    }
+    let installing = Installing {
+        head,
+        clear,
+        has_files: true,
+    };
+    let mut peer = Box::new(Peer::new(
+        id,
+        descriptor,
+        Stage::Installing(Box::new(installing)),
+        raft,
+        cx.tick,
+    ));
+    peer.publish(cx);
+    cx.after_sync(Followup::PutInPlace { region, peer: id });
+    Ok(peer)
+}
+
+/// A tombstone whose log is still there: the removal is carried through.
+fn resume_destroy<E: Engine>(
+    region: RegionId,
+    state: wire::RegionState,
+    cx: &mut Context<E>,
+) -> Result<Box<Peer>, Error> {
+    let id = PeerId(state.peer_id);
+    let descriptor = state.region.unwrap_or(metapb::Region {
+        id: region.0,
+        ..Default::default()
+    });
+    let raft = wire::RaftState {
+        peer_id: id.0,
+        ..Default::default()
+    };
+    let mut peer = Box::new(Peer::new(id, descriptor, Stage::Normal, raft, cx.tick));
+    let range = peer.range();
+    if peer.region.region_epoch.is_some()
+        && cx
+            .ranges
+            .set(region, &[], std::slice::from_ref(&range))
+            .is_err()
+    {
+        // Somebody owns a part of it by now, so there is nothing to clear that this store knows to be nobody's.
+        peer.region.region_epoch = None;
+    }
+    peer.begin_stopping("its removal was interrupted", cx);
+    Ok(peer)
+}
+
+/// Files of snapshots that no install mark names are left over from an earlier life.
+fn remove_leftover_files<E: Engine>(store: &mut Store<E>) -> Result<(), Error> {
+    let mut files = store.cx.engine.stage_list()?;
+    let wanted = store.peers.values().filter_map(|peer| match &peer.stage {
+        Stage::Installing(installing) => Some(&installing.head.files),
+        _ => None,
+    });
+    for wanted in wanted.flatten() {
+        files.retain(|name| *name != wanted.name);
+    }
+    if !files.is_empty() {
+        store.cx.out.tasks.push(Task::RemoveFiles(files));
+    }
+    Ok(())
+}
+
+impl Peer {
+    /// Starts a Raft instance from what this peer has: its raft state, descriptor, applied position and these entries.
+    pub(crate) fn start_raft<E: Engine>(
+        &mut self,
+        entries: Vec<Entry>,
+        first_term: bool,
+        cx: &mut Context<E>,
+    ) -> Result<(), Error> {
+        let region = self.region_id();
+        let restored = Restored {
+            id: self.id,
+            seed: cx.options.seed ^ self.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            hard_state: codec::hard_state(&self.state),
+            compacted: codec::compacted(&self.state),
+            membership: codec::membership(&self.region),
+            applied: self.applied.index,
+            entries,
+            first_term,
+        };
+        let raft = Raft::new(cx.raft_options.clone(), restored)
+            .map_err(|source| Error::Raft { region, source })?;
+        self.raft = Some(raft);
+        self.generation = cx.generation();
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! What placement hears of the regions led here, and how leaders come and go.
+
+use engine::Engine;
+use raft::{PeerId, Role};
+
+use crate::context::Context;
+use crate::event::RegionReport;
+use crate::peer::Peer;
+
+impl Peer {
+    /// What follows from a change of role. `led` tells whether this peer led before.
+    pub(crate) fn on_role<E: Engine>(&mut self, led: bool, cx: &mut Context<E>) {
+        let leads = self
+            .raft
+            .as_ref()
+            .is_some_and(|raft| raft.role() == Role::Leader);
+        if led && !leads {
+            self.lane = None;
+            self.abandon_sending(cx);
+        }
+        if !led && leads && self.is_normal() {
+            self.reported.down.clear();
+            self.reported.pending.clear();
+            self.report(cx);
+        }
+    }
+
+    /// Tells placement of this region now. The newest report of a region replaces an earlier one of the same turn.
+    pub(crate) fn report<E: Engine>(&mut self, cx: &mut Context<E>) {
+        let Some(raft) = self
+            .raft
+            .as_ref()
+            .filter(|raft| raft.role() == Role::Leader)
+        else {
+            return;
+        };
+        let Some(leader) = self.member(self.id).copied() else {
+            return;
+        };
+        let statuses = raft.member_statuses();
+        let last = raft.last().index;
+        let mut down = Vec::new();
+        let mut pending = Vec::new();
+        for member in self
+            .region
+            .peers
+            .iter()
+            .filter(|member| member.id != self.id.0)
+        {
+            let status = statuses.get(&PeerId(member.id));
+            let silent = status.map_or(0, |status| u64::from(status.silent_ticks));
+            if silent >= cx.options.down_ticks {
+                down.push((*member, silent * cx.options.tick_ms / 1000));
+            }
+            let caught_up = status.is_some_and(|status| {
+                !status.in_snapshot
+                    && last.saturating_sub(status.matched) <= cx.options.caught_up_entries
+            });
+            if !caught_up {
+                pending.push(*member);
+            }
+        }
+        let report = RegionReport {
+            region: self.region.clone(),
+            leader,
+            term: raft.term(),
+            down,
+            pending,
+            bytes: self.bytes,
+            keys: self.keys,
+            written_bytes: std::mem::take(&mut self.reported.written_bytes),
+        };
+        self.reported.due_tick = cx.tick + cx.options.report_ticks;
+        self.reported.down = report
+            .down
+            .iter()
+            .map(|(member, _)| PeerId(member.id))
+            .collect();
+        self.reported.pending = report
+            .pending
+            .iter()
+            .map(|member| PeerId(member.id))
+            .collect();
+        match cx
+            .reports
+            .get(&self.region_id())
+            .and_then(|at| cx.out.reports.get_mut(*at))
+        {
+            Some(earlier) => {
+                let written_bytes = earlier.written_bytes + report.written_bytes;
+                *earlier = RegionReport {
+                    written_bytes,
+                    ..report
+                };
+            }
+            None => {
+                cx.reports.insert(self.region_id(), cx.out.reports.len());
+                cx.out.reports.push(report);
+            }
+        }
+    }
+
+    /// Reports when it is time, or when a member went down or caught up. The look at the members is spread over ticks.
+    pub(crate) fn tick_report<E: Engine>(&mut self, cx: &mut Context<E>) {
+        if !self.is_leader() {
+            return;
+        }
+        if cx.tick >= self.reported.due_tick {
+            self.report(cx);
+            return;
+        }
+        if !(cx.tick + self.region.id).is_multiple_of(cx.options.health_ticks) {
+            return;
+        }
+        let Some(raft) = &self.raft else { return };
+        let statuses = raft.member_statuses();
+        let last = raft.last().index;
+        let options = &cx.options;
+        let mut changed = false;
+        for (member, status) in &statuses {
+            let down = u64::from(status.silent_ticks) >= options.down_ticks;
+            let lag = last.saturating_sub(status.matched);
+            let pending = status.in_snapshot || lag > options.caught_up_entries;
+            changed |= down != self.reported.down.contains(member);
+            changed |= pending != self.reported.pending.contains(member);
+        }
+        if changed {
+            self.report(cx);
+        }
+    }
+}

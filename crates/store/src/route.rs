@@ -1,0 +1,156 @@
+//! Who may serve a request, and what others are told (REGIONS §1 first table, §8).
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use engine::Engine;
+use proto::{RegionId, metapb};
+
+use crate::event::{Keys, Refusal, Target};
+use crate::keys;
+use crate::peer::{Peer, Stage};
+use crate::store::Store;
+
+/// Regions listed in an answer at most. A request that touches more refreshes its picture more than once.
+const COVERING_MAX: usize = 32;
+
+/// Why a peer does not take a request. What the store knows besides is added in [`Store::refusal`].
+#[derive(Debug)]
+pub(crate) enum Misroute {
+    /// Final as it is.
+    Refused(Refusal),
+    /// The epochs differ: with the regions that cover the request.
+    Epoch,
+}
+
+impl From<Refusal> for Misroute {
+    fn from(refusal: Refusal) -> Misroute {
+        Misroute::Refused(refusal)
+    }
+}
+
+impl Peer {
+    /// Checks that this peer leads and that the request fits what it owns.
+    pub fn check_target(&self, target: &Target) -> Result<(), Misroute> {
+        let region = self.region_id();
+        match self.stage {
+            Stage::Normal => {}
+            Stage::Uninitialized { .. } | Stage::Installing(_) | Stage::Dormant => {
+                let contact = self.contacts.last().map(|(peer, store)| metapb::Peer {
+                    id: peer.0,
+                    store_id: store.0,
+                    ..Default::default()
+                });
+                return Err(match self.leader().or(contact) {
+                    Some(leader) => Refusal::NotLeader {
+                        region,
+                        leader: Some(leader),
+                    },
+                    None => Refusal::RegionNotFound(region),
+                }
+                .into());
+            }
+            Stage::Stopping { .. } => return Err(Refusal::RegionNotFound(region).into()),
+        }
+        if let Some(asked) = target.peer.filter(|asked| *asked != self.id) {
+            return Err(Refusal::PeerMismatch {
+                asked,
+                local: self.id,
+            }
+            .into());
+        }
+        if !self.is_leader() {
+            return Err(Refusal::NotLeader {
+                region,
+                leader: self.leader(),
+            }
+            .into());
+        }
+        self.check_keys(target)
+    }
+
+    /// Checks version and keys against the applied descriptor.
+    pub fn check_keys(&self, target: &Target) -> Result<(), Misroute> {
+        let ours = self.epoch().version;
+        let asked = target.epoch.map(|epoch| epoch.version);
+        if asked.is_some_and(|asked| asked > ours) {
+            return Err(Misroute::Epoch);
+        }
+        let current = asked.is_none_or(|asked| asked == ours);
+        let (start, end) = (&self.region.start_key[..], &self.region.end_key[..]);
+        let outside = match &target.keys {
+            Keys::Points(points) => points.iter().find(|key| !keys::contains(start, end, key)),
+            Keys::Range(..) | Keys::Clamped if !current => return Err(Misroute::Epoch),
+            Keys::Range(from, to) => (!keys::covers(start, end, from, to)).then_some(from),
+            Keys::Clamped => None,
+        };
+        match outside {
+            None => Ok(()),
+            Some(_) if !current => Err(Misroute::Epoch),
+            Some(key) => {
+                let region = self.region.clone();
+                Err(Refusal::KeyNotInRegion {
+                    key: key.clone(),
+                    region,
+                }
+                .into())
+            }
+        }
+    }
+}
+
+impl<E: Engine> Store<E> {
+    /// Completes a refusal with what is known here.
+    pub(crate) fn refusal(&self, misroute: Misroute, target: &Target) -> Refusal {
+        match misroute {
+            Misroute::Refused(refusal) => refusal,
+            Misroute::Epoch => Refusal::EpochNotMatch {
+                current: self.covering(target),
+            },
+        }
+    }
+
+    /// The regions here that cover a request, the one asked first.
+    fn covering(&self, target: &Target) -> Vec<metapb::Region> {
+        let mut current = Vec::new();
+        let asked = self
+            .peers
+            .get(&target.region)
+            .filter(|peer| peer.is_normal());
+        current.extend(asked.map(|peer| peer.region.clone()));
+        let mut others = BTreeSet::new();
+        match &target.keys {
+            Keys::Points(points) => {
+                for key in points {
+                    let mut end = key.to_vec();
+                    end.push(0);
+                    others.extend(self.owners(key, &end).take(1));
+                }
+            }
+            Keys::Range(start, end) => others.extend(self.owners(start, end).take(COVERING_MAX)),
+            Keys::Clamped => {
+                // The client does not say which range it believes in: whatever was split off lies to the right.
+                if let Some(peer) = asked
+                    && !peer.region.end_key.is_empty()
+                {
+                    others.extend(self.owners(&peer.region.end_key, &Bytes::new()).take(1));
+                }
+            }
+        }
+        others.remove(&target.region);
+        let others = others
+            .iter()
+            .take(COVERING_MAX)
+            .filter_map(|region| self.peers.get(region));
+        current.extend(
+            others
+                .filter(|peer| peer.is_normal())
+                .map(|peer| peer.region.clone()),
+        );
+        current
+    }
+
+    fn owners<'a>(&'a self, start: &'a [u8], end: &'a [u8]) -> impl Iterator<Item = RegionId> + 'a {
+        self.cx.ranges.overlapping(start, end)
+    }
+}

@@ -1,0 +1,288 @@
+//! Splitting a region at given keys (REGIONS §4).
+//!
+//! The command names everything: keys, ids of the children and of their peers, and who leads each child first. Every peer
+//! applies it at the same index with the same result. The named peer then leads the child's term 1 without an election, once:
+//! its first log write makes its vote for itself durable, and whoever finds a term on disk never leads by name again.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use engine::Engine;
+use proto::RegionId;
+use proto::pontoon::v1 as wire;
+use proto::pontoon::v1::command::Structural;
+use raft::{CampaignReason, Event as RaftEvent, LogPosition, Payload, PeerId};
+
+use crate::context::Context;
+use crate::event::{AppliedChild, ApplyTask, OrderRefusal};
+use crate::peer::{Peer, Stage};
+use crate::store::{Store, step_quietly};
+use crate::{Error, advance, codec, identity, keys};
+
+impl<E: Engine> Store<E> {
+    /// Proposes a split, with ids from the pool.
+    pub(crate) fn propose_split(
+        &mut self,
+        region: RegionId,
+        split_keys: &[Bytes],
+    ) -> Result<(), OrderRefusal> {
+        let peer = self.peers.get_mut(&region).ok_or(OrderRefusal::NotLeader)?;
+        let cx = &mut self.cx;
+        if split_keys.is_empty() || split_keys.len() > cx.options.split_keys_max {
+            return Err(OrderRefusal::Invalid("a split takes one key or a few"));
+        }
+        let (start, end) = (&peer.region.start_key, &peer.region.end_key);
+        let mut previous = start;
+        for key in split_keys {
+            if key <= previous || !keys::contains(start, end, key) {
+                return Err(OrderRefusal::Invalid(
+                    "split keys must grow strictly inside the region",
+                ));
+            }
+            previous = key;
+        }
+        let members = peer.region.peers.len();
+        let needed = split_keys.len() * (1 + members);
+        if cx.ids.len() < needed {
+            return Err(OrderRefusal::NoIds);
+        }
+        let own = peer
+            .region
+            .peers
+            .iter()
+            .position(|member| member.id == peer.id.0);
+        let own = own.ok_or(OrderRefusal::NotLeader)?;
+        let mut ids = cx.ids.drain(..needed);
+        let children = split_keys.iter().map(|_| {
+            let region_id = ids.next().expect("the pool was checked");
+            let peer_ids: Vec<u64> = ids.by_ref().take(members).collect();
+            wire::SplitChild {
+                region_id,
+                first_leader: peer_ids[own],
+                peer_ids,
+            }
+        });
+        let children = children.collect();
+        drop(ids);
+        let split = wire::Split {
+            keys: split_keys.to_vec(),
+            children,
+        };
+        let command = peer.structural_command(Some(Structural::Split(split)));
+        peer.propose_structural(Payload::Structural(codec::seal(&command)), cx)
+    }
+
+    pub(crate) fn on_ids(&mut self, ids: Vec<u64>) {
+        self.cx.ids_asked_tick = None;
+        let known: BTreeSet<u64> = self.cx.ids.iter().copied().collect();
+        self.cx
+            .ids
+            .extend(ids.into_iter().filter(|id| *id != 0 && !known.contains(id)));
+    }
+
+    /// Asks for ids when the pool runs low, and again after a while.
+    pub(crate) fn ask_for_ids(&mut self) {
+        let cx = &mut self.cx;
+        let waits = cx
+            .ids_asked_tick
+            .is_some_and(|asked| cx.tick < asked + cx.options.ids_ticks);
+        if waits || cx.ids.len() >= cx.options.ids_low as usize {
+            return;
+        }
+        cx.ids_asked_tick = Some(cx.tick);
+        cx.out.ids_wanted = cx.options.ids_batch;
+    }
+
+    /// Brings up the peer of a child that a split wrote.
+    pub(crate) fn create_child(&mut self, child: AppliedChild) {
+        let region = RegionId(child.region.id);
+        if !child.created {
+            // A later peer lives or lived here. Nobody owns the range; a snapshot clears what it takes.
+            return;
+        }
+        match self.peers.get(&region) {
+            Some(peer) if peer.id == child.peer => match peer.stage {
+                Stage::Uninitialized { .. } | Stage::Dormant => {}
+                Stage::Stopping { .. } => {
+                    self.bury_child(child);
+                    return;
+                }
+                Stage::Normal | Stage::Installing(_) => return,
+            },
+            Some(_) => {
+                self.bury_child(child);
+                return;
+            }
+            None => {}
+        }
+        let earlier = self.peers.remove(&region);
+        let range = (child.region.start_key.clone(), child.region.end_key.clone());
+        if let Err(other) = self.cx.ranges.set(region, &[], &[range]) {
+            self.cx.fail(Error::Overlap { region, other });
+            return;
+        }
+        match start_child(child, earlier, &mut self.cx) {
+            Ok(peer) => {
+                self.peers.insert(region, peer);
+                self.cx.out.apply.push(ApplyTask::Open(region));
+            }
+            Err(error) => self.cx.fail(error),
+        }
+    }
+
+    /// A child's peer that died at the very moment the split gave it data: the proof of its death stands.
+    fn bury_child(&mut self, child: AppliedChild) {
+        let region = RegionId(child.region.id);
+        let tombstone = wire::RegionState {
+            state: wire::region_state::State::Tombstone as i32,
+            region: Some(child.region.clone()),
+            peer_id: child.peer.0,
+            reason: "removed before it had data".to_owned(),
+        };
+        // The range stays unowned; a snapshot that takes it clears it first.
+        self.cx.out.tasks.push(crate::event::Task::Destroy {
+            region,
+            peer: child.peer,
+            tombstone,
+            clear: None,
+        });
+    }
+}
+
+/// The peer of a child, with what an earlier stage of it has in the raft tier (REGIONS §4, first term).
+fn start_child<E: Engine>(
+    child: AppliedChild,
+    earlier: Option<Box<Peer>>,
+    cx: &mut Context<E>,
+) -> Result<Box<Peer>, Error> {
+    let region = RegionId(child.region.id);
+    let base = identity::BASE;
+    let mut entries = Vec::new();
+    let (mut state, contacts) = match earlier {
+        Some(earlier) => {
+            if matches!(earlier.stage, Stage::Dormant) {
+                let first = earlier.state.compacted_index + 1;
+                entries =
+                    advance::read_entries(&cx.engine, region, first..raft::Index::MAX, usize::MAX)?;
+            }
+            (earlier.state, earlier.contacts)
+        }
+        None => (
+            wire::RaftState {
+                peer_id: child.peer.0,
+                ..Default::default()
+            },
+            Vec::new(),
+        ),
+    };
+    // Only a peer that never knew a term follows the command; a vote that was given is kept.
+    let first_term = state.term == 0;
+    if first_term {
+        state.term = base.term;
+        state.vote = child.first_leader.0;
+    }
+    if state.compacted_index == 0 {
+        state.compacted_term = base.term;
+        state.compacted_index = base.index;
+        state.commit = base.index;
+    }
+    let mut peer = Box::new(Peer::new(
+        child.peer,
+        child.region,
+        Stage::Normal,
+        state,
+        cx.tick,
+    ));
+    peer.contacts = contacts;
+    peer.applied = LogPosition {
+        term: base.term,
+        index: base.index,
+    };
+    peer.handed_out = base.index;
+    peer.bytes = child.bytes;
+    peer.keys = child.keys;
+    peer.log_bytes = entries
+        .iter()
+        .map(|entry| entry.payload.size_bytes() as u64)
+        .sum();
+    peer.start_raft(entries, first_term, cx)?;
+    peer.put_mark(None, cx);
+    cx.log.put(&keys::raft_state(region), &peer.state);
+    // Nothing leaves before the first term and vote are durable, nor before what an earlier instance wrote is.
+    peer.hold(cx);
+    peer.publish(cx);
+    if first_term
+        && child.first_leader == child.peer
+        && let Some(raft) = peer.raft.as_mut()
+    {
+        step_quietly(raft, RaftEvent::Campaign(CampaignReason::Named));
+    }
+    cx.touch(&mut peer);
+    Ok(peer)
+}
+
+impl Peer {
+    /// A structural command for exactly the applied epoch.
+    pub(crate) fn structural_command(&self, structural: Option<Structural>) -> wire::Command {
+        wire::Command {
+            region_id: self.region.id,
+            epoch: Some(self.epoch()),
+            operations: Vec::new(),
+            structural,
+            request_operations: Vec::new(),
+        }
+    }
+
+    /// Proposes what occupies the lane until it is applied. What clients proposed before goes first.
+    pub(crate) fn propose_structural<E: Engine>(
+        &mut self,
+        payload: Payload,
+        cx: &mut Context<E>,
+    ) -> Result<(), OrderRefusal> {
+        self.flush_writes(cx);
+        let raft = self.raft.as_mut().ok_or(OrderRefusal::NotLeader)?;
+        let position = match raft.step(RaftEvent::Propose(payload)) {
+            Ok(position) => position,
+            Err(error) => return Err(refusal_of(&error)),
+        };
+        cx.touch(self);
+        self.lane = position.map(|position| position.index);
+        Ok(())
+    }
+
+    /// The peer's store of a member.
+    pub(crate) fn is_named(&self, peer: PeerId) -> bool {
+        self.member(peer).is_some()
+    }
+}
+
+/// What Raft's refusal of a structural command means to placement.
+pub(crate) fn refusal_of(error: &raft::Error) -> OrderRefusal {
+    match error {
+        raft::Error::NotLeader { .. } => OrderRefusal::NotLeader,
+        raft::Error::Transferring { .. } => OrderRefusal::Transferring,
+        raft::Error::ChangeInProgress { .. }
+        | raft::Error::TermNotApplied { .. }
+        | raft::Error::Busy { .. } => OrderRefusal::LaneBusy,
+        raft::Error::Behind { .. } | raft::Error::Installing { .. } => OrderRefusal::Behind,
+        raft::Error::InvalidChange(_) => {
+            OrderRefusal::Invalid("the change does not fit the configuration")
+        }
+        raft::Error::TransferTarget { peer, reason } => match (peer, reason) {
+            (Some(peer), raft::TransferRefusal::InSnapshot | raft::TransferRefusal::Silent) => {
+                OrderRefusal::NotCaughtUp {
+                    peer: *peer,
+                    lag: 0,
+                }
+            }
+            _ => OrderRefusal::Invalid("the target cannot lead"),
+        },
+        raft::Error::MayNotCampaign(_)
+        | raft::Error::SnapshotNotNeeded { .. }
+        | raft::Error::StaleTerm { .. }
+        | raft::Error::Misaddressed { .. }
+        | raft::Error::Malformed { .. }
+        | raft::Error::Restored(_)
+        | raft::Error::Options => OrderRefusal::Invalid("the command is not possible now"),
+    }
+}

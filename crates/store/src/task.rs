@@ -1,0 +1,244 @@
+//! Background work, carried out by the driver's pool. Everything here may be repeated after a crash.
+
+use bytes::Bytes;
+use engine::{Batch, Change, Engine, Error, Family, Logging, View};
+use proto::RegionId;
+use proto::pontoon::v1::{
+    AppliedState, RaftState, RegionState, SnapshotFile, SnapshotHead, region_state,
+};
+use raft::PeerId;
+
+use crate::event::{Task, TaskDone};
+use crate::options::Options;
+use crate::{codec, keys};
+
+/// Carries out a task. `None` when nothing is to be reported. [`Task::SendSnapshot`] is the driver's own and does nothing here.
+///
+/// # Errors
+/// What the engine says: the node must stop (R14).
+pub fn run<E: Engine>(engine: &E, task: Task) -> Result<Option<TaskDone>, Error> {
+    match task {
+        Task::BuildSnapshot {
+            region,
+            from_peer,
+            leader_term,
+            to_peer,
+            to_store: _,
+            slot,
+        } => {
+            let head = build(engine, region, from_peer, leader_term, to_peer, slot)?;
+            Ok(Some(TaskDone::SnapshotBuilt {
+                region,
+                to_peer,
+                head,
+            }))
+        }
+        Task::SendSnapshot { .. } => Ok(None),
+        Task::InstallSnapshot { head, clear } => install(engine, &head, &clear).map(Some),
+        Task::Destroy {
+            region,
+            peer,
+            tombstone,
+            clear,
+        } => {
+            destroy(engine, region, peer, &tombstone, clear)?;
+            Ok(Some(TaskDone::Destroyed { region, peer }))
+        }
+        Task::RemoveFiles(names) => {
+            engine.stage_remove(&names)?;
+            Ok(None)
+        }
+    }
+}
+
+/// Stages a region's data as of one view, with the descriptor and position of the same view. `None` when the peer is gone.
+fn build<E: Engine>(
+    engine: &E,
+    region: RegionId,
+    from_peer: PeerId,
+    leader_term: u64,
+    to_peer: PeerId,
+    slot: u64,
+) -> Result<Option<SnapshotHead>, Error> {
+    let view = engine.view();
+    let (state_key, applied_key) = (keys::region_state(region), keys::applied_state(region));
+    let (Some(state), Some(applied)) = (
+        view.get(Family::State, &state_key)?,
+        view.get(Family::State, &applied_key)?,
+    ) else {
+        return Ok(None);
+    };
+    let (Some(state), Some(applied)) = (
+        codec::decode_record::<RegionState>(&state),
+        codec::decode_record::<AppliedState>(&applied),
+    ) else {
+        return Err(Error::Corrupt {
+            what: format!("the state of region {region}"),
+            source: None,
+        });
+    };
+    if state.state() != region_state::State::Normal || state.peer_id != from_peer.0 {
+        return Ok(None);
+    }
+    let Some(descriptor) = state.region else {
+        return Ok(None);
+    };
+    let (mut start, end) = (
+        keys::data(&descriptor.start_key),
+        keys::data_end(&descriptor.end_key),
+    );
+    let mut files = Vec::new();
+    let bytes_max = Options::default().snapshot_file_bytes_max;
+    loop {
+        let name = format!(
+            "snapshot-{region}-{to_peer}-{term}-{index}-{leader_term}-{slot}-{number}.sst",
+            term = applied.term,
+            index = applied.index,
+            number = files.len()
+        );
+        // Left over from an attempt that ended in the middle.
+        engine.stage_remove(std::slice::from_ref(&name))?;
+        let (file, next) =
+            engine.stage_range(&view, Family::State, &start, &end, bytes_max, &name)?;
+        let Some(file) = file else { break };
+        files.push(SnapshotFile {
+            name: file.name,
+            bytes: file.bytes,
+            keys: file.keys,
+            crc32c: file.crc32c,
+        });
+        match next {
+            Some(next) => start = next,
+            None => break,
+        }
+    }
+    Ok(Some(SnapshotHead {
+        slot,
+        from_peer: from_peer.0,
+        to_peer: to_peer.0,
+        from_store: 0,
+        leader_term,
+        term: applied.term,
+        index: applied.index,
+        region: Some(descriptor),
+        files,
+    }))
+}
+
+/// Replaces what is in the ranges by the files, then writes the region's state, then flushes: only after that may the
+/// install mark go (REGIONS §7).
+fn install<E: Engine>(
+    engine: &E,
+    head: &SnapshotHead,
+    clear: &[(Bytes, Bytes)],
+) -> Result<TaskDone, Error> {
+    let descriptor = head.region.clone().unwrap_or_default();
+    let (region, peer) = (RegionId(descriptor.id), PeerId(head.to_peer));
+    let mut names = Vec::with_capacity(head.files.len());
+    let mut sizes = (0, 0);
+    for file in &head.files {
+        match engine.stage_finish(&file.name) {
+            Ok(staged) if staged.crc32c == file.crc32c && staged.bytes == file.bytes => {}
+            Ok(_)
+            | Err(Error::Staging { .. } | Error::StagingName { .. } | Error::Corrupt { .. }) => {
+                return Ok(TaskDone::SnapshotUnusable { region, peer });
+            }
+            Err(error) => return Err(error),
+        }
+        sizes.0 += file.bytes;
+        sizes.1 += file.keys;
+        names.push(file.name.clone());
+    }
+    for (start, end) in clear {
+        engine.clear_range(
+            Family::State,
+            &keys::data(start),
+            &keys::data_end(end),
+            Logging::On,
+        )?;
+    }
+    engine.ingest(Family::State, &names)?;
+    let state = RegionState {
+        state: region_state::State::Normal as i32,
+        region: Some(descriptor),
+        peer_id: peer.0,
+        reason: String::new(),
+    };
+    let applied = AppliedState {
+        index: head.index,
+        term: head.term,
+        bytes: sizes.0,
+        keys: sizes.1,
+    };
+    let changes = vec![
+        put(&keys::region_state(region), &state),
+        put(&keys::applied_state(region), &applied),
+    ];
+    engine.write(
+        Batch {
+            family: Family::State,
+            changes,
+        },
+        Logging::On,
+    )?;
+    engine.flush(Family::State)?;
+    Ok(TaskDone::SnapshotInstalled {
+        region,
+        peer,
+        index: head.index,
+    })
+}
+
+/// The order of destroying (REGIONS §2): the tombstone is flushed before log and hard state go. The mark stays for ever.
+fn destroy<E: Engine>(
+    engine: &E,
+    region: RegionId,
+    peer: PeerId,
+    tombstone: &RegionState,
+    clear: Option<(Bytes, Bytes)>,
+) -> Result<(), Error> {
+    let mut changes = vec![put(&keys::region_state(region), tombstone)];
+    changes.push(Change::Delete(Bytes::copy_from_slice(
+        &keys::applied_state(region),
+    )));
+    engine.write(
+        Batch {
+            family: Family::State,
+            changes,
+        },
+        Logging::On,
+    )?;
+    engine.flush(Family::State)?;
+    if let Some((start, end)) = clear {
+        engine.clear_range(
+            Family::State,
+            &keys::data(&start),
+            &keys::data_end(&end),
+            Logging::On,
+        )?;
+    }
+    let state = engine.get(Family::Log, &keys::raft_state(region))?;
+    let state: Option<RaftState> = state.as_ref().and_then(codec::decode_record);
+    if state.is_none_or(|state| state.peer_id <= peer.0) {
+        let (first, raft_state) = (keys::entry(region, 0), keys::raft_state(region));
+        let changes = vec![
+            Change::DeleteRange(
+                Bytes::copy_from_slice(&first),
+                Bytes::copy_from_slice(&raft_state),
+            ),
+            Change::Delete(Bytes::copy_from_slice(&raft_state)),
+        ];
+        engine.write(
+            Batch {
+                family: Family::Log,
+                changes,
+            },
+            Logging::On,
+        )?;
+    }
+    Ok(())
+}
+
+fn put(key: &[u8], record: &impl prost::Message) -> Change {
+    Change::Put(Bytes::copy_from_slice(key), codec::encode_record(record))
+}
