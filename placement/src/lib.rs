@@ -1,1 +1,48 @@
-//! x
+//! The placement driver as a deterministic state machine: identities, timestamps, stores, routes and operators.
+//!
+//! A placement group is a Raft group with one region of its own, whose keys are what placement replicates (DESIGN D7).
+//! This crate is what its *leader* does, with no clock, thread or socket: [`Placement::lead`] loads the region's keys,
+//! [`Placement::step`] takes [`Event`]s and returns [`Effects`], and the driver proposes the writes, confirms leadership,
+//! carries orders to stores and answers to clients. Followers hold the region's data and nothing else.
+//!
+//! - `state`: keys of the region, their values, loading them.
+//! - `outbox`: the single writer. Nothing leaves before what it rests on is applied.
+//! - `ids`, `tso`: identities and timestamps (R28, R31).
+//! - `stores`: metadata, boot counters, heartbeats (R30).
+//! - `regions`: the view of regions from reports of their leaders (R32); soft, never replicated.
+//! - `operator`, `operators`: steps on one region, judged by reports (R22).
+//! - `checker`, `commands`: who makes operators: repair, and administrators.
+//! - `machine`: puts them together.
+//!
+//! Not here yet: balancing, merging, repair of peers on stores that are merely down, the journal of refusals. They add
+//! findings to `checker` and kinds to `operator`.
+
+mod checker;
+mod commands;
+mod event;
+mod ids;
+pub mod keyspace;
+mod machine;
+mod operator;
+mod operators;
+mod outbox;
+mod regions;
+mod settings;
+mod state;
+mod stores;
+mod tso;
+
+pub use event::{
+    Answer, Change, ClusterInfo, Effects, Event, Lookup, Note, Now, Order, OrderKind, Refusal,
+    Request, RequestId, Space, SplitIds, Write,
+};
+pub use machine::Placement;
+pub use operator::{Epoch, Kind, OperatorView, Priority, SPLIT_KEYS_MAX, State, Step};
+pub use regions::RegionInfo;
+pub use settings::Settings;
+pub use state::{CLUSTER_KEY, LoadError, decode_cluster};
+pub use stores::StoreInfo;
+pub use tso::LOGICAL_MAX;
+
+/// The name of the gRPC metadata entry in which a store tells its boot counter, in decimal (R30).
+pub const BOOT_METADATA: &str = "pontoon-boot";

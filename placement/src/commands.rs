@@ -1,0 +1,191 @@
+//! Commands of administrators, checked against the view and turned into plans.
+//!
+//! A refusal here is an answer to a person: it says what stands in the way. What only the region's leader can judge
+//! (lag, the lane, keys that moved meanwhile) is judged there, and shows as a cancelled operator.
+
+use bytes::Bytes;
+use proto::{StoreId, metapb};
+
+use crate::checker::has_room;
+use crate::event::{Now, Refusal};
+use crate::keyspace;
+use crate::operator::{Kind, Priority, SPLIT_KEYS_MAX, Step};
+use crate::operators::Plan;
+use crate::regions::RegionInfo;
+use crate::settings::Settings;
+use crate::stores::Stores;
+
+/// Keys of one command at the most.
+const KEYS_MAX: usize = 1024;
+/// Length of a key at the most, in its encoded form (RELIABILITY F27).
+const KEY_BYTES_MAX: usize = 10 << 10;
+
+/// Plans a split. More keys than one command may hold become several steps from right to left, since the region keeps
+/// what is left of the first key.
+pub(crate) fn split(
+    region: &RegionInfo,
+    mut keys: Vec<Bytes>,
+    api_version: u32,
+) -> Result<Plan, Refusal> {
+    keys.sort_unstable();
+    keys.dedup();
+    if keys.is_empty() || keys.len() > KEYS_MAX {
+        return Err(Refusal::Invalid(format!(
+            "a split takes 1 to {KEYS_MAX} keys"
+        )));
+    }
+    for key in &keys {
+        if key.len() > KEY_BYTES_MAX {
+            return Err(Refusal::Invalid(format!(
+                "a key has {} bytes, {KEY_BYTES_MAX} are allowed",
+                key.len()
+            )));
+        }
+        if !region.contains(key) || *key == region.region.start_key {
+            return Err(Refusal::Invalid(format!(
+                "a key is not inside region {}",
+                region.id()
+            )));
+        }
+        if !keyspace::valid_boundary(api_version, key) {
+            return Err(Refusal::Invalid(
+                "a key is not memcomparable-encoded, as boundaries are with api-version 2".into(),
+            ));
+        }
+    }
+    if region.is_joint() {
+        return Err(joint(region));
+    }
+    let steps = keys
+        .rchunks(SPLIT_KEYS_MAX)
+        .map(|keys| Step::Split(keys.to_vec()))
+        .collect();
+    let cause = format!("an administrator splits it at {} keys", keys.len());
+    Ok(Plan {
+        kind: Kind::Split,
+        priority: Priority::Admin,
+        steps,
+        cause,
+    })
+}
+
+/// Checks a move; the plan is [`move_steps`] with a fresh peer id.
+pub(crate) fn check_move<'r>(
+    region: &'r RegionInfo,
+    from: StoreId,
+    to: StoreId,
+    stores: &Stores,
+    settings: &Settings,
+    now: Now,
+) -> Result<&'r metapb::Peer, Refusal> {
+    let peer = region.peer_on(from).ok_or_else(|| {
+        Refusal::Invalid(format!(
+            "region {} has no peer on store {from}",
+            region.id()
+        ))
+    })?;
+    if region.is_joint() {
+        return Err(joint(region));
+    }
+    if peer.role() != metapb::PeerRole::Voter {
+        return Err(Refusal::Invalid(format!(
+            "the peer on store {from} is not a voter"
+        )));
+    }
+    if let Some(there) = region.peer_on(to) {
+        return Err(Refusal::Invalid(format!(
+            "store {to} has peer {} of region {} already",
+            there.id,
+            region.id()
+        )));
+    }
+    if !stores.contains(to) {
+        return Err(Refusal::StoreNotFound(to));
+    }
+    if !stores.takes_peers(to, now, settings.store_down_after) {
+        return Err(Refusal::Invalid(format!("store {to} is not up")));
+    }
+    if !has_room(stores, to, region.bytes) {
+        return Err(Refusal::Invalid(format!(
+            "store {to} has no room for region {}",
+            region.id()
+        )));
+    }
+    Ok(peer)
+}
+
+/// The steps that move the voter `from` to the new peer `to` (REGIONS §3). Leadership moves as late as possible, so that
+/// a move that fails before costs none.
+pub(crate) fn move_steps(region: &RegionInfo, from: &metapb::Peer, to: &metapb::Peer) -> Vec<Step> {
+    let leads = region
+        .leader
+        .as_ref()
+        .is_some_and(|leader| leader.id == from.id);
+    let heir = region
+        .voters()
+        .find(|peer| peer.id != from.id && region.caught_up(peer.id));
+    let mut steps = vec![Step::AddLearner(*to), Step::CatchUp(*to)];
+    let swap = |promote: &[&metapb::Peer], demote: &[&metapb::Peer]| Step::Swap {
+        promote: promote.iter().map(|peer| *(*peer)).collect(),
+        demote: demote.iter().map(|peer| *(*peer)).collect(),
+    };
+    match heir {
+        Some(heir) => {
+            if leads {
+                steps.push(Step::TransferLeader(*heir));
+            }
+            steps.push(swap(&[to], &[from]));
+        }
+        // Nobody else can lead: the new peer must vote before the old one may go.
+        None => {
+            steps.push(swap(&[to], &[]));
+            steps.push(Step::TransferLeader(*to));
+            steps.push(swap(&[], &[from]));
+        }
+    }
+    steps.push(Step::RemoveLearner(*from));
+    steps
+}
+
+/// The steps that add a voter.
+pub(crate) fn add_steps(to: &metapb::Peer) -> Vec<Step> {
+    vec![
+        Step::AddLearner(*to),
+        Step::CatchUp(*to),
+        Step::Swap {
+            promote: vec![*to],
+            demote: Vec::new(),
+        },
+    ]
+}
+
+/// Plans a transfer of leadership.
+pub(crate) fn transfer(
+    region: &RegionInfo,
+    to: StoreId,
+    stores: &Stores,
+    settings: &Settings,
+    now: Now,
+) -> Result<Plan, Refusal> {
+    let peer = region.peer_on(to).ok_or_else(|| {
+        Refusal::Invalid(format!("region {} has no peer on store {to}", region.id()))
+    })?;
+    if peer.role() != metapb::PeerRole::Voter {
+        return Err(Refusal::Invalid(format!(
+            "the peer on store {to} is not a voter"
+        )));
+    }
+    if stores.down(to, now, settings.store_down_after) {
+        return Err(Refusal::Invalid(format!("store {to} is down")));
+    }
+    Ok(Plan {
+        kind: Kind::TransferLeader,
+        priority: Priority::Admin,
+        steps: vec![Step::TransferLeader(*peer)],
+        cause: format!("an administrator makes store {to} lead it"),
+    })
+}
+
+fn joint(region: &RegionInfo) -> Refusal {
+    Refusal::Busy(format!("region {} is changing its members", region.id()))
+}

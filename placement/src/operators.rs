@@ -1,0 +1,489 @@
+//! The operators of the cluster: one per region, moved forward by reports.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::{RegionId, StoreId, metapb};
+
+use crate::event::{Note, Now, Order, OrderKind};
+use crate::operator::{Kind, Operator, OperatorView, Priority, Progress, State, Step, judge};
+use crate::outbox::Outbox;
+use crate::regions::RegionInfo;
+use crate::settings::Settings;
+use crate::state;
+use crate::stores::Stores;
+
+/// A decision: what is to be done with a region, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Plan {
+    pub kind: Kind,
+    pub priority: Priority,
+    pub steps: Vec<Step>,
+    pub cause: String,
+}
+
+#[derive(Debug)]
+struct Running {
+    operator: Operator,
+    /// Whether the region reported to this leader since the operator was made or loaded.
+    heard: bool,
+    /// When the current step began, as far as this leader knows.
+    since: Duration,
+    sent: Option<Duration>,
+}
+
+/// Pause of the checkers for a region.
+#[derive(Clone, Copy, Debug)]
+struct BackOff {
+    failures: u32,
+    until: Duration,
+}
+
+/// All operators under way and the last finished ones.
+#[derive(Debug, Default)]
+pub(crate) struct Operators {
+    running: BTreeMap<u64, Running>,
+    by_region: BTreeMap<RegionId, u64>,
+    finished: BTreeMap<u64, Operator>,
+    /// Operators per store that they touch.
+    busy: BTreeMap<StoreId, usize>,
+    back_off: BTreeMap<RegionId, BackOff>,
+}
+
+/// Why an operator is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Occasion {
+    /// The region reported, or the operator is new: send at once.
+    Report,
+    /// Time passed: send again only when it is due.
+    Tick,
+}
+
+impl Operators {
+    /// Takes the operators of earlier leaders over. A region has one: of two, which a write of a leader that was about
+    /// to lose can leave behind, the later goes.
+    pub fn load(
+        records: BTreeMap<u64, Operator>,
+        now: Now,
+        settings: &Settings,
+        outbox: &mut Outbox,
+    ) -> Self {
+        let mut operators = Self::default();
+        let mut doubles = Vec::new();
+        for (id, operator) in records {
+            if operator.state != State::Running {
+                operators.finished.insert(id, operator);
+            } else if operators.by_region.contains_key(&operator.region) {
+                doubles.push(operator);
+            } else {
+                operators.track(operator, false, now);
+            }
+        }
+        for operator in doubles {
+            let reason = "the region has an earlier operator".to_owned();
+            operators.record(operator, State::Cancelled, reason, now, settings, outbox);
+        }
+        operators
+    }
+
+    /// Starts an operator. Its record is staged, and its first order waits for that.
+    pub fn start(
+        &mut self,
+        id: u64,
+        plan: Plan,
+        region: &RegionInfo,
+        now: Now,
+        outbox: &mut Outbox,
+    ) {
+        let operator = Operator {
+            id,
+            kind: plan.kind,
+            priority: plan.priority,
+            state: State::Running,
+            region: region.id(),
+            start_epoch: region.epoch(),
+            epoch: region.epoch(),
+            steps: plan.steps,
+            step: 0,
+            cause: plan.cause,
+            reason: String::new(),
+            created_at_ms: now.wall_ms,
+            finished_at_ms: 0,
+        };
+        assert!(!operator.steps.is_empty(), "operator {id} has no steps");
+        let occupied = self.by_region.get(&operator.region);
+        assert!(
+            occupied.is_none(),
+            "region {} has operator {occupied:?}",
+            operator.region
+        );
+        note(
+            &operator,
+            outbox,
+            format!("{} started: {}", operator.kind.name(), operator.cause),
+        );
+        let _ = outbox.stage(state::put_operator(&operator));
+        self.track(operator, true, now);
+    }
+
+    /// The operator of a region, its priority, and whether it may be replaced: not while a joint change may be under way.
+    pub fn of_region(&self, region: RegionId) -> Option<(u64, Priority, bool)> {
+        let id = *self.by_region.get(&region)?;
+        let operator = &self.running[&id].operator;
+        let between = !matches!(operator.current(), Step::Swap { .. });
+        Some((id, operator.priority, between))
+    }
+
+    /// Operators under way.
+    pub fn len(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Operators under way that touch a store.
+    pub fn busy(&self, store: StoreId) -> usize {
+        self.busy.get(&store).copied().unwrap_or(0)
+    }
+
+    /// Whether the checkers leave a region alone for now.
+    pub fn backs_off(&self, region: RegionId, now: Now) -> bool {
+        self.back_off
+            .get(&region)
+            .is_some_and(|pause| now.monotonic < pause.until)
+    }
+
+    /// Regions whose operators are to be looked at on a tick, with what is left to do without a report.
+    pub fn due(&mut self, now: Now, settings: &Settings, outbox: &mut Outbox) -> Vec<RegionId> {
+        let mut due = Vec::new();
+        let mut lost = Vec::new();
+        for (id, running) in &self.running {
+            if running.heard {
+                due.push(running.operator.region);
+            } else if now.monotonic.saturating_sub(running.since) >= settings.resume_deadline {
+                lost.push(*id);
+            }
+        }
+        for id in lost {
+            self.finish(
+                id,
+                State::Cancelled,
+                "its region did not report to the new leader".into(),
+                now,
+                settings,
+                outbox,
+            );
+        }
+        due
+    }
+
+    /// Looks at the operator of a region with what is known of the region now.
+    pub fn advance(
+        &mut self,
+        region: &RegionInfo,
+        occasion: Occasion,
+        stores: &Stores,
+        now: Now,
+        settings: &Settings,
+        outbox: &mut Outbox,
+    ) {
+        let Some(&id) = self.by_region.get(&region.id()) else {
+            return;
+        };
+        loop {
+            let running = self
+                .running
+                .get_mut(&id)
+                .expect("by_region names running operators");
+            if !running.heard {
+                running.heard = true;
+                running.since = now.monotonic;
+            }
+            let step = running.operator.current();
+            match judge(step, running.operator.epoch, region) {
+                Progress::Done(epoch) => {
+                    let text = format!("done: {step}");
+                    running.operator.epoch = epoch;
+                    running.operator.step += 1;
+                    running.since = now.monotonic;
+                    running.sent = None;
+                    note(&running.operator, outbox, text);
+                    if running.operator.step == running.operator.steps.len() {
+                        self.finish(id, State::Done, String::new(), now, settings, outbox);
+                        return;
+                    }
+                    let _ = outbox.stage(state::put_operator(&running.operator));
+                }
+                Progress::Cancel(reason) => {
+                    self.finish(id, State::Cancelled, reason, now, settings, outbox);
+                    return;
+                }
+                progress @ (Progress::Wait | Progress::Send(_)) => {
+                    if let Some(reason) = give_up(running, region, stores, now, settings) {
+                        self.finish(id, State::Cancelled, reason, now, settings, outbox);
+                        return;
+                    }
+                    if let Progress::Send(kind) = progress {
+                        send(
+                            running, kind, occasion, region, stores, now, settings, outbox,
+                        );
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Ends an operator that did not finish.
+    pub fn cancel(
+        &mut self,
+        id: u64,
+        reason: String,
+        now: Now,
+        settings: &Settings,
+        outbox: &mut Outbox,
+    ) {
+        self.finish(id, State::Cancelled, reason, now, settings, outbox);
+    }
+
+    /// A region is not there any more.
+    pub fn region_gone(
+        &mut self,
+        region: RegionId,
+        now: Now,
+        settings: &Settings,
+        outbox: &mut Outbox,
+    ) {
+        self.back_off.remove(&region);
+        if let Some(&id) = self.by_region.get(&region) {
+            self.finish(
+                id,
+                State::Cancelled,
+                "the region is gone".into(),
+                now,
+                settings,
+                outbox,
+            );
+        }
+    }
+
+    /// Newest first, under way and finished.
+    pub fn list(
+        &self,
+        operator: Option<u64>,
+        region: Option<RegionId>,
+        now: Now,
+    ) -> Vec<OperatorView> {
+        let running = self.running.values().map(|running| &running.operator);
+        let wanted = |found: &&Operator| {
+            operator.is_none_or(|id| found.id == id)
+                && region.is_none_or(|region| found.region == region)
+        };
+        let all = running.chain(self.finished.values()).filter(wanted);
+        let mut views: Vec<_> = all.map(|operator| operator.view(now.wall_ms)).collect();
+        views.sort_by_key(|view| std::cmp::Reverse(view.id));
+        views
+    }
+
+    fn track(&mut self, operator: Operator, heard: bool, now: Now) {
+        self.by_region.insert(operator.region, operator.id);
+        for store in touched(&operator) {
+            *self.busy.entry(store).or_default() += 1;
+        }
+        let running = Running {
+            operator,
+            heard,
+            since: now.monotonic,
+            sent: None,
+        };
+        self.running.insert(running.operator.id, running);
+    }
+
+    fn finish(
+        &mut self,
+        id: u64,
+        state: State,
+        reason: String,
+        now: Now,
+        settings: &Settings,
+        outbox: &mut Outbox,
+    ) {
+        let Some(Running { operator, .. }) = self.running.remove(&id) else {
+            return;
+        };
+        self.by_region.remove(&operator.region);
+        for store in touched(&operator) {
+            let count = self
+                .busy
+                .get_mut(&store)
+                .expect("counted when it was tracked");
+            *count -= 1;
+            if *count == 0 {
+                self.busy.remove(&store);
+            }
+        }
+        self.record(operator, state, reason, now, settings, outbox);
+    }
+
+    /// Writes down how an operator ended, and forgets the oldest of those that did.
+    fn record(
+        &mut self,
+        mut operator: Operator,
+        state: State,
+        reason: String,
+        now: Now,
+        settings: &Settings,
+        outbox: &mut Outbox,
+    ) {
+        operator.state = state;
+        operator.reason = reason;
+        operator.finished_at_ms = now.wall_ms;
+        self.pause(&operator, now, settings);
+        let text = match state {
+            State::Done => format!("{} done", operator.kind.name()),
+            State::Running | State::Cancelled => {
+                format!("{} cancelled: {}", operator.kind.name(), operator.reason)
+            }
+        };
+        note(&operator, outbox, text);
+        let _ = outbox.stage(state::put_operator(&operator));
+        self.finished.insert(operator.id, operator);
+        while self.finished.len() > settings.operators_kept_max
+            && let Some((oldest, _)) = self.finished.pop_first()
+        {
+            let _ = outbox.stage(state::delete_operator(oldest));
+        }
+    }
+
+    fn pause(&mut self, operator: &Operator, now: Now, settings: &Settings) {
+        if operator.state == State::Done {
+            self.back_off.remove(&operator.region);
+        } else if operator.priority != Priority::Admin {
+            let failures = self
+                .back_off
+                .get(&operator.region)
+                .map_or(0, |pause| pause.failures);
+            let pause = settings
+                .back_off
+                .saturating_mul(1 << failures.min(16))
+                .min(settings.back_off_max);
+            let until = now.monotonic + pause;
+            self.back_off.insert(
+                operator.region,
+                BackOff {
+                    failures: failures + 1,
+                    until,
+                },
+            );
+        }
+    }
+}
+
+fn note(operator: &Operator, outbox: &mut Outbox, text: String) {
+    outbox.note(Note {
+        region: Some(operator.region),
+        operator: Some(operator.id),
+        text,
+    });
+}
+
+/// Each store once.
+fn touched(operator: &Operator) -> Vec<StoreId> {
+    let mut stores: Vec<_> = operator.steps.iter().flat_map(Step::touches).collect();
+    stores.sort_unstable();
+    stores.dedup();
+    stores
+}
+
+/// Why a step is given up, if it is. Never inside a joint change, which its region finishes by itself.
+fn give_up(
+    running: &Running,
+    region: &RegionInfo,
+    stores: &Stores,
+    now: Now,
+    settings: &Settings,
+) -> Option<String> {
+    if region.is_joint() {
+        return None;
+    }
+    let step = running.operator.current();
+    let down = |store: &StoreId| stores.down(*store, now, settings.store_down_after);
+    if let Some(store) = step.needs().into_iter().find(down) {
+        return Some(format!("store {store} is down"));
+    }
+    let deadline = match step {
+        Step::AddLearner(_) | Step::RemoveLearner(_) | Step::Split(_) => settings.step_deadline,
+        Step::CatchUp(_) => {
+            let transfer = Duration::from_secs(region.bytes / settings.catch_up_rate_bytes.max(1));
+            settings.catch_up_deadline + transfer
+        }
+        Step::Swap { .. } => settings.swap_deadline,
+        Step::TransferLeader(_) => settings.transfer_deadline,
+    };
+    let late = now.monotonic.saturating_sub(running.since) >= deadline;
+    late.then(|| format!("no effect within {} s: {step}", deadline.as_secs()))
+}
+
+#[allow(clippy::too_many_arguments)]
+fn send(
+    running: &mut Running,
+    kind: OrderKind,
+    occasion: Occasion,
+    region: &RegionInfo,
+    stores: &Stores,
+    now: Now,
+    settings: &Settings,
+    outbox: &mut Outbox,
+) {
+    let due = running
+        .sent
+        .is_none_or(|sent| now.monotonic.saturating_sub(sent) >= settings.resend_after);
+    let Some(leader) = region
+        .leader
+        .as_ref()
+        .filter(|_| due || occasion == Occasion::Report)
+    else {
+        return;
+    };
+    if let OrderKind::Swap { promote, demote } = &kind
+        && !enough_live(region, promote, demote, stores, now, settings)
+    {
+        return;
+    }
+    running.sent = Some(now.monotonic);
+    outbox.order(Order {
+        store: StoreId(leader.store_id),
+        region: region.id(),
+        leader: *leader,
+        epoch: running.operator.epoch.to_wire(),
+        kind,
+    });
+}
+
+/// Whether each half of a joint configuration keeps a quorum and one more live voter (R22); a quorum is enough when dead
+/// peers leave, or for fewer than three voters.
+fn enough_live(
+    region: &RegionInfo,
+    promote: &[metapb::Peer],
+    demote: &[metapb::Peer],
+    stores: &Stores,
+    now: Now,
+    settings: &Settings,
+) -> bool {
+    let live = |peer: &&metapb::Peer| {
+        region.caught_up(peer.id)
+            && !stores.down(StoreId(peer.store_id), now, settings.store_down_after)
+    };
+    let among = |peers: &[metapb::Peer], id| peers.iter().any(|peer| peer.id == id);
+    let repair = demote.iter().any(|peer| !live(&peer));
+    let enough = |half: Vec<&metapb::Peer>| {
+        let spare = usize::from(half.len() >= 3 && !repair);
+        half.iter().filter(|peer| live(peer)).count() >= half.len() / 2 + 1 + spare
+    };
+    let outgoing: Vec<_> = region.voters().collect();
+    let incoming = outgoing
+        .iter()
+        .copied()
+        .filter(|peer| !among(demote, peer.id))
+        .chain(promote)
+        .collect();
+    enough(outgoing) && enough(incoming)
+}

@@ -1,0 +1,79 @@
+//! What can be set.
+
+use std::time::Duration;
+
+/// Limits and times of the machine. [`Settings::default`] are the values for production.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// API version of a cluster created by this member: 1 or 2. An existing cluster keeps its own.
+    pub api_version: u32,
+    /// Voters a region should have, in a cluster created by this member. An existing cluster keeps its own.
+    pub replicas: u32,
+    /// A store not heard for so long is down: it is not chosen, and operators that need it are cancelled.
+    pub store_down_after: Duration,
+    /// How long a lookup waits for a report that covers its key.
+    pub lookup_wait: Duration,
+    /// Lookups that wait at once; more are answered at once with "not found".
+    pub lookups_waiting_max: usize,
+    /// Timestamp requests that wait at once; more are refused as busy.
+    pub timestamps_waiting_max: usize,
+    /// An order whose effect does not show is sent again after this, and whenever its region reports.
+    pub resend_after: Duration,
+    /// Operators under way at once, administrators' included.
+    pub operators_max: usize,
+    /// Operators made by checkers that involve one store at once.
+    pub store_operators_max: usize,
+    /// Finished operators that are kept for inspection.
+    pub operators_kept_max: usize,
+    /// Identities reserved per durable write.
+    pub id_step: u64,
+    /// How far ahead of use the timestamp bound is saved.
+    pub timestamp_window: Duration,
+    /// Regions that the sweep looks at per tick.
+    pub sweep_regions_max: usize,
+    /// A transfer of leadership must show within this.
+    pub transfer_deadline: Duration,
+    /// A split, the adding or the removing of a learner must show within this.
+    pub step_deadline: Duration,
+    /// A joint change must be entered and left within this.
+    pub swap_deadline: Duration,
+    /// A learner must be caught up within this, and a second more per [`Settings::catch_up_rate_bytes`].
+    pub catch_up_deadline: Duration,
+    /// Bytes per second that a snapshot is expected to make at the least.
+    pub catch_up_rate_bytes: u64,
+    /// An operator taken over from an earlier leader is given up when its region does not report within this.
+    pub resume_deadline: Duration,
+    /// First pause of the checkers for a region whose operator was cancelled; doubles up to
+    /// [`Settings::back_off_max`].
+    pub back_off: Duration,
+    /// Longest pause.
+    pub back_off_max: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            api_version: 1,
+            replicas: 3,
+            store_down_after: Duration::from_secs(30),
+            lookup_wait: Duration::from_secs(1),
+            lookups_waiting_max: 10_000,
+            timestamps_waiting_max: 100_000,
+            resend_after: Duration::from_secs(1),
+            operators_max: 4096,
+            store_operators_max: 8,
+            operators_kept_max: 256,
+            id_step: 1000,
+            timestamp_window: Duration::from_secs(3),
+            sweep_regions_max: 256,
+            transfer_deadline: Duration::from_secs(5),
+            step_deadline: Duration::from_secs(10),
+            swap_deadline: Duration::from_secs(30),
+            catch_up_deadline: Duration::from_secs(60),
+            catch_up_rate_bytes: 4 << 20,
+            resume_deadline: Duration::from_secs(600),
+            back_off: Duration::from_secs(1),
+            back_off_max: Duration::from_secs(600),
+        }
+    }
+}

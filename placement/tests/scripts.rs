@@ -1,0 +1,501 @@
+//! Scenarios as scripts: `tests/scripts/*.txt` hold commands and what the machine did in answer.
+//!
+//! A line that starts with `#` is a comment, one that starts with `>` is recorded output, any other is a command.
+//! `RECORD=1 cargo test -p placement --test scripts` writes the output anew; read the difference as carefully as code.
+//!
+//! Commands: `lead TERM`, `lose`, `hold` and `release` (writes are applied at once unless held), `stale` (leadership is
+//! lost with the held write on its way) and `late` (it arrives), `bootstrap STORE`,
+//! `store ID ADDRESS [boot=N]`, `beat ID...`, `wait MS` (ticks every 100 ms, all beating stores beat), `silence ID`,
+//! `clock MS` (the wall clock jumps), `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS]`
+//! with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `split REGION KEY...`,
+//! `move REGION FROM TO`, `transfer REGION STORE`, `get KEY`, `ids N`, `tso N`, `operators`, `stores`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use placement::{
+    Answer, Change, Effects, Event, Now, Order, OrderKind, Placement, RegionInfo, Request,
+    RequestId, Settings, Space, Write,
+};
+use proto::{RegionId, StoreId, metapb};
+
+#[test]
+fn scripts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut paths: Vec<_> = std::fs::read_dir(&folder)
+        .expect("the folder of scripts is there")
+        .map(|entry| entry.expect("a folder entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "txt"))
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty());
+    for path in paths {
+        let recorded = std::fs::read_to_string(&path).expect("a script is text");
+        let actual = run(&recorded);
+        if std::env::var_os("RECORD").is_some() {
+            std::fs::write(&path, actual).expect("a script can be written");
+        } else if actual != recorded {
+            let (line, (want, got)) = recorded
+                .lines()
+                .zip(actual.lines())
+                .enumerate()
+                .find(|(_, (want, got))| want != got)
+                .unwrap_or((0, ("the recorded length", "another length")));
+            panic!(
+                "{}:{}\n want {want}\n  got {got}\nall of it:\n{actual}",
+                path.display(),
+                line + 1
+            );
+        }
+    }
+}
+
+fn run(script: &str) -> String {
+    let mut world = World::new();
+    let mut text = String::new();
+    for line in script.lines() {
+        if line.starts_with('>') {
+            continue;
+        }
+        writeln!(text, "{line}").expect("a string grows");
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        for output in world.command(line) {
+            writeln!(text, "> {output}").expect("a string grows");
+        }
+    }
+    text
+}
+
+/// A machine, the region it writes to, and the clocks.
+struct World {
+    machine: Placement,
+    region: BTreeMap<Bytes, Bytes>,
+    now: Now,
+    request: u64,
+    hold: bool,
+    held: Option<Write>,
+    /// A write of a leadership that is over, still on its way.
+    stale: Option<Write>,
+    beating: BTreeSet<u64>,
+    output: Vec<String>,
+}
+
+impl World {
+    fn new() -> Self {
+        let settings = Settings {
+            operators_kept_max: 3,
+            ..Settings::default()
+        };
+        Self {
+            machine: Placement::new(settings),
+            region: BTreeMap::new(),
+            now: Now {
+                wall_ms: 1_000_000,
+                monotonic: Duration::from_secs(100),
+            },
+            request: 0,
+            hold: false,
+            held: None,
+            stale: None,
+            beating: BTreeSet::new(),
+            output: Vec::new(),
+        }
+    }
+
+    fn command(&mut self, line: &str) -> Vec<String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let number = |at: usize| -> u64 {
+            words[at]
+                .parse()
+                .unwrap_or_else(|_| panic!("a number: {line}"))
+        };
+        match words[0] {
+            "lead" => {
+                let effects = self
+                    .machine
+                    .lead(number(1), self.region.clone(), 4711, self.now)
+                    .expect("the region is sound");
+                self.carry_out(effects);
+            }
+            "lose" => {
+                self.held = None;
+                self.step(Event::Lost);
+            }
+            "stale" => {
+                self.stale = self.held.take();
+                self.hold = false;
+                self.step(Event::Lost);
+            }
+            "late" => {
+                let write = self.stale.take().expect("a write was kept back");
+                self.apply(write);
+            }
+            "hold" => self.hold = true,
+            "release" => {
+                self.hold = false;
+                if let Some(write) = self.held.take() {
+                    self.apply(write);
+                }
+            }
+            "bootstrap" => {
+                let store = number(1);
+                let region = region(&["1", "[,)", "1:1", &format!("11@{store}")]).region;
+                self.beating.insert(store);
+                self.request(Request::Bootstrap {
+                    store: metadata(store, "a", 0),
+                    boot: Some(1),
+                    region,
+                });
+            }
+            "store" => {
+                let boot = words.iter().find_map(|word| word.strip_prefix("boot="));
+                let boot = boot.map(|boot| boot.parse().expect("a boot counter"));
+                self.request(Request::PutStore {
+                    store: metadata(number(1), words[2], boot.unwrap_or(0)),
+                    boot,
+                });
+                if self.output.last().is_some_and(|output| output == "done") {
+                    self.beating.insert(number(1));
+                }
+            }
+            "beat" => {
+                for at in 1..words.len() {
+                    self.beating.insert(number(at));
+                    self.beat(number(at));
+                }
+            }
+            "silence" => {
+                self.beating.remove(&number(1));
+            }
+            "wait" => {
+                for _ in 0..number(1) / 100 {
+                    self.now.wall_ms += 100;
+                    self.now.monotonic += Duration::from_millis(100);
+                    for store in self.beating.clone() {
+                        self.beat(store);
+                    }
+                    self.step(Event::Tick);
+                }
+            }
+            "clock" => self.now.wall_ms = number(1),
+            "report" => self.step(Event::Report(Box::new(region(&words[1..])))),
+            "split-report" => {
+                let pieces = line["split-report".len()..].split(';');
+                let pieces = pieces
+                    .map(|piece| region(&piece.split_whitespace().collect::<Vec<_>>()).region);
+                self.request(Request::ReportSplit(pieces.collect()));
+            }
+            "split" => {
+                let keys = words[2..]
+                    .iter()
+                    .map(|key| Bytes::copy_from_slice(key.as_bytes()))
+                    .collect();
+                self.request(Request::Split {
+                    region: RegionId(number(1)),
+                    keys,
+                });
+            }
+            "move" => self.request(Request::MoveReplica {
+                region: RegionId(number(1)),
+                from: StoreId(number(2)),
+                to: StoreId(number(3)),
+            }),
+            "transfer" => {
+                self.request(Request::TransferLeader {
+                    region: RegionId(number(1)),
+                    to: StoreId(number(2)),
+                });
+            }
+            "get" => self.request(Request::RegionByKey(Bytes::copy_from_slice(
+                words[1].as_bytes(),
+            ))),
+            "ids" => self.request(Request::AllocateIds(number(1) as u32)),
+            "tso" => self.request(Request::Timestamps(number(1) as u32)),
+            "operators" => self.request(Request::Operators {
+                operator: None,
+                region: None,
+            }),
+            "stores" => self.request(Request::Stores),
+            other => panic!("unknown command {other}"),
+        }
+        std::mem::take(&mut self.output)
+    }
+
+    fn beat(&mut self, store: u64) {
+        let space = Space {
+            capacity_bytes: 1 << 40,
+            available_bytes: 1 << 39,
+            ..Space::default()
+        };
+        self.request += 1;
+        let request = Request::StoreHeartbeat {
+            store: StoreId(store),
+            boot: None,
+            space,
+        };
+        let effects = self.machine.step(
+            Event::Request(RequestId(self.request), Box::new(request)),
+            self.now,
+        );
+        for (_, answer) in &effects.answers {
+            if let Err(refusal) = answer {
+                self.output
+                    .push(format!("beat of store {store} refused: {refusal}"));
+            }
+        }
+        assert!(effects.write.is_none(), "a heartbeat writes nothing");
+    }
+
+    fn request(&mut self, request: Request) {
+        self.request += 1;
+        self.step(Event::Request(RequestId(self.request), Box::new(request)));
+    }
+
+    fn step(&mut self, event: Event) {
+        let effects = self.machine.step(event, self.now);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Effects) {
+        for note in &effects.notes {
+            let region = note
+                .region
+                .map_or(String::new(), |region| format!("region {region} "));
+            let operator = note
+                .operator
+                .map_or(String::new(), |operator| format!("operator {operator} "));
+            self.output
+                .push(format!("note {region}{operator}| {}", note.text));
+        }
+        if let Some(cluster) = effects.serving {
+            self.output.push(format!("serving cluster {cluster}"));
+        }
+        for (_, answer) in &effects.answers {
+            match answer {
+                // Beats are many, and tell nothing here.
+                Ok(Answer::Done) => self.output.push("done".into()),
+                Ok(answer) => self.answer(answer),
+                Err(refusal) => self.output.push(format!("refused: {refusal}")),
+            }
+        }
+        for order in &effects.orders {
+            self.output.push(format!("order {}", show(order)));
+        }
+        if let Some(round) = effects.confirm {
+            self.output.push(format!("confirm round {round}"));
+            self.step(Event::Confirmed(round));
+        }
+        if let Some(write) = effects.write {
+            if self.hold {
+                let keys: Vec<_> = write
+                    .changes
+                    .iter()
+                    .map(|change| name(&change.key))
+                    .collect();
+                self.output
+                    .push(format!("held write of {}", keys.join(", ")));
+                assert!(self.held.replace(write).is_none(), "one write at a time");
+            } else {
+                self.apply(write);
+            }
+        }
+    }
+
+    fn apply(&mut self, write: Write) {
+        for Change {
+            key,
+            previous,
+            value,
+        } in write.changes
+        {
+            if value.is_some() && self.region.get(&key) != previous.as_ref() {
+                self.output.push(format!("write of {} refused", name(&key)));
+                return self.step(Event::Lost);
+            }
+            match value {
+                Some(value) => self.region.insert(key, value),
+                None => self.region.remove(&key),
+            };
+        }
+        self.step(Event::Written(write.token));
+    }
+
+    fn answer(&mut self, answer: &Answer) {
+        let text = match answer {
+            Answer::Ids { last, count } => {
+                format!("ids {} to {last}", last - u64::from(*count) + 1)
+            }
+            Answer::Timestamp {
+                physical_ms,
+                logical,
+                count,
+            } => {
+                format!("timestamps up to {physical_ms}+{logical}, {count}")
+            }
+            Answer::Region(region) => format!("region {}", show_region(region)),
+            Answer::Operator(id) => format!("operator {id}"),
+            Answer::Operators(operators) => {
+                for operator in operators {
+                    let (id, kind, state) = (operator.id, operator.kind.name(), operator.state);
+                    let (step, steps) = (operator.step, operator.steps.len());
+                    let reason = &operator.reason;
+                    self.output.push(format!(
+                        "operator {id} {kind} {state:?} {step}/{steps} {reason}"
+                    ));
+                }
+                return;
+            }
+            Answer::Stores(stores) => {
+                for store in stores {
+                    let (id, state) = (store.store.id, store.store.state().as_str_name());
+                    let (peers, leaders) = (store.peers, store.leaders);
+                    self.output.push(format!(
+                        "store {id} {state} peers {peers} leaders {leaders}"
+                    ));
+                }
+                return;
+            }
+            other => format!("{other:?}"),
+        };
+        self.output.push(text);
+    }
+}
+
+fn name(key: &[u8]) -> String {
+    match key.iter().position(|byte| *byte == b'/') {
+        Some(slash) => {
+            let id = u64::from_be_bytes(key[slash + 1..].try_into().expect("eight bytes of id"));
+            format!("{}/{id}", key[..slash].escape_ascii())
+        }
+        None => key.escape_ascii().to_string(),
+    }
+}
+
+fn metadata(id: u64, address: &str, boot: u64) -> metapb::Store {
+    metapb::Store {
+        id,
+        address: address.into(),
+        start_timestamp: boot as i64,
+        ..Default::default()
+    }
+}
+
+fn peer(text: &str) -> metapb::Peer {
+    let (text, role) = match text.as_bytes()[text.len() - 1] {
+        b'L' => (&text[..text.len() - 1], metapb::PeerRole::Learner),
+        b'I' => (&text[..text.len() - 1], metapb::PeerRole::IncomingVoter),
+        b'D' => (&text[..text.len() - 1], metapb::PeerRole::DemotingVoter),
+        _ => (text, metapb::PeerRole::Voter),
+    };
+    let (id, store) = text
+        .split_once('@')
+        .unwrap_or_else(|| panic!("a peer: {text}"));
+    metapb::Peer {
+        id: id.parse().expect("a peer id"),
+        store_id: store.parse().expect("a store id"),
+        role: role.into(),
+        ..Default::default()
+    }
+}
+
+fn region(words: &[&str]) -> RegionInfo {
+    let mut info = RegionInfo {
+        term: 1,
+        ..RegionInfo::default()
+    };
+    let mut leader = None;
+    let mut pending = Vec::new();
+    for word in words {
+        if let Some(range) = word.strip_prefix('[') {
+            let (start, end) = range
+                .trim_end_matches(')')
+                .split_once(',')
+                .expect("a range");
+            info.region.start_key = Bytes::copy_from_slice(start.as_bytes());
+            info.region.end_key = Bytes::copy_from_slice(end.as_bytes());
+        } else if let Some(term) = word.strip_prefix("term=") {
+            info.term = term.parse().expect("a term");
+        } else if let Some(id) = word.strip_prefix("leader=") {
+            leader = Some(id.parse::<u64>().expect("a peer id"));
+        } else if let Some(ids) = word.strip_prefix("pending=") {
+            pending = ids
+                .split(',')
+                .map(|id| id.parse::<u64>().expect("a peer id"))
+                .collect();
+        } else if word.contains('@') {
+            info.region.peers.push(peer(word));
+        } else if let Some((conf_ver, version)) = word.split_once(':') {
+            let part = |text: &str| text.parse().expect("an epoch");
+            let epoch = metapb::RegionEpoch {
+                conf_ver: part(conf_ver),
+                version: part(version),
+            };
+            info.region.region_epoch = Some(epoch);
+        } else {
+            info.region.id = word
+                .parse()
+                .unwrap_or_else(|_| panic!("a region id: {word}"));
+        }
+    }
+    let leader = leader.unwrap_or(info.region.peers[0].id);
+    info.leader = info.peer(leader).cloned();
+    info.pending = info
+        .region
+        .peers
+        .iter()
+        .filter(|peer| pending.contains(&peer.id))
+        .cloned()
+        .collect();
+    info
+}
+
+fn show_region(region: &RegionInfo) -> String {
+    let leader = region.leader.as_ref().map_or("nobody".into(), |leader| {
+        format!("{}@{}", leader.id, leader.store_id)
+    });
+    format!(
+        "{} [{},{}) {} led by {leader}",
+        region.id(),
+        region.region.start_key.escape_ascii(),
+        region.region.end_key.escape_ascii(),
+        region.epoch()
+    )
+}
+
+fn show(order: &Order) -> String {
+    let list = |peers: &[metapb::Peer]| {
+        peers
+            .iter()
+            .map(|peer| format!("{}@{}", peer.id, peer.store_id))
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    let one = |peer: &metapb::Peer| list(std::slice::from_ref(peer));
+    let kind = match &order.kind {
+        OrderKind::AddLearner(peer) => format!("add learner {}", one(peer)),
+        OrderKind::RemoveLearner(peer) => format!("remove learner {}", one(peer)),
+        OrderKind::Swap { promote, demote } => {
+            format!("promote [{}] demote [{}]", list(promote), list(demote))
+        }
+        OrderKind::TransferLeader(peer) => format!("transfer leader to {}", one(peer)),
+        OrderKind::Split(keys) => {
+            format!(
+                "split at {}",
+                keys.iter()
+                    .map(|key| key.escape_ascii().to_string())
+                    .collect::<Vec<_>>()
+                    .join(",")
+            )
+        }
+    };
+    let (conf_ver, version) = (order.epoch.conf_ver, order.epoch.version);
+    format!(
+        "to store {} region {} at {conf_ver}:{version}: {kind}",
+        order.store, order.region
+    )
+}
