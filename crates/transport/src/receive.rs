@@ -1,0 +1,234 @@
+//! The receiving side: the tonic service that other stores call.
+
+use std::{io, sync::Arc};
+
+use futures::{StreamExt, stream::BoxStream};
+use proto::{
+    StoreId,
+    pontoon::v1::{
+        Accepted, Frame, Hello, RaftStream, SnapshotChunk, SnapshotHead, SnapshotReceived,
+        SnapshotStream,
+        peer_server::{Peer, PeerServer},
+        raft_stream, snapshot_stream,
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_blocking,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    Identity, MESSAGE_BYTES_MAX,
+    error::refused,
+    identity::{Caller, Gate},
+};
+
+/// What arrives is handed to this.
+pub trait Receiver: Send + Sync + 'static {
+    /// Takes a snapshot's chunks.
+    type Snapshot: SnapshotSink;
+
+    /// Takes a frame from `from`. Called on the RPC thread, so it must not block; a receiver without room drops it.
+    fn frame(&self, from: StoreId, frame: Frame);
+
+    /// Opens a snapshot from `from`. Called where blocking is allowed.
+    ///
+    /// # Errors
+    /// An error ends the stream and is shown to the sender.
+    fn snapshot(&self, from: StoreId, head: SnapshotHead) -> io::Result<Self::Snapshot>;
+}
+
+/// Takes the chunks of one snapshot, where blocking is allowed. Dropped unfinished, it must leave nothing behind.
+pub trait SnapshotSink: Send + 'static {
+    /// Takes the next chunk, in the order of sending.
+    ///
+    /// # Errors
+    /// An error ends the stream and is shown to the sender.
+    fn chunk(&mut self, chunk: SnapshotChunk) -> io::Result<()>;
+
+    /// Every chunk has come. Returns whether the snapshot is wanted; by then it must be durable.
+    ///
+    /// # Errors
+    /// An error is shown to the sender; the snapshot counts as not received.
+    fn finish(self) -> io::Result<bool>;
+}
+
+/// Serves `pontoon.v1.Peer`.
+pub struct PeerService<R> {
+    inner: Arc<Inner<R>>,
+}
+
+struct Inner<R> {
+    gate: Gate,
+    receiver: R,
+    closing: watch::Sender<bool>,
+}
+
+impl<R> Clone for PeerService<R> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<R: Receiver> PeerService<R> {
+    /// A service that lets in who fits `identity`.
+    pub fn new(identity: Identity, receiver: R) -> Self {
+        let inner = Inner {
+            gate: Gate::new(identity),
+            receiver,
+            closing: watch::Sender::new(false),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The service with its limits, ready for a tonic router.
+    pub fn server(&self) -> PeerServer<Self> {
+        PeerServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Ends all streams and refuses new ones. A graceful stop of the server waits for its streams, and these never end
+    /// by themselves.
+    pub fn close(&self) {
+        self.inner.closing.send_replace(true);
+    }
+}
+
+impl<R: Receiver> Inner<R> {
+    fn admit(&self, hello: Option<Hello>) -> Result<Caller, Status> {
+        let hello = hello.ok_or_else(|| {
+            Status::invalid_argument("the first message of a stream is its hello")
+        })?;
+        match self.gate.admit(&hello) {
+            Ok(caller) => {
+                tracing::info!(store = %caller.store, boot = caller.boot, "stream accepted");
+                Ok(caller)
+            }
+            Err(refusal) => {
+                tracing::warn!(
+                    store = hello.from_store,
+                    reason = refusal.reason().as_str_name(),
+                    "stream refused"
+                );
+                Err(refused(&refusal))
+            }
+        }
+    }
+
+    /// Reads frames until the stream ends; the reason goes to the sender.
+    async fn read_frames(&self, caller: Caller, mut frames: Streaming<RaftStream>) -> Status {
+        let mut closing = self.closing.subscribe();
+        loop {
+            let next = tokio::select! {
+                _ = closing.wait_for(|closing| *closing) => return stopping(),
+                next = frames.message() => next,
+            };
+            match next.map(|message| message.map(|message| message.kind)) {
+                Ok(Some(Some(raft_stream::Kind::Frame(frame)))) => {
+                    if let Err(refusal) = self.gate.check(&caller) {
+                        return refused(&refusal);
+                    }
+                    self.receiver.frame(caller.store, frame);
+                }
+                Ok(Some(_)) => return Status::invalid_argument("only frames follow the hello"),
+                Ok(None) => return Status::ok("the sender ended the stream"),
+                Err(status) => return status,
+            }
+        }
+    }
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the store is stopping")
+}
+
+fn failed(error: io::Error) -> Status {
+    Status::aborted(format!("the snapshot was not taken: {error}"))
+}
+
+/// Runs `work` where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Status> {
+    match spawn_blocking(work).await {
+        Ok(result) => result.map_err(failed),
+        Err(_) => Err(stopping()),
+    }
+}
+
+#[tonic::async_trait]
+impl<R: Receiver> Peer for PeerService<R> {
+    async fn raft(
+        &self,
+        request: Request<Streaming<RaftStream>>,
+    ) -> Result<Response<BoxStream<'static, Result<Accepted, Status>>>, Status> {
+        let mut frames = request.into_inner();
+        if *self.inner.closing.borrow() {
+            return Err(stopping());
+        }
+        let hello = match frames.message().await?.and_then(|message| message.kind) {
+            Some(raft_stream::Kind::Hello(hello)) => Some(hello),
+            _ => None,
+        };
+        let caller = self.inner.admit(hello)?;
+        // Room for the acceptance and the reason of the end, so that neither has to wait for the caller to read.
+        let (answers, responses) = mpsc::channel(2);
+        let accepted = Accepted {
+            boot: self.inner.gate.mine().boot,
+        };
+        answers
+            .try_send(Ok(accepted))
+            .expect("the channel has room for two");
+        let inner = self.inner.clone();
+        tokio::spawn(async move {
+            let end = inner.read_frames(caller, frames).await;
+            tracing::info!(store = %caller.store, reason = end.message(), "stream ended");
+            answers.try_send(Err(end)).ok();
+        });
+        Ok(Response::new(ReceiverStream::new(responses).boxed()))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<SnapshotStream>>,
+    ) -> Result<Response<SnapshotReceived>, Status> {
+        let mut messages = request.into_inner();
+        let mut closing = self.inner.closing.subscribe();
+        let receive = async {
+            let hello = match messages.message().await?.and_then(|message| message.kind) {
+                Some(snapshot_stream::Kind::Hello(hello)) => Some(hello),
+                _ => None,
+            };
+            let caller = self.inner.admit(hello)?;
+            let Some(snapshot_stream::Kind::Head(head)) =
+                messages.message().await?.and_then(|message| message.kind)
+            else {
+                return Err(Status::invalid_argument(
+                    "the second message of a snapshot is its head",
+                ));
+            };
+            let inner = self.inner.clone();
+            let mut sink = blocking(move || inner.receiver.snapshot(caller.store, head)).await?;
+            while let Some(message) = messages.message().await? {
+                let Some(snapshot_stream::Kind::Chunk(chunk)) = message.kind else {
+                    return Err(Status::invalid_argument("only chunks follow the head"));
+                };
+                if let Err(refusal) = self.inner.gate.check(&caller) {
+                    return Err(refused(&refusal));
+                }
+                sink = blocking(move || sink.chunk(chunk).map(|()| sink)).await?;
+            }
+            let accepted = blocking(move || sink.finish()).await?;
+            Ok(Response::new(SnapshotReceived { accepted }))
+        };
+        tokio::select! {
+            _ = closing.wait_for(|closing| *closing) => Err(stopping()),
+            received = receive => received,
+        }
+    }
+}

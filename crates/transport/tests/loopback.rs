@@ -1,0 +1,560 @@
+//! Two ends over real tonic on loopback. Every wait is for an event, with a deadline around the test.
+
+use std::{
+    collections::BTreeMap,
+    future::pending,
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::stream;
+use proto::{
+    StoreId,
+    pontoon::v1::{
+        Frame, RaftMessage, RaftStream, SnapshotChunk, SnapshotHead, SnapshotReceived,
+        peer_client::PeerClient, raft_stream, refusal::Reason,
+    },
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::Code;
+use transport::{
+    BoxError, Config, Event, Events, Identity, PeerService, Receiver, SnapshotError, SnapshotSink,
+    Transport,
+};
+
+const HERE: StoreId = StoreId(1);
+const THERE: StoreId = StoreId(2);
+
+fn identity(store: StoreId, boot: u64) -> Identity {
+    Identity {
+        cluster_id: 77,
+        store,
+        boot,
+        format: 1,
+    }
+}
+
+/// What the receiving side saw.
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Frame(StoreId, Frame),
+    Opened(StoreId, SnapshotHead),
+    Finished(Vec<u8>),
+    Abandoned,
+}
+
+#[derive(Clone)]
+struct Recorder {
+    seen: mpsc::UnboundedSender<Seen>,
+}
+
+struct Sink {
+    seen: mpsc::UnboundedSender<Seen>,
+    data: Option<Vec<u8>>,
+}
+
+impl Receiver for Recorder {
+    type Snapshot = Sink;
+
+    fn frame(&self, from: StoreId, frame: Frame) {
+        self.seen.send(Seen::Frame(from, frame)).ok();
+    }
+
+    fn snapshot(&self, from: StoreId, head: SnapshotHead) -> io::Result<Sink> {
+        if head.slot == 0 {
+            return Err(io::Error::other("no such slot"));
+        }
+        self.seen.send(Seen::Opened(from, head)).ok();
+        Ok(Sink {
+            seen: self.seen.clone(),
+            data: Some(Vec::new()),
+        })
+    }
+}
+
+impl SnapshotSink for Sink {
+    fn chunk(&mut self, chunk: SnapshotChunk) -> io::Result<()> {
+        let data = self.data.as_mut().expect("not finished");
+        if chunk.offset != data.len() as u64 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a chunk is missing",
+            ));
+        }
+        data.extend_from_slice(&chunk.data);
+        Ok(())
+    }
+
+    fn finish(mut self) -> io::Result<bool> {
+        let data = self.data.take().expect("not finished");
+        self.seen.send(Seen::Finished(data)).ok();
+        Ok(true)
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        if self.data.is_some() {
+            self.seen.send(Seen::Abandoned).ok();
+        }
+    }
+}
+
+/// A process that receives.
+struct Server {
+    address: String,
+    service: PeerService<Recorder>,
+    seen: mpsc::UnboundedReceiver<Seen>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(identity: Identity, address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (sender, seen) = mpsc::unbounded_channel();
+        let service = PeerService::new(identity, Recorder { seen: sender });
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tonic::transport::Server::builder()
+            .tcp_nodelay(true)
+            .add_service(service.server())
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
+                stopped.await.ok();
+            });
+        let task = tokio::spawn(async move { serving.await.unwrap() });
+        Self {
+            address,
+            service,
+            seen,
+            stop,
+            task,
+        }
+    }
+
+    async fn next_frame(&mut self) -> Frame {
+        match self.seen.recv().await {
+            Some(Seen::Frame(_, frame)) => frame,
+            other => panic!("{other:?} instead of a frame"),
+        }
+    }
+
+    async fn stop(self) -> String {
+        self.service.close();
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap();
+        self.address
+    }
+}
+
+/// A transport that finds every store at `address`.
+fn sender(identity: Identity, config: Config, address: &str) -> (Transport, Events) {
+    let address = address.to_owned();
+    let resolve = move |_| {
+        let address = address.clone();
+        async move { Ok::<_, BoxError>(address) }
+    };
+    Transport::new(identity, config, Arc::new(resolve))
+}
+
+fn frame(region: u64, bytes: usize) -> Frame {
+    let entry = proto::pontoon::v1::Entry {
+        payload: vec![7; bytes].into(),
+        ..Default::default()
+    };
+    let append = proto::pontoon::v1::Append {
+        entries: vec![entry],
+        ..Default::default()
+    };
+    let body = Some(proto::pontoon::v1::raft_message::Body::Append(append));
+    Frame {
+        messages: vec![RaftMessage {
+            region_id: region,
+            body,
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn regions(frame: &Frame) -> Vec<u64> {
+    frame
+        .messages
+        .iter()
+        .map(|message| message.region_id)
+        .collect()
+}
+
+async fn within_deadline<T>(test: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(30), test)
+        .await
+        .expect("the test takes too long")
+}
+
+#[tokio::test]
+async fn frames_arrive_whole_and_in_order() {
+    within_deadline(async {
+        let mut server = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
+        let (transport, _events) = sender(identity(HERE, 1), Config::default(), &server.address);
+        let sent: Vec<u64> = (0..2_000).collect();
+        for region in &sent {
+            transport.send(THERE, frame(*region, 1_000));
+            if region % 100 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let mut received = Vec::new();
+        while received.len() < sent.len() {
+            let frame = server.next_frame().await;
+            assert!(
+                frame
+                    .messages
+                    .iter()
+                    .all(|message| message.body == self::frame(0, 1_000).messages[0].body)
+            );
+            received.extend(regions(&frame));
+        }
+        assert_eq!(received, sent);
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_gathered_before_the_connection_leaves_in_one_frame() {
+    within_deadline(async {
+        let mut server = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
+        let address = server.address.clone();
+        let (release, released) = watch::channel(false);
+        let resolve = move |_| {
+            let (mut released, address) = (released.clone(), address.clone());
+            async move {
+                released.wait_for(|released| *released).await?;
+                Ok::<_, BoxError>(address)
+            }
+        };
+        let config = Config {
+            connect_timeout: Duration::from_secs(20),
+            ..Config::default()
+        };
+        let (transport, _events) = Transport::new(identity(HERE, 1), config, Arc::new(resolve));
+        let sent: Vec<u64> = (0..1_000).collect();
+        for region in &sent {
+            transport.send(THERE, frame(*region, 10));
+        }
+        release.send_replace(true);
+        assert_eq!(regions(&server.next_frame().await), sent);
+        // An idle link sends what comes at once.
+        transport.send(THERE, frame(5, 10));
+        assert_eq!(regions(&server.next_frame().await), [5]);
+        assert_eq!(transport.stats()[0].queued_bytes, 0);
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_queue_is_reported() {
+    within_deadline(async {
+        let config = Config {
+            queue_bytes_max: 10_000,
+            connect_timeout: Duration::from_secs(60),
+            ..Config::default()
+        };
+        let resolve = |_| pending::<Result<String, BoxError>>();
+        let (transport, events) = Transport::new(identity(HERE, 1), config, Arc::new(resolve));
+        for _ in 0..9 {
+            transport.send(THERE, frame(1, 1_000));
+        }
+        assert_eq!(events.take(), None);
+        transport.send(THERE, frame(1, 1_000));
+        transport.send(THERE, frame(1, 1_000));
+        assert_eq!(events.next().await, Event::Unreachable(THERE));
+        assert_eq!(events.take(), None, "one pending event per store");
+        let stats = transport.stats()[0];
+        assert!(
+            stats.queued_bytes <= 10_000 && stats.dropped_total == 2,
+            "{stats:?}"
+        );
+        transport.forget(THERE);
+        assert_eq!(transport.stats(), []);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_unreachable_store_is_reported_and_its_frames_are_forgotten() {
+    within_deadline(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let (transport, events) = sender(identity(HERE, 1), Config::default(), &address);
+        transport.send(THERE, frame(1, 1_000));
+        assert_eq!(events.next().await, Event::Unreachable(THERE));
+        assert_eq!(transport.stats()[0].queued_bytes, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_link_comes_back_with_the_other_side() {
+    within_deadline(async {
+        let mut server = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
+        let (transport, events) = sender(identity(HERE, 1), Config::default(), &server.address);
+        transport.send(THERE, frame(1, 10));
+        assert_eq!(regions(&server.next_frame().await), [1]);
+
+        let address = server.stop().await;
+        assert_eq!(events.next().await, Event::Unreachable(THERE));
+        let mut server = Server::start(identity(THERE, 2), &address).await;
+        let received = loop {
+            transport.send(THERE, frame(2, 10));
+            tokio::select! {
+                frame = server.next_frame() => break frame,
+                _ = events.next() => {}
+            }
+        };
+        assert!(regions(&received).iter().all(|region| *region == 2));
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_moved_store_is_found_and_the_last_address_serves_while_nobody_knows() {
+    within_deadline(async {
+        let addresses: Arc<Mutex<BTreeMap<StoreId, String>>> = Arc::default();
+        let known = addresses.clone();
+        let resolve = move |store| {
+            let address = known.lock().unwrap().get(&store).cloned();
+            async move { address.ok_or_else(|| BoxError::from("nobody knows")) }
+        };
+        let (transport, events) =
+            Transport::new(identity(HERE, 1), Config::default(), Arc::new(resolve));
+        transport.send(THERE, frame(1, 10));
+        assert_eq!(events.next().await, Event::Unreachable(THERE));
+
+        let first = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
+        addresses
+            .lock()
+            .unwrap()
+            .insert(THERE, first.address.clone());
+        let mut server = first;
+        for boot in 2..4 {
+            loop {
+                transport.send(THERE, frame(boot, 10));
+                tokio::select! {
+                    _ = server.next_frame() => break,
+                    _ = events.next() => {}
+                }
+            }
+            let address = server.stop().await;
+            if boot == 2 {
+                // Same place, but the resolver forgot it.
+                addresses.lock().unwrap().clear();
+                server = Server::start(identity(THERE, boot), &address).await;
+            } else {
+                server = Server::start(identity(THERE, boot), "127.0.0.1:0").await;
+                addresses
+                    .lock()
+                    .unwrap()
+                    .insert(THERE, server.address.clone());
+            }
+        }
+        loop {
+            transport.send(THERE, frame(9, 10));
+            tokio::select! {
+                _ = server.next_frame() => break,
+                _ = events.next() => {}
+            }
+        }
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stranger_is_refused_and_nothing_is_delivered() {
+    within_deadline(async {
+        let mut server = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
+        let mine = identity(HERE, 5);
+        let strangers = [
+            (Identity { cluster_id: 78, ..mine }, THERE, Reason::Cluster),
+            (mine, StoreId(3), Reason::Store),
+            (Identity { store: THERE, ..mine }, THERE, Reason::Store),
+            (Identity { format: 2, ..mine }, THERE, Reason::Format),
+        ];
+        for (stranger, to, reason) in strangers {
+            let (transport, events) = sender(stranger, Config::default(), &server.address);
+            transport.send(to, frame(1, 10));
+            match events.next().await {
+                Event::Refused(store, refusal) => {
+                    assert_eq!((store, refusal.reason()), (to, reason));
+                    assert_eq!(refusal.mine.unwrap().from_store, THERE.0);
+                }
+                other => panic!("{other:?} instead of a refusal"),
+            }
+            let refused = transport.send_snapshot(to, SnapshotHead::default(), stream::empty()).await;
+            assert!(matches!(refused, Err(SnapshotError::Refused(refusal)) if refusal.reason() == reason));
+        }
+        assert!(server.seen.try_recv().is_err());
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_later_process_of_a_store_shuts_out_the_earlier() {
+    within_deadline(async {
+        let mut server = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
+        let (earlier, earlier_events) =
+            sender(identity(HERE, 5), Config::default(), &server.address);
+        earlier.send(THERE, frame(1, 10));
+        assert_eq!(regions(&server.next_frame().await), [1]);
+        let (later, _events) = sender(identity(HERE, 6), Config::default(), &server.address);
+        later.send(THERE, frame(2, 10));
+        assert_eq!(regions(&server.next_frame().await), [2]);
+
+        earlier.send(THERE, frame(3, 10));
+        match earlier_events.next().await {
+            Event::Refused(store, refusal) => {
+                assert_eq!((store, refusal.reason()), (THERE, Reason::Boot))
+            }
+            other => panic!("{other:?} instead of a refusal"),
+        }
+        later.send(THERE, frame(4, 10));
+        assert_eq!(regions(&server.next_frame().await), [4]);
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_without_hello_is_refused() {
+    within_deadline(async {
+        let mut server = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
+        let mut client = PeerClient::connect(format!("http://{}", server.address))
+            .await
+            .unwrap();
+        let openings = [
+            RaftStream {
+                kind: Some(raft_stream::Kind::Frame(frame(1, 10))),
+            },
+            RaftStream::default(),
+        ];
+        for opening in openings {
+            let status = client.raft(stream::iter([opening])).await.unwrap_err();
+            assert_eq!(status.code(), Code::InvalidArgument);
+        }
+        assert!(client.raft(stream::empty()).await.is_err());
+        assert!(client.snapshot(stream::empty()).await.is_err());
+        assert!(server.seen.try_recv().is_err());
+        drop(client);
+        server.stop().await;
+    })
+    .await;
+}
+
+fn chunk(offset: u64, data: &'static [u8]) -> io::Result<SnapshotChunk> {
+    Ok(SnapshotChunk {
+        offset,
+        data: data.into(),
+        ..Default::default()
+    })
+}
+
+#[tokio::test]
+async fn snapshots_arrive_whole_or_not_at_all() {
+    within_deadline(async {
+        let mut server = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
+        let (transport, _events) = sender(identity(HERE, 1), Config::default(), &server.address);
+        let head = SnapshotHead {
+            slot: 4,
+            index: 9,
+            ..Default::default()
+        };
+
+        let chunks = stream::iter([chunk(0, b"one"), chunk(3, b"two")]);
+        let received = transport
+            .send_snapshot(THERE, head.clone(), chunks)
+            .await
+            .unwrap();
+        assert_eq!(received, SnapshotReceived { accepted: true });
+        assert_eq!(
+            server.seen.recv().await,
+            Some(Seen::Opened(HERE, head.clone()))
+        );
+        assert_eq!(
+            server.seen.recv().await,
+            Some(Seen::Finished(b"onetwo".to_vec()))
+        );
+
+        let chunks = stream::iter([chunk(0, b"one"), Err(io::Error::other("disk"))]);
+        let cut = transport.send_snapshot(THERE, head.clone(), chunks).await;
+        assert!(matches!(cut, Err(SnapshotError::Source(error)) if error.to_string() == "disk"));
+
+        let chunks = stream::iter([chunk(0, b"one"), chunk(6, b"gap")]);
+        let gap = transport.send_snapshot(THERE, head.clone(), chunks).await;
+        assert!(
+            matches!(gap, Err(SnapshotError::Stream(status)) if status.code() == Code::Aborted)
+        );
+        let mut abandoned = 0;
+        while abandoned < 2 {
+            match server.seen.recv().await.unwrap() {
+                Seen::Opened(..) => {}
+                Seen::Abandoned => abandoned += 1,
+                other => panic!("{other:?} of a broken snapshot"),
+            }
+        }
+
+        let denied = transport
+            .send_snapshot(THERE, SnapshotHead::default(), stream::empty())
+            .await;
+        assert!(
+            matches!(denied, Err(SnapshotError::Stream(status)) if status.code() == Code::Aborted)
+        );
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn closing_ends_a_snapshot_in_progress() {
+    within_deadline(async {
+        let mut server = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
+        let (transport, _events) = sender(identity(HERE, 1), Config::default(), &server.address);
+        let head = SnapshotHead {
+            slot: 4,
+            ..Default::default()
+        };
+        let sending = tokio::spawn(async move {
+            transport
+                .send_snapshot(THERE, head, stream::pending())
+                .await
+        });
+        assert!(matches!(server.seen.recv().await, Some(Seen::Opened(..))));
+        let Server {
+            service,
+            mut seen,
+            stop,
+            task,
+            ..
+        } = server;
+        service.close();
+        assert_eq!(seen.recv().await, Some(Seen::Abandoned));
+        assert!(matches!(
+            sending.await.unwrap(),
+            Err(SnapshotError::Stream(_))
+        ));
+        stop.send(()).unwrap();
+        task.await.unwrap();
+    })
+    .await;
+}
