@@ -1,0 +1,102 @@
+# `make demo` and `make test` are all there is to know. Both install what is missing first.
+#
+# RocksDB takes about 18 minutes to compile on two cores, once: the folder of build results is CARGO_TARGET_DIR if that is set,
+# else ~/.cache/pontoon-target if that exists, else ./target. Whatever links RocksDB is built in the release profile and
+# with the same features below RocksDB, so that one compilation serves everything.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+
+ifeq ($(CARGO_TARGET_DIR),)
+  ifneq ($(wildcard $(HOME)/.cache/pontoon-target/.),)
+    CARGO_TARGET_DIR := $(HOME)/.cache/pontoon-target
+  else
+    CARGO_TARGET_DIR := $(CURDIR)/target
+  endif
+endif
+export CARGO_TARGET_DIR
+
+PONTOON := $(CARGO_TARGET_DIR)/release/pontoon
+export PONTOON
+
+# Packages without C++: tested with debug assertions. The others link RocksDB.
+PURE := proto raft engine store placement client transport sim
+PURE_FLAGS := $(addprefix -p ,$(PURE))
+
+.PHONY: demo test build tidy test-pure test-linked test-tikv-client fmt lint bench needs
+.DEFAULT_GOAL := build
+
+## Build, then show the main job: load, split, move, kill a store, verify every write. LOAD=DIR loads a folder.
+demo: build
+	$(PONTOON) demo $(if $(LOAD),--load "$(LOAD)")
+
+## The gate: format, lints, docs, structure, every test.
+test: tidy test-pure test-linked test-tikv-client
+
+## The binary, target/release/pontoon or the like.
+build: needs
+	cargo build --release -p server
+
+tidy: needs
+	cargo test --release -p tests --test tidy
+
+test-pure: needs
+	cargo test $(PURE_FLAGS)
+
+test-linked: build
+	cargo test --release -p engine -p server -p tests --features engine/rocksdb
+
+# The unmodified public client pulls older libraries, so it has a workspace of its own.
+test-tikv-client: build
+	cargo test --manifest-path tests/tikv-client/Cargo.toml
+
+## Format everything.
+fmt:
+	cargo fmt --all
+
+## What the gate says about lints, without the tests.
+lint: needs
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+## A quick look at throughput; BENCHMARKS.md has the real ones.
+bench: build
+	dir=$$(mktemp -d)
+	trap '$(PONTOON) dev --dir "$$dir/cluster" stop; rm -rf "$$dir"' EXIT
+	$(PONTOON) dev --dir "$$dir/cluster" --port-offset 9000 --detach
+	for clients in 1 64 256; do
+	    for operation in put get; do
+	        $(PONTOON) bench $$operation --clients $$clients --placement 127.0.0.1:11379
+	    done
+	done
+
+# RocksDB's bindings are made with libclang.
+needs:
+	@if ! command -v cargo >/dev/null; then
+	    echo "cargo is missing: install Rust from https://rustup.rs" >&2
+	    exit 1
+	fi
+	if [ -n "$${LIBCLANG_PATH:-}" ]; then
+	    exit 0
+	fi
+	# Both the library and the headers that come with it.
+	there() { compgen -G "$$1" >/dev/null; }
+	if { there '/usr/lib/llvm-*/lib/libclang*.so*' || there '/usr/lib/*/libclang*.so*'; } \
+	    && { there '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' || there '/usr/lib/clang/*/include/stddef.h'; }; then
+	    exit 0
+	fi
+	echo "libclang is missing; RocksDB's bindings are made with it. Installing the package libclang-dev." >&2
+	if [ "$$(id -u)" -eq 0 ]; then
+	    sudo=
+	elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+	    sudo="sudo -n"
+	else
+	    echo "This needs root. Run: sudo apt-get install -y libclang-dev    and then make again." >&2
+	    exit 1
+	fi
+	if ! command -v apt-get >/dev/null; then
+	    echo "There is no apt-get here: install libclang with your package manager, then make again." >&2
+	    exit 1
+	fi
+	$$sudo apt-get update -q
+	DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -q --no-install-recommends libclang-dev
