@@ -471,3 +471,6 @@ pub(crate) fn not_leader(raft: &Raft) -> Error {
         leader: raft.leader,
     }
 }
+
+#[cfg(test)]
+mod tests;

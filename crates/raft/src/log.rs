@@ -397,3 +397,6 @@ impl Log {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,3 +130,6 @@ fn majority(values: &mut [Index]) -> Index {
     values.sort_unstable_by(|a, b| b.cmp(a));
     values[values.len() / 2]
 }
+
+#[cfg(test)]
+mod tests;
