@@ -8,14 +8,14 @@
 //!
 //! | Change | killed process | power loss |
 //! |---|---|---|
-//! | [`Logging::On`] | kept | kept if an [`Engine::sync`] or a flush of its family followed, else a prefix of the log |
+//! | [`Logging::On`] | kept | kept if an [`Engine::sync`] or a flush of any family with changes followed, else a prefix |
 //! | [`Logging::Off`] | kept if a flush of its family followed | the same |
 //! | ingested files | kept once [`Engine::ingest`] returned | the same |
 //! | finished staged files | kept | kept |
 //! | bytes appended to a staged file | kept | anything up to all of them lost |
 //!
 //! After a stop each family is what was flushed of it, plus the log records that came later; the families do not wait
-//! for each other (STORAGE §3).
+//! for each other (STORAGE §3). What survives of the log is always a beginning of it, over both families.
 
 mod error;
 mod memory;

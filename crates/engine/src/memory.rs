@@ -1,8 +1,8 @@
 //! The in-memory engine: ordered, deterministic, without files or threads, and honest about crashes.
 //!
-//! It models what RocksDB promises to keep, not what it usually keeps: a flush makes its own family durable but does not
-//! sync the log for the other; a range that is being cleared loses an arbitrary part of its flushed keys at once; the
-//! memory of a family is flushed by itself when it grows. Code that survives here relies on nothing else.
+//! It models what RocksDB promises to keep, not what it usually keeps: a range that is being cleared loses an arbitrary
+//! part of its flushed keys at once; the memory of a family is flushed by itself when it grows; an unsynced tail of the
+//! log survives in any length. Code that survives here relies on nothing else.
 //!
 //! Views are copies of persistent trees and cost two reference counts. One mutex guards the rest: calls are short, and
 //! simulations make them from one thread.

@@ -48,7 +48,8 @@ pub trait Engine: Clone + Send + Sync + 'static {
     /// Makes everything logged so far survive a power loss. A failure is final (R14).
     fn sync(&self) -> Result<(), Error>;
 
-    /// Writes the memory of a family to files; when it returns they are durable.
+    /// Writes the memory of a family to files; when it returns they are durable. If there was anything to write, all
+    /// that was logged before is synced first, of the other family, too: neither gets ahead of the other.
     fn flush(&self, family: Family) -> Result<(), Error>;
 
     /// Copies `[start, end)` of a family in a view into a new staged file and makes it durable. `None` when empty.

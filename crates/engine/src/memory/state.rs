@@ -57,9 +57,7 @@ impl Table {
             .flat_map(|changes| changes.iter())
             .any(|change| match change {
                 Change::Put(key, _) | Change::Delete(key) => *first <= **key && **key <= *last,
-                Change::DeleteRange(start, end) => {
-                    start < end && **start <= *last && *first < **end
-                }
+                Change::DeleteRange(start, end) => **start <= *last && *first < **end,
             })
     }
 }
@@ -138,10 +136,14 @@ impl State {
 
     pub(super) fn write(&mut self, batch: Batch, logging: Logging) -> Result<(), Error> {
         self.check_running("write")?;
-        if batch.changes.is_empty() {
+        let Batch {
+            family,
+            mut changes,
+        } = batch;
+        changes.retain(|change| !removes_nothing(change));
+        if changes.is_empty() {
             return Ok(());
         }
-        let Batch { family, changes } = batch;
         let changes = Arc::new(changes);
         let bytes = changes.iter().map(change_bytes).sum();
         let sequence = self.sequence + changes.len() as u64;
@@ -185,6 +187,10 @@ impl State {
 
     fn flush_table(&mut self, family: Family) {
         let sequence = self.sequence;
+        if !self.table(family).memtable.is_empty() {
+            // RocksDB syncs the log before a flush, lest a flushed family get ahead of what the other was promised.
+            self.synced_sequence = sequence;
+        }
         self.tables[family as usize].flush(sequence);
         self.files_sequence = sequence;
         // Like RocksDB, the log only loses records at its old end.
@@ -347,6 +353,11 @@ fn tear(content: &BytesMut, random: &mut Random) -> Option<File> {
         _ => left.resize(content.len(), 0),
     }
     Some(File::Growing(left))
+}
+
+/// Whether a change is a range delete that ends before it starts.
+fn removes_nothing(change: &Change) -> bool {
+    matches!(change, Change::DeleteRange(start, end) if start >= end)
 }
 
 /// Bytes a change takes in the log, about.

@@ -368,3 +368,6 @@ fn parse_fragment(bytes: &[u8]) -> Option<(Fragment, &[u8])> {
     let stored = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
     (mask(checksum) == stored).then_some((fragment, content))
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,7 +63,11 @@ impl Twin {
         self.events.push((family, event));
     }
 
-    pub fn write(&mut self, family: Family, changes: Vec<Change>, logging: Logging) {
+    pub fn write(&mut self, family: Family, mut changes: Vec<Change>, logging: Logging) {
+        changes.retain(|change| !matches!(change, Change::DeleteRange(start, end) if start >= end));
+        if changes.is_empty() {
+            return;
+        }
         self.push(family, Event::Write(changes, logging));
     }
 
@@ -78,7 +82,12 @@ impl Twin {
         }
     }
 
+    /// A flush syncs the log first, if the family has anything to flush.
     pub fn flush(&mut self, family: Family) {
+        let mut unflushed = self.events.iter().skip(self.flushed[family as usize]);
+        if unflushed.any(|(other, event)| *other == family && matches!(event, Event::Write(..))) {
+            self.sync();
+        }
         self.flushed[family as usize] = self.events.len();
         self.cleared.retain(|(cleared, _, _)| *cleared != family);
     }
@@ -100,7 +109,7 @@ impl Twin {
             |(_, (_, event))| match event {
                 Event::Write(changes, _) => changes.iter().any(|change| match change {
                     Change::Put(key, _) | Change::Delete(key) => first <= key && key <= last,
-                    Change::DeleteRange(start, end) => start < end && start <= last && first < end,
+                    Change::DeleteRange(start, end) => start <= last && first < end,
                 }),
                 Event::Ingest(_) => false,
             },

@@ -357,6 +357,7 @@ fn log_files_go_when_both_families_are_flushed() {
     let full: u64 = bytes();
     engine.flush(Family::Log).expect("the disk works");
     let held: u64 = bytes();
+    assert!(held > 0, "`state` has unflushed changes");
     engine.flush(Family::State).expect("the disk works");
     let left: u64 = bytes();
     assert_eq!(

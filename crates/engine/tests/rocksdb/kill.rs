@@ -225,3 +225,86 @@ fn opening_makes_what_it_replayed_durable() {
     let third = open(third.path());
     assert_holds(&third, Family::Log, [1].into_iter());
 }
+
+/// Set in the child that runs into a limit of the operating system.
+const LIMITED: &str = "PONTOON_ENGINE_TEST_LIMITED";
+
+/// The child of the test below; does nothing when it is run as a test.
+#[test]
+fn limited_child() {
+    let Some(directory) = std::env::var_os(LIMITED) else {
+        return;
+    };
+    let engine = open(Path::new(&directory));
+    let write = |number| {
+        let changes = vec![Change::Put(key(number), vec![b'x'; 10_000].into())];
+        engine.write(
+            Batch {
+                family: Family::Log,
+                changes,
+            },
+            Logging::On,
+        )
+    };
+    let failed = (0..1000)
+        .find(|number| write(*number).is_err())
+        .expect("the limit is below this");
+    assert!(failed > 5);
+    assert!(matches!(
+        write(failed),
+        Err(Error::Io {
+            operation: "write",
+            ..
+        })
+    ));
+    assert!(matches!(
+        engine.sync(),
+        Err(Error::Io {
+            operation: "sync",
+            ..
+        })
+    ));
+    assert!(matches!(
+        engine.flush(Family::Log),
+        Err(Error::Io {
+            operation: "flush",
+            ..
+        })
+    ));
+    assert_eq!(
+        content(&engine, Family::Log).expect("reads go on").len() as u64,
+        failed
+    );
+    println!("refused after {failed}");
+    // A process that stops for good does not close the engine.
+    std::process::exit(0);
+}
+
+/// R14, F11: after a write that failed the engine writes, syncs and flushes nothing more; what was written before stays.
+#[test]
+fn failed_write_is_final() {
+    let directory = directory();
+    drop(open(directory.path()));
+    let output = Command::new("sh")
+        // Files of at most 300 KiB; a write beyond is an error and not a signal.
+        .args([
+            "-c",
+            "trap '' XFSZ; ulimit -f 600; exec \"$0\" --exact kill::limited_child --nocapture",
+        ])
+        .arg(std::env::current_exe().expect("the test runs"))
+        .env(LIMITED, directory.path())
+        .output()
+        .expect("the test can run itself");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{errors}");
+    let refused = text
+        .split("refused after ")
+        .nth(1)
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    let failed: u64 =
+        refused.unwrap_or_else(|| panic!("the child reports where it failed: {text}"));
+    let engine = open(directory.path());
+    let found = content(&engine, Family::Log).expect("sound").len() as u64;
+    assert!(found >= failed, "{found} batches, {failed} were written");
+}

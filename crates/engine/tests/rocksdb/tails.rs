@@ -202,3 +202,24 @@ fn foreign_record() -> Vec<u8> {
     ]
     .concat()
 }
+
+/// A flush syncs the log of both families first, and the manifest knows how long it was: shortened, it is damage even
+/// where no mark tells.
+#[test]
+fn flush_syncs_the_log() {
+    let directory = directory();
+    let engine = open(directory.path());
+    for number in 0..10 {
+        put(&engine, Family::Log, number, Logging::On);
+    }
+    put(&engine, Family::State, 1, Logging::Off);
+    engine.flush(Family::State).expect("the disk works");
+    let stopped = image(&engine);
+    let path = log_file(stopped.path());
+    let log = fs::read(&path).expect("it exists");
+    fs::write(&path, &log[..log.len() - 1]).expect("the copy can be written");
+    assert!(matches!(
+        try_open(stopped.path()),
+        Err(Error::Corrupt { .. })
+    ));
+}
