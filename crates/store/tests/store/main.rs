@@ -1,0 +1,11 @@
+//! Scenarios over several stores in one thread. The names of race tests are those of REGIONS §10.
+
+mod harness;
+
+mod basics;
+mod life;
+mod membership;
+mod restart;
+mod snapshots;
+mod splits;
+mod transfers;
