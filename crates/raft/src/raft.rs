@@ -13,7 +13,7 @@ use crate::event::{
 };
 use crate::leader::Leader;
 use crate::log::Log;
-use crate::message::{Body, Message};
+use crate::message::{AppendResult, Body, Message};
 use crate::planted::Bug;
 use crate::pledge::Pledge;
 use crate::quorum::Quorum;
@@ -794,20 +794,33 @@ fn configurations(
     Ok(steps)
 }
 
-/// Whether a correct peer could have sent this at all.
+/// Terms and indexes stay below this: far above what any group reaches, and far enough from the end of the type that adding
+/// to what a peer was told never overflows.
+const NUMBER_MAX: u64 = 1 << 62;
+
+/// Whether a correct peer could have sent this at all. What passes may still be false, but breaks no arithmetic.
 fn is_well_formed(message: &Message) -> bool {
+    if message.from.0 == 0 || message.term >= NUMBER_MAX {
+        return false;
+    }
     let Body::Append {
         previous, entries, ..
     } = &message.body
     else {
-        return message.from.0 != 0;
+        return match message.body {
+            Body::AppendResponse {
+                result: AppendResult::Mismatch { rejected, .. },
+                ..
+            } => rejected < NUMBER_MAX,
+            _ => true,
+        };
     };
     let mut last = *previous;
     for entry in entries {
-        if Some(entry.index) != last.index.checked_add(1) || entry.term < last.term {
+        if last.index >= NUMBER_MAX || entry.index != last.index + 1 || entry.term < last.term {
             return false;
         }
         last = entry.position();
     }
-    last.term <= message.term && message.from.0 != 0
+    last.index < NUMBER_MAX && last.term <= message.term
 }

@@ -10,5 +10,7 @@ mod common;
 mod paper;
 #[path = "claims/schedules.rs"]
 mod schedules;
+#[path = "claims/seams.rs"]
+mod seams;
 #[path = "claims/thesis.rs"]
 mod thesis;

@@ -152,19 +152,15 @@ fn play(seed: u64, steps: u64, counts: &mut BTreeMap<&'static str, u64>) {
                     cluster.crash(id, None);
                 }
             }
-            32 | 33 => {
-                if !cluster.is_up(id) {
-                    cluster.restart(id);
-                }
-            }
+            32 | 33 if !cluster.is_up(id) => cluster.restart(id),
             34 if cluster.is_up(id) => {
                 let _ = cluster.step(id, Event::Campaign(CampaignReason::Paced));
             }
             35 => {
-                if let Some(leader) = cluster.leader() {
-                    if cluster.step(leader, Event::Transfer(None)).is_ok() {
-                        count("transfers");
-                    }
+                if let Some(leader) = cluster.leader()
+                    && cluster.step(leader, Event::Transfer(None)).is_ok()
+                {
+                    count("transfers");
                 }
             }
             36 if cluster.is_up(id) => compact(&mut cluster, id),
