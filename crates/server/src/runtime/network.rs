@@ -1,0 +1,19 @@
+//! The way to other stores, as the node sees it.
+
+use bytes::Bytes;
+use proto::StoreId;
+use proto::pontoon::v1::{Frame, SnapshotHead};
+
+/// Carries frames and snapshots to other stores.
+pub trait Network: Send + Sync + 'static {
+    /// Hands a frame over without waiting. A frame that is lost, because what waits for that store is at its limit or it
+    /// cannot be reached, is told to the node by [`crate::runtime::Handle::unreachable`].
+    fn send(&self, to: StoreId, frame: Frame);
+
+    /// Streams the files of a snapshot, which `read` reads by name, offset and size, and waits until the receiver holds
+    /// them. `false` when it does not.
+    fn send_snapshot(&self, to: StoreId, head: &SnapshotHead, read: ReadFile) -> bool;
+}
+
+/// Reads part of a staged file by name, offset and largest size; shorter at its end.
+pub type ReadFile = Box<dyn Fn(&str, u64, usize) -> Result<Bytes, engine::Error> + Send + Sync>;

@@ -1,0 +1,193 @@
+//! The node on one side, the transport on the other.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use engine::Engine;
+use proto::StoreId;
+use proto::pontoon::v1::{Frame, SnapshotChunk, SnapshotFile, SnapshotHead};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use transport::{Receiver, SnapshotSink, Transport};
+
+use crate::runtime::{Handle, Network, ReadFile};
+
+/// Size of a chunk, and so of what is lost when a stream breaks.
+const CHUNK_BYTES: usize = 512 << 10;
+/// Chunks read ahead of the network.
+const CHUNKS_AHEAD: usize = 4;
+/// Files of one snapshot. With the default size of a file this is 32 GiB.
+const FILES_MAX: usize = 1024;
+
+/// Sends what the node has to say.
+pub struct Outgoing {
+    pub transport: Transport,
+    pub runtime: tokio::runtime::Handle,
+}
+
+impl Network for Outgoing {
+    fn send(&self, to: StoreId, frame: Frame) {
+        self.transport.send(to, frame);
+    }
+
+    fn send_snapshot(&self, to: StoreId, head: &SnapshotHead, read: ReadFile) -> bool {
+        let (chunks, stream) = mpsc::channel(CHUNKS_AHEAD);
+        let transport = self.transport.clone();
+        let of_head = head.clone();
+        let call = self
+            .runtime
+            .spawn(async move { transport.send_snapshot(to, of_head, ReceiverStream::new(stream)).await });
+        read_chunks(&head.files, &read, &chunks);
+        drop(chunks);
+        match self.runtime.block_on(call) {
+            Ok(Ok(received)) => received.accepted,
+            Ok(Err(error)) => {
+                tracing::warn!(store = %to, error = %crate::exit::chain(&error), "a snapshot was not delivered");
+                false
+            }
+            // The runtime ends only with the process.
+            Err(_) => false,
+        }
+    }
+}
+
+/// Reads files into a channel, until its other end goes away.
+fn read_chunks(files: &[SnapshotFile], read: &ReadFile, chunks: &mpsc::Sender<io::Result<SnapshotChunk>>) {
+    for (number, file) in files.iter().enumerate() {
+        let mut offset = 0;
+        while offset < file.bytes {
+            let chunk = match read(&file.name, offset, CHUNK_BYTES) {
+                Ok(data) if data.is_empty() => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                Ok(data) => {
+                    let crc32c = crc32c::crc32c(&data);
+                    let chunk = SnapshotChunk { file: number as u32, offset, data, crc32c };
+                    offset += chunk.data.len() as u64;
+                    Ok(chunk)
+                }
+                Err(error) => Err(io::Error::other(error)),
+            };
+            let failed = chunk.is_err();
+            if chunks.blocking_send(chunk).is_err() || failed {
+                return;
+            }
+        }
+    }
+}
+
+/// Takes what other stores send.
+pub struct Incoming<E: Engine> {
+    node: Handle<E>,
+    /// Names of files that are being received.
+    receiving: Arc<Mutex<HashSet<String>>>,
+}
+
+impl<E: Engine> Incoming<E> {
+    /// For a node.
+    pub fn new(node: Handle<E>) -> Self {
+        Incoming { node, receiving: Arc::default() }
+    }
+}
+
+impl<E: Engine> Receiver for Incoming<E> {
+    type Snapshot = Staging<E>;
+
+    fn frame(&self, from: StoreId, frame: Frame) {
+        self.node.frame(from, frame);
+    }
+
+    fn snapshot(&self, from: StoreId, head: SnapshotHead) -> io::Result<Staging<E>> {
+        if head.files.len() > FILES_MAX {
+            return Err(invalid("too many files"));
+        }
+        let names: HashSet<&str> = head.files.iter().map(|file| file.name.as_str()).collect();
+        if names.len() < head.files.len() {
+            return Err(invalid("two files of the same name"));
+        }
+        let staged = self.node.engine().stage_list().map_err(io::Error::other)?;
+        let mut receiving = self.receiving.lock().expect("no holder of the lock panics");
+        // A file that is here already may be on its way into the engine, so it is not touched.
+        if names.iter().any(|name| receiving.contains(*name)) || staged.iter().any(|name| names.contains(name.as_str())) {
+            return Err(io::Error::from(io::ErrorKind::AlreadyExists));
+        }
+        receiving.extend(names.into_iter().map(str::to_owned));
+        drop(receiving);
+        Ok(Staging {
+            node: self.node.clone(),
+            receiving: self.receiving.clone(),
+            from,
+            head,
+            file: 0,
+            offset: 0,
+            kept: false,
+        })
+    }
+}
+
+/// A snapshot on its way into the staging area. Dropped unfinished, it removes what it wrote.
+pub struct Staging<E: Engine> {
+    node: Handle<E>,
+    receiving: Arc<Mutex<HashSet<String>>>,
+    from: StoreId,
+    head: SnapshotHead,
+    /// The file being received and the bytes of it that are here.
+    file: usize,
+    offset: u64,
+    kept: bool,
+}
+
+impl<E: Engine> SnapshotSink for Staging<E> {
+    fn chunk(&mut self, chunk: SnapshotChunk) -> io::Result<()> {
+        let wanted = loop {
+            let wanted = self.head.files.get(self.file).ok_or_else(|| invalid("more chunks than announced"))?;
+            if self.offset < wanted.bytes {
+                break wanted;
+            }
+            self.file += 1;
+            self.offset = 0;
+        };
+        if (chunk.file as usize, chunk.offset) != (self.file, self.offset) {
+            return Err(invalid("a chunk is out of order"));
+        }
+        if chunk.data.len() as u64 > wanted.bytes - self.offset {
+            return Err(invalid("a file is longer than announced"));
+        }
+        if crc32c::crc32c(&chunk.data) != chunk.crc32c {
+            return Err(invalid("a chunk is damaged"));
+        }
+        self.node.engine().stage_append(&wanted.name, &chunk.data).map_err(io::Error::other)?;
+        self.offset += chunk.data.len() as u64;
+        Ok(())
+    }
+
+    fn finish(mut self) -> io::Result<bool> {
+        for wanted in &self.head.files {
+            let staged = self.node.engine().stage_finish(&wanted.name).map_err(io::Error::other)?;
+            if (staged.bytes, staged.keys, staged.crc32c) != (wanted.bytes, wanted.keys, wanted.crc32c) {
+                return Err(invalid("a file is not what was announced"));
+            }
+        }
+        self.kept = true;
+        self.node.snapshot_received(self.from, self.head.clone());
+        Ok(true)
+    }
+}
+
+impl<E: Engine> Drop for Staging<E> {
+    fn drop(&mut self) {
+        let names: Vec<String> = self.head.files.iter().map(|file| file.name.clone()).collect();
+        if !self.kept
+            && let Err(error) = self.node.engine().stage_remove(&names)
+        {
+            tracing::warn!(%error, "cannot remove the files of a broken snapshot");
+        }
+        let mut receiving = self.receiving.lock().expect("no holder of the lock panics");
+        for name in &names {
+            receiving.remove(name);
+        }
+    }
+}
+
+fn invalid(reason: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}

@@ -1,0 +1,308 @@
+//! What a store and placement tell each other while the store runs.
+//!
+//! Placement is advice (R32): everything here repeats itself until it gets through, and nothing waits for it. Two tasks:
+//! one registers the store and beats for it, one keeps a stream open for regions, on which reports go out and orders
+//! come in. A new stream starts with a report of every region led here, since a new placement leader knows none.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::Engine;
+use futures::StreamExt;
+use proto::pdpb::pd_client::PdClient;
+use proto::pontoon::v1::StoreIdentity;
+use proto::{RegionId, metapb, pdpb};
+use raft::Role;
+use store::event::{OrderRefusal, RegionReport};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::address_book::AddressBook;
+use super::error::Error;
+use super::join::first_id;
+use super::orders;
+use super::placement_client::{Leader, PlacementClient, PlacementError, with_boot};
+use crate::runtime::{Handle, NewsBatch};
+
+/// Between heartbeats of the store.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Between attempts after a failure, and between looks at whether the stream still goes to the leader.
+const PAUSE: Duration = Duration::from_secs(1);
+/// For one call.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Reports that wait for the stream.
+const REPORTS_AHEAD: usize = 256;
+
+/// Everything the two tasks need.
+pub struct Registration<E: Engine> {
+    pub node: Handle<E>,
+    pub placement: Arc<PlacementClient>,
+    pub identity: StoreIdentity,
+    pub store: metapb::Store,
+    pub addresses: Arc<AddressBook>,
+    pub data_dir: PathBuf,
+    /// Turns `true` when the store is told to stop.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// Makes the store known to placement, giving up after `patience`.
+///
+/// # Errors
+/// [`PlacementError::Refused`] when placement does not want it.
+pub async fn register(
+    placement: &PlacementClient,
+    store: &metapb::Store,
+    boot: u64,
+    patience: Duration,
+) -> Result<(), PlacementError> {
+    let put = placement.call(patience, |mut client, header| {
+        let request = pdpb::PutStoreRequest { header: Some(header), store: Some(store.clone()) };
+        let request = with_boot(request, boot);
+async move { client.put_store(request).await }
+    });
+    put.await.map(drop)
+}
+
+impl<E: Engine> Registration<E> {
+    /// Registers the store and beats for it until the process ends.
+    ///
+    /// # Errors
+    /// Placement does not want this store any more.
+    pub async fn beat(&self, mut registered: bool) -> Result<(), Error> {
+        let mut stopping = self.stopping.clone();
+        loop {
+            match self.beat_once(registered).await {
+                Ok(()) => registered = true,
+                Err(PlacementError::Refused { kind, message }) if gone(kind) => {
+                    return Err(Error::Refused { reason: message });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "placement was not told of this store");
+                    registered = false;
+                }
+            }
+            let pause = if registered { HEARTBEAT } else { PAUSE };
+            let told = *stopping.borrow_and_update();
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // Somebody is looked for who may just have registered; not more often than placement can bear.
+                () = self.addresses.wanted() => tokio::time::sleep(PAUSE / 5).await,
+                // Stopping is told at once, and once.
+                Ok(()) = stopping.changed(), if !told => {}
+            }
+        }
+    }
+
+    async fn beat_once(&self, registered: bool) -> Result<(), PlacementError> {
+        let boot = self.identity.boot;
+        if !registered {
+            register(&self.placement, &self.store, boot, PATIENCE).await?;
+        }
+        let beat = self.placement.call(PATIENCE, |mut client, header| {
+            let request =
+                pdpb::StoreHeartbeatRequest { header: Some(header), stats: Some(self.stats()), ..Default::default() };
+            let request = with_boot(request, boot);
+async move { client.store_heartbeat(request).await }
+        });
+        beat.await?;
+        let stores = self.placement.call(PATIENCE, |mut client, header| {
+            let request = pdpb::GetAllStoresRequest { header: Some(header), ..Default::default() };
+            async move { client.get_all_stores(request).await }
+        });
+        self.addresses.update(&stores.await?.stores);
+        Ok(())
+    }
+
+    fn stats(&self) -> pdpb::StoreStats {
+        let statistics = self.node.engine().statistics();
+        let (capacity, available) = disk(&self.data_dir);
+        let regions = self.node.views().len();
+        pdpb::StoreStats {
+            store_id: self.identity.store_id,
+            capacity,
+            available,
+            used_size: statistics.file_bytes + statistics.memtable_bytes,
+            region_count: u32::try_from(regions).unwrap_or(u32::MAX),
+            start_time: u32::try_from(self.store.start_timestamp).unwrap_or(u32::MAX),
+            is_busy: statistics.stalled,
+            is_stopping: *self.stopping.borrow(),
+            ..Default::default()
+        }
+    }
+
+    /// Keeps the stream for regions open until the process ends.
+    pub async fn regions(&self) {
+        // The newest report of each region that was led here when it came.
+        let mut reports = BTreeMap::new();
+        loop {
+            let ended = match self.placement.leader().await {
+                Ok(leader) => {
+                    let ended = self.stream(&leader, &mut reports).await;
+                    self.placement.forget();
+                    ended
+                }
+                Err(reason) => reason,
+            };
+            tracing::debug!(reason = ended, "the region stream to placement ended");
+            tokio::time::sleep(PAUSE / 5).await;
+        }
+    }
+
+    /// One stream, to its end; why it ended.
+    async fn stream(&self, leader: &Leader, reports: &mut BTreeMap<RegionId, RegionReport>) -> String {
+        let (sender, receiver) = mpsc::channel(REPORTS_AHEAD);
+        let mut client = PdClient::new(leader.channel.clone());
+        reports.retain(|id, _| self.leads(*id));
+        let opening: Vec<_> = reports.values().map(|report| self.heartbeat(leader, report)).collect();
+        let outgoing = futures::stream::iter(opening).chain(ReceiverStream::new(receiver));
+        // The answer's head may come only with the first order, so the stream is fed before it is there.
+        let mut call = Box::pin(client.region_heartbeat(outgoing));
+        let mut answers: Option<Streaming<pdpb::RegionHeartbeatResponse>> = None;
+        let mut look = tokio::time::interval(PAUSE);
+        loop {
+            tokio::select! {
+                opened = &mut call, if answers.is_none() => match opened {
+                    Ok(opened) => answers = Some(opened.into_inner()),
+                    Err(status) => return status.message().to_owned(),
+                },
+                answer = next(&mut answers) => match answer {
+                    Ok(Some(answer)) => if let Err(reason) = self.take_order(answer) { return reason },
+                    Ok(None) => return "placement ended it".to_owned(),
+                    Err(status) => return status.message().to_owned(),
+                },
+                news = self.node.news().take() => {
+                    for (id, report) in &news.reports {
+                        reports.insert(*id, report.clone());
+                    }
+                    let beats: Vec<_> = news.reports.values().map(|report| self.heartbeat(leader, report)).collect();
+                    for beat in beats {
+                        if sender.send(beat).await.is_err() {
+                            return "the connection was lost".to_owned();
+                        }
+                    }
+                    self.tell(leader, news).await;
+                }
+                _ = look.tick() => {
+                    if !self.placement.is_leader(&leader.address) {
+                        return "placement has another leader".to_owned();
+                    }
+                }
+            }
+        }
+    }
+
+    fn leads(&self, region: RegionId) -> bool {
+        self.node.region(region).is_some_and(|view| view.role == Role::Leader)
+    }
+
+    fn heartbeat(&self, leader: &Leader, report: &RegionReport) -> pdpb::RegionHeartbeatRequest {
+        let down = |(peer, seconds): &(metapb::Peer, u64)| pdpb::PeerStats { peer: Some(peer.clone()), down_seconds: *seconds };
+        pdpb::RegionHeartbeatRequest {
+            header: Some(pdpb::RequestHeader {
+                cluster_id: leader.cluster_id,
+                sender_id: self.identity.store_id,
+                ..Default::default()
+            }),
+            region: Some(report.region.clone()),
+            leader: Some(report.leader.clone()),
+            term: report.term,
+            down_peers: report.down.iter().map(down).collect(),
+            pending_peers: report.pending.clone(),
+            approximate_size: report.bytes,
+            approximate_keys: report.keys,
+            bytes_written: report.written_bytes,
+            ..Default::default()
+        }
+    }
+
+    fn take_order(&self, answer: pdpb::RegionHeartbeatResponse) -> Result<(), String> {
+        if let Some(error) = answer.header.as_ref().and_then(|header| header.error.as_ref())
+            && error.r#type() != pdpb::ErrorType::Ok
+        {
+            return Err(error.message.clone());
+        }
+        let view = self.node.region(RegionId(answer.region_id));
+        match orders::from_wire(answer, view.as_deref().map(|view| &view.region)) {
+            Some(order) => {
+                tracing::info!(region = %order.region, kind = ?order.kind, "order");
+                self.node.order(order);
+            }
+            None => tracing::debug!("placement asks for nothing that is known here"),
+        }
+        Ok(())
+    }
+
+    /// Tells what the stream has no place for.
+    async fn tell(&self, leader: &Leader, news: NewsBatch) {
+        for (region, result) in &news.orders {
+            match result {
+                Ok(()) => tracing::debug!(%region, "an order was taken up"),
+                Err(reason @ (OrderRefusal::LaneBusy | OrderRefusal::Joint | OrderRefusal::EpochNotMatch)) => {
+                    tracing::debug!(%region, %reason, "an order was refused");
+                }
+                Err(reason) => tracing::info!(%region, %reason, "an order was refused"),
+            }
+        }
+        let mut client = PdClient::new(leader.channel.clone());
+        let header = || Some(pdpb::RequestHeader { cluster_id: leader.cluster_id, ..Default::default() });
+        for regions in news.splits {
+            tracing::info!(regions = ?regions.iter().map(|region| region.id).collect::<Vec<_>>(), "split");
+            let told = client.report_batch_split(pdpb::ReportBatchSplitRequest { header: header(), regions });
+            // The pieces report themselves as well.
+            if !matches!(tokio::time::timeout(PATIENCE, told).await, Ok(Ok(_))) {
+                tracing::debug!("placement was not told of a split");
+            }
+        }
+        if news.ids_wanted > 0 {
+            let asked = client.alloc_id(pdpb::AllocIdRequest { header: header(), count: news.ids_wanted });
+            match tokio::time::timeout(PATIENCE, asked).await {
+                Ok(Ok(answer)) if answer.get_ref().header.as_ref().is_none_or(|header| header.error.is_none()) => {
+                    let answer = answer.into_inner();
+                    self.node.ids((first_id(&answer)..=answer.id).collect());
+                }
+                // The store asks again.
+                _ => tracing::debug!("placement gave no ids"),
+            }
+        }
+    }
+}
+
+/// The next answer of a stream that may not be open yet.
+async fn next(
+    answers: &mut Option<Streaming<pdpb::RegionHeartbeatResponse>>,
+) -> Result<Option<pdpb::RegionHeartbeatResponse>, tonic::Status> {
+    match answers {
+        Some(answers) => answers.message().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether a refusal means that this store has no place in the cluster.
+fn gone(kind: pdpb::ErrorType) -> bool {
+    matches!(
+        kind,
+        pdpb::ErrorType::StoreTombstone | pdpb::ErrorType::DuplicatedEntry | pdpb::ErrorType::IncompatibleVersion
+    )
+}
+
+/// Size and free part of the disk that holds a directory; zeros when the system does not tell.
+fn disk(directory: &std::path::Path) -> (u64, u64) {
+    match rustix::fs::statvfs(directory) {
+        Ok(disk) => (disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize),
+        Err(_) => (0, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_has_a_size() {
+        let (capacity, available) = disk(&std::env::temp_dir());
+        assert!(capacity > 0 && available <= capacity);
+    }
+}
