@@ -20,6 +20,12 @@ pub use packages::*;
 /// The encoded `FileDescriptorSet` of all packages, for the reflection service and for tests.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+/// Metadata of an answer to a compare-and-swap whose outcome the store does not know, with any value.
+///
+/// The public interface has no place for this: clients repeat after a region error, which would make one swap two, and
+/// take the answer's own error for certain failure. Our client reads this beside the answer (RELIABILITY R26).
+pub const OUTCOME_UNKNOWN: &str = "pontoon-outcome-unknown";
+
 #[allow(missing_docs, clippy::all, rustdoc::all)]
 mod packages {
     include!(concat!(env!("OUT_DIR"), "/packages.rs"));

@@ -1,0 +1,386 @@
+//! What administrators and tools ask of the placement group.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use proto::{
+    RegionId, StoreId, metapb,
+    pontoon::v1::{
+        AdminError, AdminHeader, ClusterStatusRequest, ClusterStatusResponse, ListOperatorsRequest,
+        ListOperatorsResponse, ListRegionsRequest, ListRegionsResponse, ListStoresRequest,
+        ListStoresResponse, MoveReplicaRequest, OperatorResponse, OperatorStatus, RegionStatus,
+        SplitRegionRequest, StoreStatus, TransferLeaderRequest, admin_client::AdminClient,
+        admin_error,
+    },
+};
+use tokio::time::timeout;
+use tonic::{Code, Response, Status, transport::Channel};
+
+use crate::{
+    Error,
+    cause::{Cause, When},
+    options::Options,
+    placement::{ANSWER_BYTES_MAX, Placement},
+    retry::{Effect, Retry},
+    store::text,
+};
+
+/// Time for one call.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Names an operator: what placement makes of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperatorId(pub u64);
+
+/// The last of some new timestamps: milliseconds, and a count within one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp {
+    /// Wall-clock milliseconds.
+    pub physical_ms: i64,
+    /// Position within that millisecond.
+    pub logical: i64,
+}
+
+/// Commands to the placement group. Questions are repeated within the budget; commands only while it is certain that they
+/// were not taken.
+#[derive(Clone)]
+pub struct Admin {
+    pub(crate) placement: Arc<Placement>,
+    pub(crate) options: Options,
+}
+
+/// An answer that may be a refusal.
+trait Refusable {
+    fn take_error(&mut self) -> Option<AdminError>;
+}
+
+macro_rules! refusable {
+    ($($name:ident),*) => {$(
+        impl Refusable for $name {
+            fn take_error(&mut self) -> Option<AdminError> {
+                self.error.take().filter(|error| error.kind() != admin_error::Kind::None)
+            }
+        }
+    )*};
+}
+
+refusable!(
+    ClusterStatusResponse,
+    ListOperatorsResponse,
+    ListRegionsResponse,
+    ListStoresResponse,
+    OperatorResponse
+);
+
+/// What one call came to.
+enum Call<T> {
+    Answered(T),
+    Refused(AdminError),
+    Failed(Cause),
+}
+
+impl Admin {
+    /// Commands to the group whose members are at `placements` (`host:port` or URIs; one is enough). The connection is made
+    /// by the first call, so this works on a cluster that no store has joined yet.
+    pub fn new(placements: &[String], options: Options) -> Self {
+        Self {
+            placement: Arc::new(Placement::new(placements, options)),
+            options,
+        }
+    }
+
+    /// Totals of the cluster.
+    ///
+    /// # Errors
+    /// As for all questions: [`Error::Unavailable`] without an answer in time, [`Error::Admin`] when it is a refusal.
+    pub async fn status(&self) -> Result<ClusterStatusResponse, Error> {
+        self.call(Effect::None, |mut client, header| async move {
+            client.cluster_status(ClusterStatusRequest { header }).await
+        })
+        .await
+    }
+
+    /// All stores.
+    ///
+    /// # Errors
+    /// As [`Admin::status`].
+    pub async fn stores(&self) -> Result<Vec<StoreStatus>, Error> {
+        let list = |mut client: AdminClient<Channel>, header| async move {
+            client.list_stores(ListStoresRequest { header }).await
+        };
+        Ok(self.call(Effect::None, list).await?.stores)
+    }
+
+    /// At most `limit` regions from that of `start_key` on, up to `end_key`. Keys are those that cut regions.
+    ///
+    /// # Errors
+    /// As [`Admin::status`].
+    pub async fn regions(
+        &self,
+        start_key: Bytes,
+        end_key: Bytes,
+        limit: u32,
+    ) -> Result<Vec<RegionStatus>, Error> {
+        let request = ListRegionsRequest {
+            start_key,
+            end_key,
+            limit,
+            ..Default::default()
+        };
+        self.list_regions(request).await
+    }
+
+    /// One region; `None` when there is none by that id.
+    ///
+    /// # Errors
+    /// As [`Admin::status`].
+    pub async fn region(&self, region: RegionId) -> Result<Option<RegionStatus>, Error> {
+        let request = ListRegionsRequest {
+            region_id: region.0,
+            ..Default::default()
+        };
+        match self.list_regions(request).await {
+            Ok(regions) => Ok(regions.into_iter().next()),
+            Err(Error::Admin {
+                kind: admin_error::Kind::UnknownRegion,
+                ..
+            }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list_regions(&self, request: ListRegionsRequest) -> Result<Vec<RegionStatus>, Error> {
+        let list = |mut client: AdminClient<Channel>, header| {
+            let request = ListRegionsRequest {
+                header,
+                ..request.clone()
+            };
+            async move { client.list_regions(request).await }
+        };
+        Ok(self.call(Effect::None, list).await?.regions)
+    }
+
+    /// Operators of a region, or of all, newest last.
+    ///
+    /// # Errors
+    /// As [`Admin::status`].
+    pub async fn operators(&self, region: Option<RegionId>) -> Result<Vec<OperatorStatus>, Error> {
+        self.list_operators(0, region.map_or(0, u64::from)).await
+    }
+
+    /// One operator; `None` when it is not known, or not any more.
+    ///
+    /// # Errors
+    /// As [`Admin::status`].
+    pub async fn operator(&self, operator: OperatorId) -> Result<Option<OperatorStatus>, Error> {
+        Ok(self.list_operators(operator.0, 0).await?.into_iter().next())
+    }
+
+    async fn list_operators(
+        &self,
+        operator_id: u64,
+        region_id: u64,
+    ) -> Result<Vec<OperatorStatus>, Error> {
+        let list = |mut client: AdminClient<Channel>, header| async move {
+            client
+                .list_operators(ListOperatorsRequest {
+                    header,
+                    operator_id,
+                    region_id,
+                })
+                .await
+        };
+        Ok(self.call(Effect::None, list).await?.operators)
+    }
+
+    /// Splits a region at keys inside it.
+    ///
+    /// # Errors
+    /// As for all commands: [`Error::Unknown`] when it may have been taken; [`Error::Admin`] when it was refused.
+    pub async fn split_region(
+        &self,
+        region: RegionId,
+        keys: Vec<Bytes>,
+    ) -> Result<OperatorId, Error> {
+        self.command(|mut client, header| {
+            let request = SplitRegionRequest {
+                header,
+                region_id: region.0,
+                keys: keys.clone(),
+            };
+            async move { client.split_region(request).await }
+        })
+        .await
+    }
+
+    /// Moves a replica from one store to another.
+    ///
+    /// # Errors
+    /// As [`Admin::split_region`].
+    pub async fn move_replica(
+        &self,
+        region: RegionId,
+        from: StoreId,
+        to: StoreId,
+    ) -> Result<OperatorId, Error> {
+        self.command(|mut client, header| async move {
+            let request = MoveReplicaRequest {
+                header,
+                region_id: region.0,
+                from_store: from.0,
+                to_store: to.0,
+            };
+            client.move_replica(request).await
+        })
+        .await
+    }
+
+    /// Makes the peer on a store the leader.
+    ///
+    /// # Errors
+    /// As [`Admin::split_region`].
+    pub async fn transfer_leader(
+        &self,
+        region: RegionId,
+        to: StoreId,
+    ) -> Result<OperatorId, Error> {
+        self.command(|mut client, header| async move {
+            client
+                .transfer_leader(TransferLeaderRequest {
+                    header,
+                    region_id: region.0,
+                    to_store: to.0,
+                })
+                .await
+        })
+        .await
+    }
+
+    /// The last of `count` new timestamps, all above every one given out before (R28).
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn tso(&self, count: u32) -> Result<Timestamp, Error> {
+        let last = self.ask(|| self.placement.tso(count)).await?;
+        Ok(Timestamp {
+            physical_ms: last.physical,
+            logical: last.logical,
+        })
+    }
+
+    /// Where a store can be reached.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], also when there is no such store.
+    pub async fn store_address(&self, store: StoreId) -> Result<String, Error> {
+        self.ask(|| self.placement.store_address(store)).await
+    }
+
+    /// The region that holds a key of those that cut regions, with its leader if known.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn find_region(
+        &self,
+        key: Bytes,
+    ) -> Result<(metapb::Region, Option<metapb::Peer>), Error> {
+        self.ask(|| self.placement.region(key.clone())).await
+    }
+
+    /// Repeats a question until it is answered.
+    pub(crate) async fn ask<T, F>(&self, mut question: impl FnMut() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Cause>>,
+    {
+        let mut retry = Retry::new(&self.options, Effect::None, Instant::now());
+        loop {
+            match question().await {
+                Ok(answer) => return Ok(answer),
+                Err(cause) => retry.pause(cause, When::Backoff).await?,
+            }
+        }
+    }
+
+    async fn command<F>(
+        &self,
+        call: impl Fn(AdminClient<Channel>, Option<AdminHeader>) -> F,
+    ) -> Result<OperatorId, Error>
+    where
+        F: Future<Output = Result<Response<OperatorResponse>, Status>>,
+    {
+        Ok(OperatorId(self.call(Effect::Once, call).await?.operator_id))
+    }
+
+    async fn call<T, F>(
+        &self,
+        effect: Effect,
+        call: impl Fn(AdminClient<Channel>, Option<AdminHeader>) -> F,
+    ) -> Result<T, Error>
+    where
+        T: Refusable,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut retry = Retry::new(&self.options, effect, Instant::now());
+        loop {
+            let cause = match self.try_call(&call).await {
+                Call::Answered(answer) => return Ok(answer),
+                Call::Failed(cause) => cause,
+                Call::Refused(error) => match error.kind() {
+                    admin_error::Kind::NotLeader => Cause::Placement {
+                        why: "another member leads".to_owned(),
+                    },
+                    kind => {
+                        return Err(Error::Admin {
+                            kind,
+                            message: error.message,
+                        });
+                    }
+                },
+            };
+            retry.pause(cause, When::Backoff).await?;
+        }
+    }
+
+    async fn try_call<T, F>(
+        &self,
+        call: impl Fn(AdminClient<Channel>, Option<AdminHeader>) -> F,
+    ) -> Call<T>
+    where
+        T: Refusable,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let leader = match self.placement.leader().await {
+            Ok(leader) => leader,
+            Err(cause) => return Call::Failed(cause),
+        };
+        let header = Some(AdminHeader {
+            cluster_id: leader.cluster_id,
+        });
+        let client =
+            AdminClient::new(leader.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
+        let status = match timeout(CALL_LIMIT, call(client, header)).await {
+            Ok(Ok(answer)) => {
+                let mut answer = answer.into_inner();
+                let Some(error) = answer.take_error() else {
+                    return Call::Answered(answer);
+                };
+                if error.kind() == admin_error::Kind::NotLeader {
+                    self.placement.doubt(&leader);
+                }
+                return Call::Refused(error);
+            }
+            Ok(Err(status)) => status,
+            Err(_) => Status::deadline_exceeded(format!("none within {CALL_LIMIT:?}")),
+        };
+        self.placement.doubt(&leader);
+        Call::Failed(match status.code() {
+            Code::InvalidArgument | Code::Unimplemented => Cause::Refused {
+                message: text(&status),
+            },
+            _ => Cause::PlacementLost { why: text(&status) },
+        })
+    }
+}
