@@ -216,7 +216,13 @@ impl Peer {
             .map_or(last, |status| last.saturating_sub(status.matched));
         let refused = OrderRefusal::NotCaughtUp { peer, lag };
         let status = statuses.get(&peer).ok_or(refused.clone())?;
-        if status.in_snapshot || lag > cx.options.caught_up_entries || !self.is_linked(status, cx) {
+        // Who never acknowledged anything has nothing: every log begins at a base that only a snapshot brings.
+        let has_data = status.matched > 0;
+        if !has_data
+            || status.in_snapshot
+            || lag > cx.options.caught_up_entries
+            || !self.is_linked(status, cx)
+        {
             return Err(refused);
         }
         if lag > 0 {

@@ -71,6 +71,9 @@ impl<E: Engine> Store<E> {
             }
             step_quietly(raft, RaftEvent::Message(beat.into_message(response)));
             peer.remember_contact(from, from_store);
+            if !response && !stale {
+                peer.heard_tick = self.cx.tick;
+            }
             self.cx.touch(peer);
             return;
         }
@@ -89,9 +92,13 @@ impl<E: Engine> Store<E> {
             return;
         };
         peer.remember_contact(from, from_store);
-        if let Some(raft) = peer.raft.as_mut() {
-            step_quietly(raft, RaftEvent::Message(beat.into_message(response)));
-            self.cx.touch(peer);
+        match peer.raft.as_mut() {
+            Some(raft) => {
+                step_quietly(raft, RaftEvent::Message(beat.into_message(response)));
+                self.cx.touch(peer);
+            }
+            None if !response => peer.answer_without_raft(from, term, None, &mut self.cx),
+            None => {}
         }
     }
 
@@ -143,12 +150,15 @@ impl<E: Engine> Store<E> {
         peer.remember_contact(address.from, from_store);
         match peer.raft.as_mut() {
             Some(raft) => {
+                if asks.is_some() {
+                    peer.heard_tick = self.cx.tick;
+                }
                 step_quietly(raft, RaftEvent::Message(message));
                 self.cx.touch(peer);
             }
             None => {
                 if let Some((previous, term)) = asks {
-                    peer.ask_for_snapshot(address.from, previous, term, &mut self.cx);
+                    peer.answer_without_raft(address.from, term, Some(previous), &mut self.cx);
                 }
             }
         }
@@ -291,15 +301,16 @@ impl Peer {
         cx.log.require_sync();
     }
 
-    /// A peer that knew no leader for long asks the members whether it is still one of them: whoever has applied its
+    /// A peer that heard no leader for long asks the members whether it is still one of them: whoever has applied its
     /// removal answers with a notice. (A learner that missed its removal has no other way to learn.)
     pub fn tick_leaderless<E: Engine>(&mut self, cx: &mut Context<E>) {
-        let Some(raft) = &self.raft else { return };
-        let waits = cx.tick.saturating_sub(self.leaderless_since) >= cx.options.leaderless_ticks;
-        if !waits || raft.leader().is_some() {
+        if cx.tick.saturating_sub(self.heard_tick) < cx.options.leaderless_ticks {
             return;
         }
-        self.leaderless_since = cx.tick;
+        self.heard_tick = cx.tick;
+        if self.raft.is_none() || self.is_leader() {
+            return;
+        }
         let members = self
             .region
             .peers

@@ -137,15 +137,15 @@ pub(crate) struct Peer {
     pub reads: Reads,
     /// Structural command proposed here and not applied.
     pub lane: Option<Index>,
-    /// Whether the order behind a transfer in progress is still to be counted against proposals.
+    /// Stores of peers that wrote and that the descriptor does not name.
     pub contacts: Vec<(PeerId, StoreId)>,
     /// Snapshots to members.
     pub sending: Vec<Sending>,
     /// A snapshot that arrived whole and waits for the sync before it may cut the log.
     pub staged: Option<Box<wire::SnapshotHead>>,
     pub reported: Reported,
-    /// Since when no leader is known.
-    pub leaderless_since: u64,
+    /// When a leader was last heard, or the members were last asked.
+    pub heard_tick: u64,
     pub dirty: bool,
 }
 
@@ -179,7 +179,7 @@ impl Peer {
             sending: Vec::new(),
             staged: None,
             reported: Reported::default(),
-            leaderless_since: tick,
+            heard_tick: tick,
             dirty: false,
         }
     }
@@ -284,14 +284,6 @@ impl Peer {
         });
         if unchanged {
             return;
-        }
-        if leader.is_some()
-            || self
-                .published
-                .as_ref()
-                .is_some_and(|view| view.leader.is_some())
-        {
-            self.leaderless_since = cx.tick;
         }
         let view = Arc::new(RegionView {
             region: self.region.clone(),

@@ -54,6 +54,7 @@ impl Peer {
             }
             let caught_up = status.is_some_and(|status| {
                 !status.in_snapshot
+                    && status.matched > 0
                     && last.saturating_sub(status.matched) <= cx.options.caught_up_entries
             });
             if !caught_up {
@@ -120,7 +121,8 @@ impl Peer {
         for (member, status) in &statuses {
             let down = u64::from(status.silent_ticks) >= options.down_ticks;
             let lag = last.saturating_sub(status.matched);
-            let pending = status.in_snapshot || lag > options.caught_up_entries;
+            let pending =
+                status.in_snapshot || status.matched == 0 || lag > options.caught_up_entries;
             changed |= down != self.reported.down.contains(member);
             changed |= pending != self.reported.pending.contains(member);
         }

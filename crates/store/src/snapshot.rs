@@ -182,26 +182,34 @@ impl Peer {
         }
     }
 
-    /// While there is no Raft instance to say so: the log of this peer does not match, from the beginning.
-    pub(crate) fn ask_for_snapshot<E: Engine>(
+    /// While there is no Raft instance, because the files of a snapshot were lost: tells a leader that the peer is there
+    /// (in answer to a heartbeat, confirming no read round) and that its log matches nowhere (in answer to an append). So
+    /// the leader finds out that another snapshot is needed.
+    pub(crate) fn answer_without_raft<E: Engine>(
         &mut self,
         leader: PeerId,
-        previous: Index,
         term: u64,
+        append_at: Option<Index>,
         cx: &mut Context<E>,
     ) {
         let lost = matches!(&self.stage, Stage::Installing(installing) if !installing.has_files);
         if !lost || term < self.state.term {
             return;
         }
-        let result = raft::AppendResult::Mismatch {
-            rejected: previous,
-            hint: LogPosition::default(),
-        };
-        let body = raft::Body::AppendResponse {
-            result,
-            commit: 0,
-            pledge: None,
+        let body = match append_at {
+            Some(rejected) => raft::Body::AppendResponse {
+                result: raft::AppendResult::Mismatch {
+                    rejected,
+                    hint: LogPosition::default(),
+                },
+                commit: 0,
+                pledge: None,
+            },
+            None => raft::Body::HeartbeatResponse {
+                round: 0,
+                commit: 0,
+                pledge: None,
+            },
         };
         let message = raft::Message {
             from: self.id,

@@ -2,12 +2,20 @@
 
 use bytes::Bytes;
 use proto::metapb;
-use store::event::{Event, Keys, OperationResult, Proposal, ReadRequest, Refusal, RequestId, Target};
+use store::event::{
+    Event, Keys, OperationResult, Proposal, ReadRequest, Refusal, RequestId, Target,
+};
 
 use crate::harness::*;
 
 fn three() -> Cluster {
-    Cluster::new(3, &[region(1, "", "m", &[1, 2, 3]), region(2, "m", "", &[1, 2, 3])])
+    Cluster::new(
+        3,
+        &[
+            region(1, "", "m", &[1, 2, 3]),
+            region(2, "m", "", &[1, 2, 3]),
+        ],
+    )
 }
 
 #[test]
@@ -26,27 +34,60 @@ fn proposals_of_a_turn_share_an_entry_and_keep_their_results() {
     let mut cluster = three();
     cluster.put(r(1), "a", "0");
     let leader = cluster.elect(r(1));
-    let before = cluster.store(leader.0).raft(r(1)).expect("it leads").last().index;
+    let before = cluster
+        .store(leader.0)
+        .raft(r(1))
+        .expect("it leads")
+        .last()
+        .index;
     let keys = || Keys::Points(vec![Bytes::from_static(b"a")]);
-    let target = |keys| Target { region: r(1), peer: None, epoch: None, keys };
+    let target = |keys| Target {
+        region: r(1),
+        peer: None,
+        epoch: None,
+        keys,
+    };
     for (id, operations) in [
         (1000, vec![swap("a", Some("0"), "1"), put("b", "x")]),
         (1002, vec![swap("a", Some("0"), "2")]),
         (1004, vec![swap("a", Some("1"), "3")]),
     ] {
-        let proposal = Proposal { id: RequestId(id), target: target(keys()), operations };
+        let proposal = Proposal {
+            id: RequestId(id),
+            target: target(keys()),
+            operations,
+        };
         cluster.step_only(leader, Event::Propose(proposal));
     }
     cluster.take(leader);
-    assert_eq!(cluster.store(leader.0).raft(r(1)).expect("it leads").last().index, before + 1);
-    cluster.until("all are answered", |cluster| cluster.answers.contains_key(&RequestId(1004)));
+    assert_eq!(
+        cluster
+            .store(leader.0)
+            .raft(r(1))
+            .expect("it leads")
+            .last()
+            .index,
+        before + 1
+    );
+    cluster.until("all are answered", |cluster| {
+        cluster.answers.contains_key(&RequestId(1004))
+    });
     let swapped = |succeeded, previous: &'static str| OperationResult::Swapped {
         succeeded,
         previous: Some(Bytes::from_static(previous.as_bytes())),
     };
-    assert_eq!(cluster.answers[&RequestId(1000)], Ok(vec![swapped(true, "0"), OperationResult::Done]));
-    assert_eq!(cluster.answers[&RequestId(1002)], Ok(vec![swapped(false, "1")]));
-    assert_eq!(cluster.answers[&RequestId(1004)], Ok(vec![swapped(true, "1")]));
+    assert_eq!(
+        cluster.answers[&RequestId(1000)],
+        Ok(vec![swapped(true, "0"), OperationResult::Done])
+    );
+    assert_eq!(
+        cluster.answers[&RequestId(1002)],
+        Ok(vec![swapped(false, "1")])
+    );
+    assert_eq!(
+        cluster.answers[&RequestId(1004)],
+        Ok(vec![swapped(true, "1")])
+    );
     cluster.assert_same_data(&[1, 2, 3]);
 }
 
@@ -54,20 +95,42 @@ fn proposals_of_a_turn_share_an_entry_and_keep_their_results() {
 fn followers_and_strangers_refuse() {
     let mut cluster = three();
     let leader = cluster.elect(r(1));
-    let follower = [s(1), s(2), s(3)].into_iter().find(|store| *store != leader).expect("there are three");
+    let follower = [s(1), s(2), s(3)]
+        .into_iter()
+        .find(|store| *store != leader)
+        .expect("there are three");
     let request = cluster.propose_at(follower, r(1), vec![put("a", "1")]);
-    let Err(Refusal::NotLeader { leader: Some(told), .. }) = &cluster.answers[&request] else { panic!("not refused") };
+    let Err(Refusal::NotLeader {
+        leader: Some(told), ..
+    }) = &cluster.answers[&request]
+    else {
+        panic!("not refused")
+    };
     assert_eq!(told.store_id, leader.0);
     let request = cluster.propose_at(leader, r(9), vec![put("a", "1")]);
-    assert_eq!(cluster.answers[&request], Err(Refusal::RegionNotFound(r(9))));
+    assert_eq!(
+        cluster.answers[&request],
+        Err(Refusal::RegionNotFound(r(9)))
+    );
     let request = cluster.propose_at(leader, r(1), vec![put("z", "1")]);
-    assert!(matches!(cluster.answers[&request], Err(Refusal::KeyNotInRegion { .. })));
-    let newer = Some(metapb::RegionEpoch { conf_ver: 1, version: 5 });
+    assert!(matches!(
+        cluster.answers[&request],
+        Err(Refusal::KeyNotInRegion { .. })
+    ));
+    let newer = Some(metapb::RegionEpoch {
+        conf_ver: 1,
+        version: 5,
+    });
     let request = cluster.propose_as(leader, r(1), newer, vec![put("a", "1")]);
-    let Err(Refusal::EpochNotMatch { current }) = &cluster.answers[&request] else { panic!("not refused") };
+    let Err(Refusal::EpochNotMatch { current }) = &cluster.answers[&request] else {
+        panic!("not refused")
+    };
     assert_eq!(current[0].id, 1);
     let request = cluster.read_at(follower, r(1), "a");
-    assert!(matches!(cluster.reads[&request], Err(Refusal::NotLeader { .. })));
+    assert!(matches!(
+        cluster.reads[&request],
+        Err(Refusal::NotLeader { .. })
+    ));
 }
 
 #[test]
@@ -75,11 +138,19 @@ fn too_much_at_once_is_busy_and_too_large_is_refused() {
     let mut options = options();
     options.entry_bytes_max = 1000;
     options.region_pending_bytes_max = 2000;
-    let mut cluster = Cluster::with(3, &[region(1, "", "", &[1, 2, 3])], options, Default::default());
+    let mut cluster = Cluster::with(
+        3,
+        &[region(1, "", "", &[1, 2, 3])],
+        options,
+        Default::default(),
+    );
     let leader = cluster.elect(r(1));
     let large = "x".repeat(2000);
     let request = cluster.propose_at(leader, r(1), vec![put("a", &large)]);
-    assert!(matches!(cluster.answers[&request], Err(Refusal::TooLarge { .. })));
+    assert!(matches!(
+        cluster.answers[&request],
+        Err(Refusal::TooLarge { .. })
+    ));
     let half = "x".repeat(800);
     cluster.hold_log.insert(leader);
     let first = cluster.propose_at(leader, r(1), vec![put("a", &half)]);
@@ -87,7 +158,9 @@ fn too_much_at_once_is_busy_and_too_large_is_refused() {
     let third = cluster.propose_at(leader, r(1), vec![put("c", &half)]);
     assert!(matches!(cluster.answers[&third], Err(Refusal::Busy { .. })));
     cluster.hold_log.clear();
-    cluster.until("the others are done", |cluster| cluster.answers.contains_key(&second));
+    cluster.until("the others are done", |cluster| {
+        cluster.answers.contains_key(&second)
+    });
     assert!(cluster.answers[&first].is_ok() && cluster.answers[&second].is_ok());
     cluster.put(r(1), "c", &half);
 }
@@ -102,7 +175,10 @@ fn reads_wait_for_the_quorum_and_for_applying() {
     cluster.settle();
     let read = cluster.read_at(leader, r(1), "a");
     cluster.settle();
-    assert!(!cluster.reads.contains_key(&read), "the commit index is not applied yet");
+    assert!(
+        !cluster.reads.contains_key(&read),
+        "the commit index is not applied yet"
+    );
     cluster.hold_apply.clear();
     cluster.settle();
     assert_eq!(cluster.reads[&read], Ok(leader));
@@ -110,7 +186,10 @@ fn reads_wait_for_the_quorum_and_for_applying() {
     cluster.isolate(leader);
     let read = cluster.read_at(leader, r(1), "a");
     cluster.ticks(60);
-    assert!(matches!(cluster.reads[&read], Err(Refusal::NotLeader { .. })), "a minority confirms nothing");
+    assert!(
+        matches!(cluster.reads[&read], Err(Refusal::NotLeader { .. })),
+        "a minority confirms nothing"
+    );
 }
 
 #[test]
@@ -120,15 +199,24 @@ fn a_deposed_leaders_entry_is_stale() {
     let old = cluster.elect(r(1));
     cluster.isolate(old);
     let lost = cluster.propose_at(old, r(1), vec![put("a", "lost")]);
-    cluster.until("another leads", |cluster| cluster.leader(r(1)).is_some_and(|leader| leader != old));
+    cluster.until("another leads", |cluster| {
+        cluster.leader(r(1)).is_some_and(|leader| leader != old)
+    });
     let new = cluster.leader(r(1)).expect("it was just there");
     cluster.until("it can serve", |cluster| {
-        cluster.store(new.0).raft(r(1)).is_some_and(|raft| raft.is_committed_in_term())
+        cluster
+            .store(new.0)
+            .raft(r(1))
+            .is_some_and(|raft| raft.is_committed_in_term())
     });
     let request = cluster.propose_at(new, r(1), vec![put("a", "2")]);
-    cluster.until("it serves", |cluster| cluster.answers.contains_key(&request));
+    cluster.until("it serves", |cluster| {
+        cluster.answers.contains_key(&request)
+    });
     cluster.heal();
-    cluster.until("the old leader learns", |cluster| cluster.answers.contains_key(&lost));
+    cluster.until("the old leader learns", |cluster| {
+        cluster.answers.contains_key(&lost)
+    });
     assert_eq!(cluster.answers[&lost], Err(Refusal::StaleCommand));
     cluster.assert_same_data(&[1, 2, 3]);
 }
@@ -137,7 +225,12 @@ fn a_deposed_leaders_entry_is_stale() {
 fn a_fate_not_learned_in_time_is_unknown() {
     let mut options = options();
     options.proposal_ticks = 20;
-    let mut cluster = Cluster::with(3, &[region(1, "", "", &[1, 2, 3])], options, Default::default());
+    let mut cluster = Cluster::with(
+        3,
+        &[region(1, "", "", &[1, 2, 3])],
+        options,
+        Default::default(),
+    );
     let leader = cluster.elect(r(1));
     cluster.isolate(leader);
     let request = cluster.propose_at(leader, r(1), vec![put("a", "1")]);
@@ -150,8 +243,19 @@ fn reads_of_a_turn_share_a_round() {
     let mut cluster = three();
     let leader = cluster.elect(r(1));
     for id in 0..100 {
-        let target = Target { region: r(1), peer: None, epoch: None, keys: Keys::Clamped };
-        cluster.step_only(leader, Event::Read(ReadRequest { id: RequestId(2001 + 2 * id), target }));
+        let target = Target {
+            region: r(1),
+            peer: None,
+            epoch: None,
+            keys: Keys::Clamped,
+        };
+        cluster.step_only(
+            leader,
+            Event::Read(ReadRequest {
+                id: RequestId(2001 + 2 * id),
+                target,
+            }),
+        );
     }
     cluster.take(leader);
     cluster.settle();
@@ -164,11 +268,20 @@ fn placement_hears_of_leaders_and_of_members_that_are_down() {
     let mut cluster = three();
     let leader = cluster.elect(r(1));
     let reports = &cluster.nodes[&leader].reports;
-    assert!(reports.iter().any(|report| report.region.id == 1 && report.leader.store_id == leader.0));
-    let down = [s(1), s(2), s(3)].into_iter().find(|store| *store != leader).expect("there are three");
+    assert!(
+        reports
+            .iter()
+            .any(|report| report.region.id == 1 && report.leader.store_id == leader.0)
+    );
+    let down = [s(1), s(2), s(3)]
+        .into_iter()
+        .find(|store| *store != leader)
+        .expect("there are three");
     cluster.crash(down, KILL);
     cluster.until("the member is reported down", |cluster| {
         let reports = &cluster.nodes[&leader].reports;
-        reports.iter().any(|report| report.down.iter().any(|(peer, _)| peer.store_id == down.0))
+        reports
+            .iter()
+            .any(|report| report.down.iter().any(|(peer, _)| peer.store_id == down.0))
     });
 }

@@ -13,8 +13,8 @@ use proto::{RegionId, StoreId, metapb};
 use raft::{PeerId, Role};
 use store::apply::Applier;
 use store::event::{
-    ApplyTask, Effects, Event, Keys, LogBatch, OperationResult, Order, OrderKind, OrderRefusal, Proposal, ReadRequest,
-    Refusal, RegionReport, RequestId, Target, Task, TaskDone, ViewChange,
+    ApplyTask, Effects, Event, Keys, LogBatch, OperationResult, Order, OrderKind, OrderRefusal,
+    Proposal, ReadRequest, Refusal, RegionReport, RequestId, Target, Task, TaskDone, ViewChange,
 };
 use store::{Options, Store, identity, read, task};
 
@@ -62,25 +62,49 @@ pub fn r(id: u64) -> RegionId {
 }
 
 pub fn put(key: &str, value: &str) -> wire::Operation {
-    let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()));
-    wire::Operation { kind: Some(Kind::Put(wire::Put { key, value, expires_at: 0 })) }
+    let (key, value) = (
+        Bytes::copy_from_slice(key.as_bytes()),
+        Bytes::copy_from_slice(value.as_bytes()),
+    );
+    wire::Operation {
+        kind: Some(Kind::Put(wire::Put {
+            key,
+            value,
+            expires_at: 0,
+        })),
+    }
 }
 
 pub fn swap(key: &str, previous: Option<&str>, value: &str) -> wire::Operation {
     let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
     let previous = previous.map(bytes);
-    let swap = wire::CompareAndSwap { key: bytes(key), value: bytes(value), expires_at: 0, previous, now: 0 };
-    wire::Operation { kind: Some(Kind::CompareAndSwap(swap)) }
+    let swap = wire::CompareAndSwap {
+        key: bytes(key),
+        value: bytes(value),
+        expires_at: 0,
+        previous,
+        now: 0,
+    };
+    wire::Operation {
+        kind: Some(Kind::CompareAndSwap(swap)),
+    }
 }
 
 /// A region of three voters on stores 1 to 3 (or fewer), peers numbered `region * 10 + store`.
 pub fn region(id: u64, start: &str, end: &str, stores: &[u64]) -> metapb::Region {
-    let peers = stores.iter().map(|store| metapb::Peer { id: id * 10 + store, store_id: *store, ..Default::default() });
+    let peers = stores.iter().map(|store| metapb::Peer {
+        id: id * 10 + store,
+        store_id: *store,
+        ..Default::default()
+    });
     metapb::Region {
         id,
         start_key: Bytes::copy_from_slice(start.as_bytes()),
         end_key: Bytes::copy_from_slice(end.as_bytes()),
-        region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 1 }),
+        region_epoch: Some(metapb::RegionEpoch {
+            conf_ver: 1,
+            version: 1,
+        }),
         peers: peers.collect(),
         ..Default::default()
     }
@@ -106,7 +130,12 @@ impl Cluster {
         Cluster::with(stores, regions, options(), MemoryOptions::default())
     }
 
-    pub fn with(stores: u64, regions: &[metapb::Region], options: Options, memory: MemoryOptions) -> Cluster {
+    pub fn with(
+        stores: u64,
+        regions: &[metapb::Region],
+        options: Options,
+        memory: MemoryOptions,
+    ) -> Cluster {
         let mut cluster = Cluster {
             nodes: BTreeMap::new(),
             network: VecDeque::new(),
@@ -134,7 +163,10 @@ impl Cluster {
 
     fn start(&mut self, id: StoreId, engine: MemoryEngine) {
         identity::bump_boot(&engine).expect("the identity is there");
-        let options = Options { seed: id.0 * 77, ..self.options.clone() };
+        let options = Options {
+            seed: id.0 * 77,
+            ..self.options.clone()
+        };
         let mut store = Store::open(engine.clone(), options).expect("the store opens");
         if self.give_ids {
             let ids = (self.next_id..self.next_id + 200).collect();
@@ -167,7 +199,8 @@ impl Cluster {
         node.apply.clear();
         node.tasks.clear();
         node.views.clear();
-        self.network.retain(|(from, to, _)| *from != id && *to != id);
+        self.network
+            .retain(|(from, to, _)| *from != id && *to != id);
         self.hold_log.remove(&id);
         self.hold_apply.remove(&id);
         self.hold_tasks.remove(&id);
@@ -203,7 +236,9 @@ impl Cluster {
 
     /// Steps a store and carries its effects to the queues of the harness.
     pub fn step(&mut self, id: StoreId, event: Event) {
-        let Some(store) = self.nodes.get_mut(&id).and_then(|node| node.store.as_mut()) else { return };
+        let Some(store) = self.nodes.get_mut(&id).and_then(|node| node.store.as_mut()) else {
+            return;
+        };
         store.step(event);
         store.check_invariants();
         self.take(id);
@@ -211,17 +246,36 @@ impl Cluster {
 
     /// Steps without taking effects, so that what follows shares the turn.
     pub fn step_only(&mut self, id: StoreId, event: Event) {
-        let store = self.nodes.get_mut(&id).and_then(|node| node.store.as_mut()).expect("the store runs");
+        let store = self
+            .nodes
+            .get_mut(&id)
+            .and_then(|node| node.store.as_mut())
+            .expect("the store runs");
         store.step(event);
     }
 
     pub fn take(&mut self, id: StoreId) {
         let node = self.nodes.get_mut(&id).expect("a store of the cluster");
-        let Some(store) = node.store.as_mut() else { return };
+        let Some(store) = node.store.as_mut() else {
+            return;
+        };
         let effects = store.take_effects();
         store.check_invariants();
-        let Effects { views, frames, log, apply, tasks, refusals, reads, reports, orders, splits, drained, failure, .. } =
-            effects;
+        let Effects {
+            views,
+            frames,
+            log,
+            apply,
+            tasks,
+            refusals,
+            reads,
+            reports,
+            orders,
+            splits,
+            drained,
+            failure,
+            ..
+        } = effects;
         assert!(failure.is_none(), "store {id} fails: {failure:?}");
         for view in views {
             match view {
@@ -229,7 +283,8 @@ impl Cluster {
                 ViewChange::Removed(region) => node.views.remove(&region),
             };
         }
-        self.network.extend(frames.into_iter().map(|(to, frame)| (id, to, frame)));
+        self.network
+            .extend(frames.into_iter().map(|(to, frame)| (id, to, frame)));
         node.log.extend(log);
         node.apply.extend(apply);
         node.tasks.extend(tasks);
@@ -251,7 +306,9 @@ impl Cluster {
             panic!("request {request:?} was answered as a read: {slot:?}");
         }
         if request.0 % 2 == 1 {
-            let Err(refusal) = answer else { panic!("a read has no operations") };
+            let Err(refusal) = answer else {
+                panic!("a read has no operations")
+            };
             self.reads.insert(request, Err(refusal));
             return;
         }
@@ -269,23 +326,24 @@ impl Cluster {
             return false;
         }
         let node = self.nodes.get_mut(&id).expect("a store of the cluster");
-        let Some(batch) = node.log.pop_front() else { return false };
-        node.engine.write(batch.batch, Logging::On).expect("the engine writes");
+        let Some(batch) = node.log.pop_front() else {
+            return false;
+        };
+        node.engine
+            .write(batch.batch, Logging::On)
+            .expect("the engine writes");
         if batch.sync {
             node.engine.sync().expect("the engine syncs");
-            self.network.extend(batch.then.into_iter().map(|(to, frame)| (id, to, frame)));
+            self.network
+                .extend(batch.then.into_iter().map(|(to, frame)| (id, to, frame)));
             self.step(id, Event::LogWritten(batch.sequence));
         } else {
-            assert!(batch.then.is_empty(), "something waits for a sync that is not asked for");
+            assert!(
+                batch.then.is_empty(),
+                "something waits for a sync that is not asked for"
+            );
         }
         true
-    }
-
-    /// Writes the next batch without syncing it, and tells nobody.
-    pub fn write_log_unsynced(&mut self, id: StoreId) {
-        let node = self.nodes.get_mut(&id).expect("a store of the cluster");
-        let batch = node.log.pop_front().expect("a batch waits");
-        node.engine.write(batch.batch, Logging::On).expect("the engine writes");
     }
 
     pub fn apply(&mut self, id: StoreId) -> bool {
@@ -296,7 +354,10 @@ impl Cluster {
         if node.apply.is_empty() {
             return false;
         }
-        let mut applied = node.applier.run(node.apply.drain(..).collect()).expect("applying works");
+        let mut applied = node
+            .applier
+            .run(node.apply.drain(..).collect())
+            .expect("applying works");
         let mut answers = Vec::new();
         for applied in &mut applied {
             answers.append(&mut applied.answers);
@@ -313,7 +374,9 @@ impl Cluster {
             return false;
         }
         let node = self.nodes.get_mut(&id).expect("a store of the cluster");
-        let Some(task) = node.tasks.pop_front() else { return false };
+        let Some(task) = node.tasks.pop_front() else {
+            return false;
+        };
         match task {
             Task::SendSnapshot { to_store, head } => self.send_snapshot(id, to_store, head),
             task => {
@@ -327,18 +390,35 @@ impl Cluster {
     }
 
     fn send_snapshot(&mut self, from: StoreId, to: StoreId, head: wire::SnapshotHead) {
-        let reaches = self.nodes[&to].store.is_some() && !self.cut.contains(&(from, to)) && !self.spoil_snapshots;
-        let (source, target) = (self.nodes[&from].engine.clone(), self.nodes[&to].engine.clone());
+        let reaches = self.nodes[&to].store.is_some()
+            && !self.cut.contains(&(from, to))
+            && !self.spoil_snapshots;
+        let (source, target) = (
+            self.nodes[&from].engine.clone(),
+            self.nodes[&to].engine.clone(),
+        );
         let names: Vec<String> = head.files.iter().map(|file| file.name.clone()).collect();
         if reaches {
             for file in &head.files {
-                target.stage_remove(std::slice::from_ref(&file.name)).expect("staging works");
-                let bytes = source.stage_read(&file.name, 0, usize::MAX).expect("the file is staged");
-                target.stage_append(&file.name, &bytes).expect("staging works");
+                target
+                    .stage_remove(std::slice::from_ref(&file.name))
+                    .expect("staging works");
+                let bytes = source
+                    .stage_read(&file.name, 0, usize::MAX)
+                    .expect("the file is staged");
+                target
+                    .stage_append(&file.name, &bytes)
+                    .expect("staging works");
                 let staged = target.stage_finish(&file.name).expect("the file is whole");
                 assert!(staged.crc32c == file.crc32c && staged.bytes == file.bytes);
             }
-            self.step(to, Event::SnapshotReceived { from, head: head.clone() });
+            self.step(
+                to,
+                Event::SnapshotReceived {
+                    from,
+                    head: head.clone(),
+                },
+            );
         }
         source.stage_remove(&names).expect("staging works");
         let region = RegionId(head.region.as_ref().expect("a region").id);
@@ -353,8 +433,12 @@ impl Cluster {
 
     /// Delivers one frame. False when none is on its way.
     pub fn deliver(&mut self) -> bool {
-        let Some((from, to, mut frame)) = self.network.pop_front() else { return false };
-        if self.cut.contains(&(from, to)) || self.nodes.get(&to).is_none_or(|node| node.store.is_none()) {
+        let Some((from, to, mut frame)) = self.network.pop_front() else {
+            return false;
+        };
+        if self.cut.contains(&(from, to))
+            || self.nodes.get(&to).is_none_or(|node| node.store.is_none())
+        {
             return true;
         }
         if let Some(filter) = &mut self.filter {
@@ -411,12 +495,24 @@ impl Cluster {
             text += &format!("{id}{}\n", if node.store.is_none() { " down" } else { "" });
             for view in node.views.values() {
                 let region = &view.region;
-                let peers: Vec<_> =
-                    region.peers.iter().map(|peer| format!("{}@{} {:?}", peer.id, peer.store_id, peer.role())).collect();
-                let applied = node.store.as_ref().and_then(|store| store.applied_index(RegionId(region.id)));
+                let peers: Vec<_> = region
+                    .peers
+                    .iter()
+                    .map(|peer| format!("{}@{} {:?}", peer.id, peer.store_id, peer.role()))
+                    .collect();
+                let applied = node
+                    .store
+                    .as_ref()
+                    .and_then(|store| store.applied_index(RegionId(region.id)));
                 text += &format!(
                     "  region {} [{:?}, {:?}) {:?} peer {} {:?} term {} owns {} applied {applied:?} {peers:?}\n",
-                    region.id, region.start_key, region.end_key, region.region_epoch, view.peer, view.role, view.term,
+                    region.id,
+                    region.start_key,
+                    region.end_key,
+                    region.region_epoch,
+                    view.peer,
+                    view.role,
+                    view.term,
                     view.owns_range,
                 );
             }
@@ -427,7 +523,10 @@ impl Cluster {
     /// The store that leads a region with the highest term.
     pub fn leader(&self, region: RegionId) -> Option<StoreId> {
         let leads = self.nodes.iter().filter_map(|(id, node)| {
-            let view = node.views.get(&region).filter(|view| view.role == Role::Leader && view.owns_range)?;
+            let view = node
+                .views
+                .get(&region)
+                .filter(|view| view.role == Role::Leader && view.owns_range)?;
             node.store.as_ref()?;
             Some((view.term, *id))
         });
@@ -438,7 +537,10 @@ impl Cluster {
     pub fn elect(&mut self, region: RegionId) -> StoreId {
         self.until("a leader that committed in its term", |cluster| {
             cluster.leader(region).is_some_and(|id| {
-                let raft = cluster.store(id.0).raft(region).expect("the leader runs raft");
+                let raft = cluster
+                    .store(id.0)
+                    .raft(region)
+                    .expect("the leader runs raft");
                 raft.is_committed_in_term() && raft.applied() == raft.committed()
             })
         });
@@ -452,19 +554,43 @@ impl Cluster {
             return;
         }
         let view = self.view(leader.0, region);
-        let target = view.region.peers.iter().find(|peer| peer.store_id == id).expect("a member there").id;
+        let target = view
+            .region
+            .peers
+            .iter()
+            .find(|peer| peer.store_id == id)
+            .expect("a member there")
+            .id;
         self.until("the member catches up", |cluster| {
-            let statuses = cluster.store(leader.0).raft(region).expect("it leads").member_statuses();
-            let last = cluster.store(leader.0).raft(region).expect("it leads").last().index;
-            statuses.get(&PeerId(target)).is_some_and(|status| status.matched == last)
+            let statuses = cluster
+                .store(leader.0)
+                .raft(region)
+                .expect("it leads")
+                .member_statuses();
+            let last = cluster
+                .store(leader.0)
+                .raft(region)
+                .expect("it leads")
+                .last()
+                .index;
+            statuses
+                .get(&PeerId(target))
+                .is_some_and(|status| status.matched == last)
         });
-        self.order(region, OrderKind::TransferLeader(PeerId(target))).expect("the transfer starts");
-        self.until("leadership moves", |cluster| cluster.leader(region) == Some(s(id)));
+        self.order(region, OrderKind::TransferLeader(PeerId(target)))
+            .expect("the transfer starts");
+        self.until("leadership moves", |cluster| {
+            cluster.leader(region) == Some(s(id))
+        });
         self.elect(region);
     }
 
     pub fn view(&self, store: u64, region: RegionId) -> std::sync::Arc<store::event::RegionView> {
-        self.nodes[&s(store)].views.get(&region).cloned().unwrap_or_else(|| panic!("{region} at {store}\n{}", self.describe()))
+        self.nodes[&s(store)]
+            .views
+            .get(&region)
+            .cloned()
+            .unwrap_or_else(|| panic!("{region} at {store}\n{}", self.describe()))
     }
 
     pub fn has_view(&self, store: u64, region: RegionId) -> bool {
@@ -472,7 +598,10 @@ impl Cluster {
     }
 
     pub fn owns(&self, store: u64, region: RegionId) -> bool {
-        self.nodes[&s(store)].views.get(&region).is_some_and(|view| view.owns_range)
+        self.nodes[&s(store)]
+            .views
+            .get(&region)
+            .is_some_and(|view| view.owns_range)
     }
 
     /// Asks for an order at the leader's present epoch.
@@ -481,10 +610,32 @@ impl Cluster {
         self.order_at(leader, region, kind)
     }
 
-    pub fn order_at(&mut self, store: StoreId, region: RegionId, kind: OrderKind) -> Result<(), OrderRefusal> {
-        let epoch = self.view(store.0, region).region.region_epoch.expect("an epoch");
-        self.step(store, Event::Order(Order { region, epoch, kind }));
-        let (answered, result) = self.nodes.get_mut(&store).expect("it is there").orders.pop().expect("an answer");
+    pub fn order_at(
+        &mut self,
+        store: StoreId,
+        region: RegionId,
+        kind: OrderKind,
+    ) -> Result<(), OrderRefusal> {
+        let epoch = self
+            .view(store.0, region)
+            .region
+            .region_epoch
+            .expect("an epoch");
+        self.step(
+            store,
+            Event::Order(Order {
+                region,
+                epoch,
+                kind,
+            }),
+        );
+        let (answered, result) = self
+            .nodes
+            .get_mut(&store)
+            .expect("it is there")
+            .orders
+            .pop()
+            .expect("an answer");
         assert_eq!(answered, region);
         result
     }
@@ -495,8 +646,16 @@ impl Cluster {
     }
 
     /// Proposes at a store, as a client that knows the region as it is there.
-    pub fn propose_at(&mut self, store: StoreId, region: RegionId, operations: Vec<wire::Operation>) -> RequestId {
-        let epoch = self.nodes[&store].views.get(&region).and_then(|view| view.region.region_epoch);
+    pub fn propose_at(
+        &mut self,
+        store: StoreId,
+        region: RegionId,
+        operations: Vec<wire::Operation>,
+    ) -> RequestId {
+        let epoch = self.nodes[&store]
+            .views
+            .get(&region)
+            .and_then(|view| view.region.region_epoch);
         self.propose_as(store, region, epoch, operations)
     }
 
@@ -508,14 +667,28 @@ impl Cluster {
         operations: Vec<wire::Operation>,
     ) -> RequestId {
         let id = self.request(false);
-        let points = operations.iter().filter_map(|operation| match operation.kind.as_ref()? {
-            Kind::Put(put) => Some(put.key.clone()),
-            Kind::Delete(delete) => Some(delete.key.clone()),
-            Kind::CompareAndSwap(swap) => Some(swap.key.clone()),
-            Kind::DeleteRange(_) => None,
-        });
-        let target = Target { region, peer: None, epoch, keys: Keys::Points(points.collect()) };
-        self.step(store, Event::Propose(Proposal { id, target, operations }));
+        let points = operations
+            .iter()
+            .filter_map(|operation| match operation.kind.as_ref()? {
+                Kind::Put(put) => Some(put.key.clone()),
+                Kind::Delete(delete) => Some(delete.key.clone()),
+                Kind::CompareAndSwap(swap) => Some(swap.key.clone()),
+                Kind::DeleteRange(_) => None,
+            });
+        let target = Target {
+            region,
+            peer: None,
+            epoch,
+            keys: Keys::Points(points.collect()),
+        };
+        self.step(
+            store,
+            Event::Propose(Proposal {
+                id,
+                target,
+                operations,
+            }),
+        );
         id
     }
 
@@ -523,16 +696,36 @@ impl Cluster {
     pub fn put(&mut self, region: RegionId, key: &str, value: &str) {
         let leader = self.elect(region);
         let request = self.propose_at(leader, region, vec![put(key, value)]);
-        self.until("the put is answered", |cluster| cluster.answers.contains_key(&request));
-        assert_eq!(self.answers[&request], Ok(vec![OperationResult::Done]), "put {key}");
+        self.until("the put is answered", |cluster| {
+            cluster.answers.contains_key(&request)
+        });
+        assert_eq!(
+            self.answers[&request],
+            Ok(vec![OperationResult::Done]),
+            "put {key}"
+        );
     }
 
     /// Asks for a linearizable read at a store.
     pub fn read_at(&mut self, store: StoreId, region: RegionId, key: &str) -> RequestId {
         let id = self.request(true);
-        let epoch = self.nodes[&store].views.get(&region).and_then(|view| view.region.region_epoch);
+        let epoch = self.nodes[&store]
+            .views
+            .get(&region)
+            .and_then(|view| view.region.region_epoch);
         let keys = Keys::Points(vec![Bytes::copy_from_slice(key.as_bytes())]);
-        self.step(store, Event::Read(ReadRequest { id, target: Target { region, peer: None, epoch, keys } }));
+        self.step(
+            store,
+            Event::Read(ReadRequest {
+                id,
+                target: Target {
+                    region,
+                    peer: None,
+                    epoch,
+                    keys,
+                },
+            }),
+        );
         id
     }
 
@@ -540,7 +733,9 @@ impl Cluster {
     pub fn get(&mut self, region: RegionId, key: &str) -> Option<String> {
         let leader = self.elect(region);
         let request = self.read_at(leader, region, key);
-        self.until("the read is answered", |cluster| cluster.reads.contains_key(&request));
+        self.until("the read is answered", |cluster| {
+            cluster.reads.contains_key(&request)
+        });
         assert_eq!(self.reads[&request], Ok(leader), "get {key}");
         self.local_get(leader.0, key)
     }
@@ -555,10 +750,22 @@ impl Cluster {
     /// Splits a region and waits until every running store that has it applied that. Returns the children.
     pub fn split(&mut self, region: RegionId, keys: &[&str]) -> Vec<RegionId> {
         let leader = self.elect(region);
-        let keys = keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect();
-        self.order(region, OrderKind::Split(keys)).expect("the split is proposed");
-        self.until("the split is applied", |cluster| !cluster.nodes[&leader].splits.is_empty());
-        let pieces = self.nodes.get_mut(&leader).expect("it is there").splits.pop().expect("it was just there");
+        let keys = keys
+            .iter()
+            .map(|key| Bytes::copy_from_slice(key.as_bytes()))
+            .collect();
+        self.order(region, OrderKind::Split(keys))
+            .expect("the split is proposed");
+        self.until("the split is applied", |cluster| {
+            !cluster.nodes[&leader].splits.is_empty()
+        });
+        let pieces = self
+            .nodes
+            .get_mut(&leader)
+            .expect("it is there")
+            .splits
+            .pop()
+            .expect("it was just there");
         self.settle();
         pieces[1..].iter().map(|piece| RegionId(piece.id)).collect()
     }
@@ -566,32 +773,59 @@ impl Cluster {
     /// Adds a learner on a store and waits until it has the data.
     pub fn add_learner(&mut self, region: RegionId, peer: u64, store: u64) {
         self.elect(region);
-        let learner = metapb::Peer { id: peer, store_id: store, role: metapb::PeerRole::Learner as i32, is_witness: false };
-        self.order(region, OrderKind::AddLearner(learner)).expect("the learner is added");
-        self.until("the learner has the data", |cluster| cluster.owns(store, region) && cluster.caught_up(region, peer));
+        let learner = metapb::Peer {
+            id: peer,
+            store_id: store,
+            role: metapb::PeerRole::Learner as i32,
+            is_witness: false,
+        };
+        self.order(region, OrderKind::AddLearner(learner))
+            .expect("the learner is added");
+        self.until("the learner has the data", |cluster| {
+            cluster.owns(store, region) && cluster.caught_up(region, peer)
+        });
     }
 
     pub fn caught_up(&self, region: RegionId, peer: u64) -> bool {
-        let Some(raft) = self.leader(region).and_then(|leader| self.store(leader.0).raft(region)) else { return false };
-        raft.member_statuses().get(&PeerId(peer)).is_some_and(|status| status.matched == raft.last().index)
+        let Some(raft) = self
+            .leader(region)
+            .and_then(|leader| self.store(leader.0).raft(region))
+        else {
+            return false;
+        };
+        raft.member_statuses()
+            .get(&PeerId(peer))
+            .is_some_and(|status| status.matched == raft.last().index)
     }
 
     /// Moves a replica: learner, joint swap, removal.
     pub fn swap_peers(&mut self, region: RegionId, promote: u64, demote: u64) {
         self.elect(region);
-        let kind = OrderKind::EnterJoint { promote: vec![PeerId(promote)], demote: vec![PeerId(demote)] };
-        self.order(region, kind).expect("the joint change is proposed");
+        let kind = OrderKind::EnterJoint {
+            promote: vec![PeerId(promote)],
+            demote: vec![PeerId(demote)],
+        };
+        self.order(region, kind)
+            .expect("the joint change is proposed");
         self.until("the joint configuration is left", |cluster| {
             let view = cluster.view(cluster.leader(region).map_or(1, |leader| leader.0), region);
-            let role = |id| view.region.peers.iter().find(|peer| peer.id == id).map(|peer| peer.role());
-            role(promote) == Some(metapb::PeerRole::Voter) && role(demote) == Some(metapb::PeerRole::Learner)
+            let role = |id| {
+                view.region
+                    .peers
+                    .iter()
+                    .find(|peer| peer.id == id)
+                    .map(|peer| peer.role())
+            };
+            role(promote) == Some(metapb::PeerRole::Voter)
+                && role(demote) == Some(metapb::PeerRole::Learner)
         });
         self.elect(region);
     }
 
     pub fn remove_learner(&mut self, region: RegionId, peer: u64) {
         self.elect(region);
-        self.order(region, OrderKind::RemoveLearner(PeerId(peer))).expect("the removal is proposed");
+        self.order(region, OrderKind::RemoveLearner(PeerId(peer)))
+            .expect("the removal is proposed");
         self.until("the learner is gone", |cluster| {
             let view = cluster.view(cluster.leader(region).map_or(1, |leader| leader.0), region);
             view.region.peers.iter().all(|member| member.id != peer)
@@ -629,10 +863,17 @@ impl Cluster {
         self.ticks(10);
         let first = self.dump(stores[0], b"", b"");
         for store in &stores[1..] {
-            assert_eq!(self.dump(*store, b"", b""), first, "data of stores {} and {store}", stores[0]);
+            assert_eq!(
+                self.dump(*store, b"", b""),
+                first,
+                "data of stores {} and {store}",
+                stores[0]
+            );
         }
     }
 }
 
 pub const KILL: CrashMode = CrashMode::Kill;
-pub const POWER: CrashMode = CrashMode::PowerLoss { keep: engine::Keep::Nothing };
+pub const POWER: CrashMode = CrashMode::PowerLoss {
+    keep: engine::Keep::Nothing,
+};

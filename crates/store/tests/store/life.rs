@@ -13,24 +13,65 @@ use crate::harness::*;
 fn identities_are_checked() {
     let engine = MemoryEngine::new();
     assert!(identity::read(&engine).expect("readable").is_none());
-    assert!(matches!(identity::bump_boot(&engine), Err(Error::NoIdentity)));
-    assert!(matches!(Store::open(engine.clone(), options()), Err(Error::NoIdentity)));
+    assert!(matches!(
+        identity::bump_boot(&engine),
+        Err(Error::NoIdentity)
+    ));
+    assert!(matches!(
+        Store::open(engine.clone(), options()),
+        Err(Error::NoIdentity)
+    ));
     identity::create(&engine, 7, s(3), 2).expect("the directory is empty");
-    assert!(matches!(identity::create(&engine, 8, s(4), 2), Err(Error::IdentityExists { cluster: 7, store: 3 })));
+    assert!(matches!(
+        identity::create(&engine, 8, s(4), 2),
+        Err(Error::IdentityExists {
+            cluster: 7,
+            store: 3
+        })
+    ));
     assert_eq!(identity::bump_boot(&engine).expect("it is there").boot, 1);
     let engine = engine.crash(POWER);
-    assert_eq!(identity::bump_boot(&engine).expect("it is there").boot, 2, "the counter was synced");
-    assert_eq!(Store::open(engine.clone(), options()).expect("it opens").id(), s(3));
-    let newer = wire::StoreIdentity { cluster_id: 7, store_id: 3, boot: 2, format: 9, api_version: 1 };
+    assert_eq!(
+        identity::bump_boot(&engine).expect("it is there").boot,
+        2,
+        "the counter was synced"
+    );
+    assert_eq!(
+        Store::open(engine.clone(), options())
+            .expect("it opens")
+            .id(),
+        s(3)
+    );
+    let newer = wire::StoreIdentity {
+        cluster_id: 7,
+        store_id: 3,
+        boot: 2,
+        format: 9,
+        api_version: 1,
+    };
     write(&engine, keys::IDENTITY, store::codec::encode_record(&newer));
-    assert!(matches!(Store::open(engine.clone(), options()), Err(Error::Format { found: 9, .. })));
+    assert!(matches!(
+        Store::open(engine.clone(), options()),
+        Err(Error::Format { found: 9, .. })
+    ));
     write(&engine, keys::IDENTITY, Bytes::from_static(b"\x01nonsense"));
-    assert!(matches!(Store::open(engine, options()), Err(Error::CorruptIdentity)));
+    assert!(matches!(
+        Store::open(engine, options()),
+        Err(Error::CorruptIdentity)
+    ));
 }
 
 fn write(engine: &MemoryEngine, key: &[u8], value: Bytes) {
     let changes = vec![Change::Put(Bytes::copy_from_slice(key), value)];
-    engine.write(Batch { family: Family::Log, changes }, Logging::On).expect("it writes");
+    engine
+        .write(
+            Batch {
+                family: Family::Log,
+                changes,
+            },
+            Logging::On,
+        )
+        .expect("it writes");
 }
 
 #[test]
@@ -42,8 +83,15 @@ fn damaged_records_stop_the_store() {
     let engine = cluster.nodes[&s(1)].engine.clone();
     let open = || Store::open(engine.clone(), options()).map(|_| ());
     assert!(open().is_ok());
-    for key in [&keys::entry(r(1), 2)[..], &keys::raft_state(r(1)), &keys::peer_mark(r(1))] {
-        let good = engine.get(Family::Log, key).expect("readable").expect("there");
+    for key in [
+        &keys::entry(r(1), 2)[..],
+        &keys::raft_state(r(1)),
+        &keys::peer_mark(r(1)),
+    ] {
+        let good = engine
+            .get(Family::Log, key)
+            .expect("readable")
+            .expect("there");
         for at in 0..good.len() {
             let mut bad = good.to_vec();
             bad[at] ^= 0x40;
@@ -58,7 +106,10 @@ fn damaged_records_stop_the_store() {
     }
     // A payload that was changed is always found.
     let key = keys::entry(r(1), 3);
-    let good = engine.get(Family::Log, &key).expect("readable").expect("there");
+    let good = engine
+        .get(Family::Log, &key)
+        .expect("readable")
+        .expect("there");
     if let Some(at) = good.windows(1).rposition(|byte| byte == b"1") {
         let mut bad = good.to_vec();
         bad[at] = b'7';
@@ -78,13 +129,26 @@ fn hostile_frames_change_nothing() {
         to_peer: 11,
         from_store: 2,
         to_store: 1,
-        epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 1 }),
+        epoch: Some(metapb::RegionEpoch {
+            conf_ver: 1,
+            version: 1,
+        }),
         term: 1,
         body: Some(body),
     };
     use wire::raft_message::Body;
-    let entry = wire::Entry { term: 1, index: 9, kind: 7, ..Default::default() };
-    let append = wire::Append { previous_term: 1, previous_index: 8, commit: 3, entries: vec![entry] };
+    let entry = wire::Entry {
+        term: 1,
+        index: 9,
+        kind: 7,
+        ..Default::default()
+    };
+    let append = wire::Append {
+        previous_term: 1,
+        previous_index: 8,
+        commit: 3,
+        entries: vec![entry],
+    };
     let bodies = vec![
         Body::Append(append),
         Body::VoteResponse(wire::VoteResponse { refusal: 99 }),
@@ -92,18 +156,46 @@ fn hostile_frames_change_nothing() {
     ];
     let mut messages: Vec<_> = bodies.into_iter().map(message).collect();
     messages.push(wire::RaftMessage::default());
-    messages.push(wire::RaftMessage { region_id: 77, to_peer: 5, from_peer: 6, to_store: 1, from_store: 2, ..Default::default() });
-    let uneven = wire::HeartbeatBatch { region_ids: vec![1, 2], from_peers: vec![12], ..Default::default() };
+    messages.push(wire::RaftMessage {
+        region_id: 77,
+        to_peer: 5,
+        from_peer: 6,
+        to_store: 1,
+        from_store: 2,
+        ..Default::default()
+    });
+    let uneven = wire::HeartbeatBatch {
+        region_ids: vec![1, 2],
+        from_peers: vec![12],
+        ..Default::default()
+    };
     let frame = wire::Frame {
         messages,
-        notices: vec![wire::Notice { to_peer: 11, region: None }],
-        offers: vec![wire::SnapshotOffer::default(), wire::SnapshotOffer { region: Some(Default::default()), ..Default::default() }],
-        answers: vec![wire::SnapshotAnswer { region_id: 1, from_peer: 12, to_peer: 11, kind: None }],
+        notices: vec![wire::Notice {
+            to_peer: 11,
+            region: None,
+        }],
+        offers: vec![
+            wire::SnapshotOffer::default(),
+            wire::SnapshotOffer {
+                region: Some(Default::default()),
+                ..Default::default()
+            },
+        ],
+        answers: vec![wire::SnapshotAnswer {
+            region_id: 1,
+            from_peer: 12,
+            to_peer: 11,
+            kind: None,
+        }],
         heartbeats: Some(uneven.clone()),
         heartbeat_responses: Some(uneven),
     };
     cluster.step(s(1), Event::Frame { from: s(2), frame });
-    let head = wire::SnapshotHead { to_peer: 11, ..Default::default() };
+    let head = wire::SnapshotHead {
+        to_peer: 11,
+        ..Default::default()
+    };
     cluster.step(s(1), Event::SnapshotReceived { from: s(2), head });
     cluster.settle();
     assert_eq!(cluster.view(1, r(1)).term, term);
@@ -116,13 +208,23 @@ fn ten_thousand_idle_peers_tick_cheaply() {
     // Counts, not seconds: an idle follower leaves nothing to take, and heartbeats travel as columns.
     let regions: Vec<_> = (1..=500u64)
         .map(|id| {
-            let start = if id == 1 { String::new() } else { format!("{id:05}") };
-            let end = if id == 500 { String::new() } else { format!("{:05}", id + 1) };
+            let start = if id == 1 {
+                String::new()
+            } else {
+                format!("{id:05}")
+            };
+            let end = if id == 500 {
+                String::new()
+            } else {
+                format!("{:05}", id + 1)
+            };
             region(id, &start, &end, &[1, 2, 3])
         })
         .collect();
     let mut cluster = Cluster::new(3, &regions);
-    cluster.until("all are led", |cluster| (1..=500).all(|id| cluster.leader(r(id)).is_some()));
+    cluster.until("all are led", |cluster| {
+        (1..=500).all(|id| cluster.leader(r(id)).is_some())
+    });
     cluster.ticks(20);
     let frames = std::rc::Rc::new(std::cell::RefCell::new((0, 0, 0)));
     let seen = frames.clone();
@@ -131,7 +233,11 @@ fn ten_thousand_idle_peers_tick_cheaply() {
         seen.0 += 1;
         seen.1 += frame.messages.len();
         let beats = [&frame.heartbeats, &frame.heartbeat_responses];
-        seen.2 += beats.iter().filter_map(|beats| beats.as_ref()).map(|beats| beats.region_ids.len()).sum::<usize>();
+        seen.2 += beats
+            .iter()
+            .filter_map(|beats| beats.as_ref())
+            .map(|beats| beats.region_ids.len())
+            .sum::<usize>();
     });
     cluster.ticks(2);
     let (frames, messages, beats) = *frames.borrow();

@@ -15,12 +15,21 @@ fn four() -> Cluster {
 }
 
 fn learner(id: u64, store_id: u64) -> metapb::Peer {
-    metapb::Peer { id, store_id, role: PeerRole::Learner as i32, is_witness: false }
+    metapb::Peer {
+        id,
+        store_id,
+        role: PeerRole::Learner as i32,
+        is_witness: false,
+    }
 }
 
 fn role(cluster: &Cluster, store: u64, peer: u64) -> Option<PeerRole> {
     let view = cluster.view(store, r(1));
-    view.region.peers.iter().find(|member| member.id == peer).map(|member| member.role())
+    view.region
+        .peers
+        .iter()
+        .find(|member| member.id == peer)
+        .map(|member| member.role())
 }
 
 #[test]
@@ -30,7 +39,9 @@ fn a_replica_moves() {
     assert_eq!(cluster.local_get(4, "a").as_deref(), Some("1"));
     cluster.swap_peers(r(1), 14, 13);
     cluster.remove_learner(r(1), 13);
-    cluster.until("the old replica is gone", |cluster| !cluster.has_view(3, r(1)));
+    cluster.until("the old replica is gone", |cluster| {
+        !cluster.has_view(3, r(1))
+    });
     assert_eq!(cluster.local_get(3, "a"), None, "its data is cleared");
     cluster.put(r(1), "b", "2");
     let epoch = cluster.view(1, r(1)).region.region_epoch.expect("an epoch");
@@ -42,20 +53,49 @@ fn a_replica_moves() {
 #[test]
 fn orders_that_do_not_fit_are_refused() {
     let mut cluster = four();
-    assert_eq!(cluster.order(r(1), OrderKind::AddLearner(learner(14, 3))), Err(OrderRefusal::StoreHasPeer));
+    assert_eq!(
+        cluster.order(r(1), OrderKind::AddLearner(learner(14, 3))),
+        Err(OrderRefusal::StoreHasPeer)
+    );
     let used = cluster.order(r(1), OrderKind::AddLearner(learner(13, 4)));
     assert_eq!(used, Err(OrderRefusal::Invalid("the peer id is used")));
     let voter = cluster.order(r(1), OrderKind::RemoveLearner(PeerId(13)));
-    assert_eq!(voter, Err(OrderRefusal::Invalid("only a learner can be removed")));
-    let leave = OrderKind::EnterJoint { promote: vec![], demote: vec![PeerId(11)] };
-    assert_eq!(cluster.order(r(1), leave), Err(OrderRefusal::LeaderWouldLeave));
+    assert_eq!(
+        voter,
+        Err(OrderRefusal::Invalid("only a learner can be removed"))
+    );
+    let leave = OrderKind::EnterJoint {
+        promote: vec![],
+        demote: vec![PeerId(11)],
+    };
+    assert_eq!(
+        cluster.order(r(1), leave),
+        Err(OrderRefusal::LeaderWouldLeave)
+    );
     cluster.isolate(s(4));
-    cluster.order(r(1), OrderKind::AddLearner(learner(14, 4))).expect("it is added");
+    cluster
+        .order(r(1), OrderKind::AddLearner(learner(14, 4)))
+        .expect("it is added");
     cluster.ticks(3);
-    let promote = OrderKind::EnterJoint { promote: vec![PeerId(14)], demote: vec![PeerId(13)] };
+    let promote = OrderKind::EnterJoint {
+        promote: vec![PeerId(14)],
+        demote: vec![PeerId(13)],
+    };
     let refused = cluster.order(r(1), promote);
-    assert!(matches!(refused, Err(OrderRefusal::NotCaughtUp { peer: PeerId(14), .. })), "{refused:?}");
-    assert_eq!(cluster.order_at(s(2), r(1), OrderKind::Split(vec![])), Err(OrderRefusal::NotLeader));
+    assert!(
+        matches!(
+            refused,
+            Err(OrderRefusal::NotCaughtUp {
+                peer: PeerId(14),
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(
+        cluster.order_at(s(2), r(1), OrderKind::Split(vec![])),
+        Err(OrderRefusal::NotLeader)
+    );
 }
 
 #[test]
@@ -64,13 +104,19 @@ fn joint_leader_lost() {
     cluster.add_learner(r(1), 14, 4);
     // The leader is cut off right after the joint entry is with the others, before it could leave the joint state.
     cluster.hold_apply.insert(s(1));
-    let kind = OrderKind::EnterJoint { promote: vec![PeerId(14)], demote: vec![PeerId(13)] };
-    cluster.order(r(1), kind).expect("the joint change is proposed");
+    let kind = OrderKind::EnterJoint {
+        promote: vec![PeerId(14)],
+        demote: vec![PeerId(13)],
+    };
+    cluster
+        .order(r(1), kind)
+        .expect("the joint change is proposed");
     cluster.ticks(3);
     assert_eq!(role(&cluster, 2, 14), Some(PeerRole::IncomingVoter));
     cluster.crash(s(1), KILL);
     cluster.until("another leader leaves the joint state", |cluster| {
-        role(cluster, 2, 14) == Some(PeerRole::Voter) && role(cluster, 2, 13) == Some(PeerRole::Learner)
+        role(cluster, 2, 14) == Some(PeerRole::Voter)
+            && role(cluster, 2, 13) == Some(PeerRole::Learner)
     });
     let epoch = cluster.view(2, r(1)).region.region_epoch.expect("an epoch");
     assert_eq!(epoch.conf_ver, 4, "left once");
@@ -84,30 +130,42 @@ fn joint_demotes_leader() {
     // The peer that is demoted leads meanwhile: it leads until the change is committed and then steps down.
     let mut cluster = four();
     cluster.add_learner(r(1), 14, 4);
-    let kind = OrderKind::EnterJoint { promote: vec![PeerId(14)], demote: vec![PeerId(13)] };
+    let kind = OrderKind::EnterJoint {
+        promote: vec![PeerId(14)],
+        demote: vec![PeerId(13)],
+    };
     cluster.hold_apply.insert(s(1));
-    cluster.order(r(1), kind).expect("the joint change is proposed");
+    cluster
+        .order(r(1), kind)
+        .expect("the joint change is proposed");
     cluster.ticks(2);
     cluster.isolate(s(1));
-    cluster.cut.insert((s(2), s(2)));
     // Store 3 only may win: the others' requests for votes are lost.
     cluster.filter(|from, _, frame| {
         if from != s(3) {
             let votes = |message: &wire::RaftMessage| {
                 use wire::raft_message::Body;
-                matches!(message.body, Some(Body::PreVoteRequest(_) | Body::VoteRequest(_)))
+                matches!(
+                    message.body,
+                    Some(Body::PreVoteRequest(_) | Body::VoteRequest(_))
+                )
             };
             frame.messages.retain(|message| !votes(message));
         }
     });
     cluster.until("the demoted peer leads or led", |cluster| {
-        cluster.store(3).raft(r(1)).is_some_and(|raft| raft.term() > cluster.store(1).raft(r(1)).expect("it runs").term())
-            && role(cluster, 2, 13) == Some(PeerRole::Learner)
+        cluster
+            .store(3)
+            .raft(r(1))
+            .is_some_and(|raft| raft.term() > cluster.store(1).raft(r(1)).expect("it runs").term())
+            && role(cluster, 3, 13) == Some(PeerRole::Learner)
     });
     cluster.clear_filter();
     cluster.hold_apply.clear();
     cluster.heal();
-    cluster.until("a voter leads", |cluster| cluster.leader(r(1)).is_some_and(|leader| leader != s(3)));
+    cluster.until("a voter leads", |cluster| {
+        cluster.leader(r(1)).is_some_and(|leader| leader != s(3))
+    });
     cluster.put(r(1), "b", "2");
     cluster.assert_same_data(&[1, 2, 3, 4]);
 }
@@ -133,13 +191,22 @@ fn conf_late_ack() {
     cluster.remove_learner(r(1), 14);
     cluster.until("it is gone", |cluster| cluster.store(4).peer_count() == 0);
     cluster.isolate(s(4));
-    cluster.order(r(1), OrderKind::AddLearner(learner(24, 4))).expect("it is added");
+    cluster
+        .order(r(1), OrderKind::AddLearner(learner(24, 4)))
+        .expect("it is added");
     cluster.ticks(2);
     let late = late.borrow().clone();
     assert!(!late.is_empty());
-    let frame = wire::Frame { messages: late, ..Default::default() };
+    let frame = wire::Frame {
+        messages: late,
+        ..Default::default()
+    };
     cluster.step(s(1), store::event::Event::Frame { from: s(4), frame });
-    let statuses = cluster.store(1).raft(r(1)).expect("it leads").member_statuses();
+    let statuses = cluster
+        .store(1)
+        .raft(r(1))
+        .expect("it leads")
+        .member_statuses();
     assert_eq!(statuses[&PeerId(24)].matched, 0);
     assert!(!statuses.contains_key(&PeerId(14)));
 }
@@ -153,14 +220,19 @@ fn conf_too_few_live() {
     cluster.crash(s(2), KILL);
     cluster.ticks(12);
     // Replacing a live voter while another is dead would leave only a bare quorum.
-    let kind = OrderKind::EnterJoint { promote: vec![PeerId(14)], demote: vec![PeerId(13)] };
+    let kind = OrderKind::EnterJoint {
+        promote: vec![PeerId(14)],
+        demote: vec![PeerId(13)],
+    };
     assert_eq!(cluster.order(r(1), kind), Err(OrderRefusal::TooFewLive));
     // Replacing the dead one is a repair.
     cluster.swap_peers(r(1), 14, 12);
     cluster.remove_learner(r(1), 12);
     cluster.put(r(1), "b", "2");
     cluster.restart(s(2));
-    cluster.until("the dead replica learns of its removal", |cluster| !cluster.has_view(2, r(1)));
+    cluster.until("the dead replica learns of its removal", |cluster| {
+        !cluster.has_view(2, r(1))
+    });
     cluster.assert_same_data(&[1, 3, 4]);
 }
 
@@ -174,7 +246,9 @@ fn remove_isolated_returns() {
     cluster.ticks(40);
     let term = cluster.view(1, r(1)).term;
     cluster.heal();
-    cluster.until("it hears a notice and dies", |cluster| cluster.store(3).peer_count() == 0);
+    cluster.until("it hears a notice and dies", |cluster| {
+        cluster.store(3).peer_count() == 0
+    });
     cluster.ticks(20);
     assert_eq!(cluster.view(1, r(1)).term, term, "no term was raised");
     cluster.put(r(1), "b", "2");
@@ -202,9 +276,14 @@ fn remove_readd() {
     cluster.add_learner(r(1), 14, 4);
     cluster.hold_tasks.insert(s(4));
     cluster.remove_learner(r(1), 14);
-    cluster.order(r(1), OrderKind::AddLearner(learner(24, 4))).expect("it is added again");
+    cluster
+        .order(r(1), OrderKind::AddLearner(learner(24, 4)))
+        .expect("it is added again");
     cluster.ticks(10);
-    assert!(!cluster.has_view(4, r(1)), "the new id waits until the old one is flushed dead");
+    assert!(
+        !cluster.has_view(4, r(1)),
+        "the new id waits until the old one is flushed dead"
+    );
     cluster.hold_tasks.clear();
     cluster.until("the new one has the data", |cluster| cluster.owns(4, r(1)));
     assert_eq!(cluster.view(4, r(1)).peer, PeerId(24));
@@ -218,7 +297,9 @@ fn a_larger_peer_id_ends_the_older_peer() {
     cluster.add_learner(r(1), 14, 4);
     cluster.isolate(s(4));
     cluster.remove_learner(r(1), 14);
-    cluster.order(r(1), OrderKind::AddLearner(learner(24, 4))).expect("it is added again");
+    cluster
+        .order(r(1), OrderKind::AddLearner(learner(24, 4)))
+        .expect("it is added again");
     cluster.ticks(3);
     cluster.filter(|_, _, frame| frame.notices.clear());
     cluster.heal();
@@ -236,7 +317,9 @@ fn uninit_mark() {
             frame.offers.clear();
         }
     });
-    cluster.order(r(1), OrderKind::AddLearner(learner(14, 4))).expect("it is added");
+    cluster
+        .order(r(1), OrderKind::AddLearner(learner(14, 4)))
+        .expect("it is added");
     cluster.until("it is uninitialized", |cluster| cluster.has_view(4, r(1)));
     let old: Vec<wire::RaftMessage> = vec![wire::RaftMessage {
         region_id: 1,
@@ -244,15 +327,23 @@ fn uninit_mark() {
         to_peer: 14,
         from_store: 1,
         to_store: 4,
-        epoch: Some(metapb::RegionEpoch { conf_ver: 2, version: 1 }),
+        epoch: Some(metapb::RegionEpoch {
+            conf_ver: 2,
+            version: 1,
+        }),
         term: 50,
-        body: Some(wire::raft_message::Body::VoteRequest(wire::VoteRequest::default())),
+        body: Some(wire::raft_message::Body::VoteRequest(
+            wire::VoteRequest::default(),
+        )),
     }];
     cluster.remove_learner(r(1), 14);
     cluster.until("it is gone", |cluster| cluster.store(4).peer_count() == 0);
     cluster.clear_filter();
     for _ in 0..2 {
-        let frame = wire::Frame { messages: old.clone(), ..Default::default() };
+        let frame = wire::Frame {
+            messages: old.clone(),
+            ..Default::default()
+        };
         cluster.step(s(4), store::event::Event::Frame { from: s(1), frame });
         cluster.settle();
         assert_eq!(cluster.store(4).peer_count(), 0, "the mark refuses it");

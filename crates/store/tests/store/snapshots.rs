@@ -12,15 +12,29 @@ use store::{Options, keys};
 use crate::harness::*;
 
 fn compacting() -> Options {
-    Options { compact_entries: 20, compact_tail_entries: 0, ..options() }
+    Options {
+        compact_entries: 20,
+        compact_tail_entries: 0,
+        ..options()
+    }
 }
 
 fn three() -> Cluster {
-    Cluster::with(3, &[region(1, "", "", &[1, 2, 3])], compacting(), Default::default())
+    Cluster::with(
+        3,
+        &[region(1, "", "", &[1, 2, 3])],
+        compacting(),
+        Default::default(),
+    )
 }
 
 fn learner(id: u64, store_id: u64) -> metapb::Peer {
-    metapb::Peer { id, store_id, role: PeerRole::Learner as i32, is_witness: false }
+    metapb::Peer {
+        id,
+        store_id,
+        role: PeerRole::Learner as i32,
+        is_witness: false,
+    }
 }
 
 fn fill(cluster: &mut Cluster, count: u64) {
@@ -32,12 +46,22 @@ fn fill(cluster: &mut Cluster, count: u64) {
 fn entries_on_disk(cluster: &Cluster, store: u64) -> usize {
     let mut count = 0;
     let (lower, upper) = (keys::entry(r(1), 0), keys::raft_state(r(1)));
-    let bounds = (std::ops::Bound::Included(&lower[..]), std::ops::Bound::Excluded(&upper[..]));
+    let bounds = (
+        std::ops::Bound::Included(&lower[..]),
+        std::ops::Bound::Excluded(&upper[..]),
+    );
     let view = cluster.nodes[&s(store)].engine.view();
-    engine::View::scan(&view, Family::Log, bounds.0, bounds.1, engine::Direction::Forward, &mut |_, _| {
-        count += 1;
-        true
-    })
+    engine::View::scan(
+        &view,
+        Family::Log,
+        bounds.0,
+        bounds.1,
+        engine::Direction::Forward,
+        &mut |_, _| {
+            count += 1;
+            true
+        },
+    )
     .expect("a scan");
     count
 }
@@ -48,7 +72,11 @@ fn logs_are_compacted_and_survive_restarts() {
     fill(&mut cluster, 100);
     cluster.ticks(5);
     for store in [1, 2, 3] {
-        assert!(entries_on_disk(&cluster, store) < 45, "store {store} keeps {}", entries_on_disk(&cluster, store));
+        assert!(
+            entries_on_disk(&cluster, store) < 45,
+            "store {store} keeps {}",
+            entries_on_disk(&cluster, store)
+        );
     }
     for store in [1, 2, 3] {
         cluster.crash(s(store), POWER);
@@ -57,7 +85,10 @@ fn logs_are_compacted_and_survive_restarts() {
         cluster.restart(s(store));
     }
     for number in 0..100 {
-        assert_eq!(cluster.get(r(1), &format!("k{number}")).as_deref(), Some("x"));
+        assert_eq!(
+            cluster.get(r(1), &format!("k{number}")).as_deref(),
+            Some("x")
+        );
     }
     cluster.assert_same_data(&[1, 2, 3]);
 }
@@ -67,15 +98,33 @@ fn a_follower_behind_the_log_comes_back_by_snapshot() {
     let mut cluster = three();
     cluster.put(r(1), "a", "1");
     let leader = cluster.elect(r(1));
-    let away = [s(1), s(2), s(3)].into_iter().find(|store| *store != leader).expect("three");
+    let away = [s(1), s(2), s(3)]
+        .into_iter()
+        .find(|store| *store != leader)
+        .expect("three");
     cluster.crash(away, KILL);
     fill(&mut cluster, 60);
     cluster.restart(away);
-    cluster.until("it is back", |cluster| cluster.local_get(away.0, "k59").is_some());
+    cluster.until("it is back", |cluster| {
+        cluster.local_get(away.0, "k59").is_some()
+    });
     cluster.put(r(1), "b", "2");
     cluster.assert_same_data(&[1, 2, 3]);
-    assert!(cluster.nodes[&away].engine.stage_list().expect("a list").is_empty(), "no file is left over");
-    assert!(cluster.nodes[&leader].engine.stage_list().expect("a list").is_empty());
+    assert!(
+        cluster.nodes[&away]
+            .engine
+            .stage_list()
+            .expect("a list")
+            .is_empty(),
+        "no file is left over"
+    );
+    assert!(
+        cluster.nodes[&leader]
+            .engine
+            .stage_list()
+            .expect("a list")
+            .is_empty()
+    );
 }
 
 #[test]
@@ -90,7 +139,9 @@ fn snapshot_names_receiver() {
             frame.offers.clear();
         }
     });
-    cluster.order(r(1), OrderKind::AddLearner(learner(14, 4))).expect("it is added");
+    cluster
+        .order(r(1), OrderKind::AddLearner(learner(14, 4)))
+        .expect("it is added");
     cluster.until("it is uninitialized", |cluster| cluster.has_view(4, r(1)));
     let head = wire::SnapshotHead {
         slot: 1,
@@ -118,7 +169,10 @@ fn snapshot_crash_points() {
             let mut cluster = three();
             cluster.put(r(1), "a", "old");
             let leader = cluster.elect(r(1));
-            let away = [s(1), s(2), s(3)].into_iter().find(|store| *store != leader).expect("three");
+            let away = [s(1), s(2), s(3)]
+                .into_iter()
+                .find(|store| *store != leader)
+                .expect("three");
             cluster.isolate(away);
             cluster.put(r(1), "a", "new");
             fill(&mut cluster, 40);
@@ -161,23 +215,33 @@ fn an_install_whose_files_are_lost_takes_another_snapshot() {
     let mut cluster = three();
     cluster.put(r(1), "a", "old");
     let leader = cluster.elect(r(1));
-    let away = [s(1), s(2), s(3)].into_iter().find(|store| *store != leader).expect("three");
+    let away = [s(1), s(2), s(3)]
+        .into_iter()
+        .find(|store| *store != leader)
+        .expect("three");
     cluster.isolate(away);
     fill(&mut cluster, 40);
     cluster.hold_tasks.insert(away);
     cluster.heal();
     cluster.until("the install waits as a task", |cluster| {
-        cluster.nodes[&away].tasks.iter().any(|task| matches!(task, Task::InstallSnapshot { .. }))
+        cluster.nodes[&away]
+            .tasks
+            .iter()
+            .any(|task| matches!(task, Task::InstallSnapshot { .. }))
     });
     let engine = cluster.nodes[&away].engine.clone();
     cluster.crash(away, KILL);
     let engine_after = cluster.nodes[&away].engine.clone();
     drop(engine);
-    engine_after.stage_remove(&engine_after.stage_list().expect("a list")).expect("they go");
+    engine_after
+        .stage_remove(&engine_after.stage_list().expect("a list"))
+        .expect("they go");
     cluster.restart(away);
     cluster.ticks(2);
     assert!(!cluster.owns(away.0, r(1)), "it stays installing");
-    cluster.until("another snapshot is installed", |cluster| cluster.owns(away.0, r(1)));
+    cluster.until("another snapshot is installed", |cluster| {
+        cluster.owns(away.0, r(1))
+    });
     cluster.put(r(1), "b", "2");
     cluster.assert_same_data(&[1, 2, 3]);
 }
@@ -188,7 +252,10 @@ fn snapshot_progress_ends() {
     let mut cluster = three();
     cluster.put(r(1), "a", "1");
     let leader = cluster.elect(r(1));
-    let away = [s(1), s(2), s(3)].into_iter().find(|store| *store != leader).expect("three");
+    let away = [s(1), s(2), s(3)]
+        .into_iter()
+        .find(|store| *store != leader)
+        .expect("three");
     cluster.isolate(away);
     fill(&mut cluster, 40);
     cluster.heal();
@@ -198,16 +265,51 @@ fn snapshot_progress_ends() {
     // While one is on its way the log is kept from its position on.
     cluster.spoil_snapshots = false;
     cluster.hold_tasks.insert(leader);
-    cluster.until("a build waits", |cluster| !cluster.nodes[&leader].tasks.is_empty());
-    let build = cluster.nodes.get_mut(&leader).expect("it runs").tasks.pop_front().expect("a build");
-    let Task::BuildSnapshot { region, to_peer, .. } = build else { panic!("{build:?}") };
-    let first = cluster.store(leader.0).raft(r(1)).expect("it leads").compacted().index;
+    cluster.until("a build waits", |cluster| {
+        !cluster.nodes[&leader].tasks.is_empty()
+    });
+    let build = cluster
+        .nodes
+        .get_mut(&leader)
+        .expect("it runs")
+        .tasks
+        .pop_front()
+        .expect("a build");
+    let Task::BuildSnapshot {
+        region, to_peer, ..
+    } = build
+    else {
+        panic!("{build:?}")
+    };
+    let first = cluster
+        .store(leader.0)
+        .raft(r(1))
+        .expect("it leads")
+        .compacted()
+        .index;
     fill(&mut cluster, 30);
-    let pinned = cluster.store(leader.0).raft(r(1)).expect("it leads").compacted().index;
-    assert!(pinned <= first + 31, "pinned while it is being built: {first} to {pinned}");
-    cluster.step(leader, Event::TaskDone(TaskDone::SnapshotBuilt { region, to_peer, head: None }));
+    let pinned = cluster
+        .store(leader.0)
+        .raft(r(1))
+        .expect("it leads")
+        .compacted()
+        .index;
+    assert!(
+        pinned <= first + 31,
+        "pinned while it is being built: {first} to {pinned}"
+    );
+    cluster.step(
+        leader,
+        Event::TaskDone(TaskDone::SnapshotBuilt {
+            region,
+            to_peer,
+            head: None,
+        }),
+    );
     cluster.hold_tasks.clear();
-    cluster.until("it comes back in the end", |cluster| cluster.local_get(away.0, "k39").is_some());
+    cluster.until("it comes back in the end", |cluster| {
+        cluster.local_get(away.0, "k39").is_some()
+    });
     cluster.assert_same_data(&[1, 2, 3]);
 }
 
@@ -217,8 +319,16 @@ fn slots_are_limited() {
     options.snapshot_slots = 2;
     let regions: Vec<_> = (1..=6u64)
         .map(|id| {
-            let end = if id == 6 { String::new() } else { format!("{id}") };
-            let start = if id == 1 { String::new() } else { format!("{}", id - 1) };
+            let end = if id == 6 {
+                String::new()
+            } else {
+                format!("{id}")
+            };
+            let start = if id == 1 {
+                String::new()
+            } else {
+                format!("{}", id - 1)
+            };
             region(id, &start, &end, &[1, 2, 3])
         })
         .collect();
@@ -230,13 +340,21 @@ fn slots_are_limited() {
     let most = Rc::new(RefCell::new(0));
     cluster.hold_tasks.insert(s(1));
     for id in 1..=6 {
-        cluster.order(r(id), OrderKind::AddLearner(learner(id * 10 + 4, 4))).expect("it is added");
+        cluster
+            .order(r(id), OrderKind::AddLearner(learner(id * 10 + 4, 4)))
+            .expect("it is added");
     }
     cluster.ticks(10);
-    let builds = cluster.nodes[&s(1)].tasks.iter().filter(|task| matches!(task, Task::BuildSnapshot { .. })).count();
+    let builds = cluster.nodes[&s(1)]
+        .tasks
+        .iter()
+        .filter(|task| matches!(task, Task::BuildSnapshot { .. }))
+        .count();
     *most.borrow_mut() = builds;
     assert_eq!(builds, 2, "only granted snapshots are built");
     cluster.hold_tasks.clear();
-    cluster.until("all arrive in the end", |cluster| (1..=6).all(|id| cluster.owns(4, r(id))));
+    cluster.until("all arrive in the end", |cluster| {
+        (1..=6).all(|id| cluster.owns(4, r(id)))
+    });
     cluster.assert_same_data(&[1, 2, 3, 4]);
 }

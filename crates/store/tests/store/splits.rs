@@ -24,10 +24,16 @@ fn key(text: &'static str) -> Bytes {
 /// Keeps messages and offers for peers that satisfy `matches` off the network.
 fn drop_for(frame: &mut wire::Frame, matches: impl Fn(u64) -> bool) {
     frame.messages.retain(|message| !matches(message.region_id));
-    frame.offers.retain(|offer| !matches(offer.region.as_ref().map_or(0, |region| region.id)));
+    frame
+        .offers
+        .retain(|offer| !matches(offer.region.as_ref().map_or(0, |region| region.id)));
     for beats in [&mut frame.heartbeats, &mut frame.heartbeat_responses] {
         let mut kept = wire::HeartbeatBatch::default();
-        for beat in beats.iter().flat_map(Beat::rows).filter(|beat| !matches(beat.region.0)) {
+        for beat in beats
+            .iter()
+            .flat_map(Beat::rows)
+            .filter(|beat| !matches(beat.region.0))
+        {
             beat.push_to(&mut kept);
         }
         *beats = (!kept.region_ids.is_empty()).then_some(kept);
@@ -42,7 +48,11 @@ fn split_serves_at_once_without_election() {
     assert_eq!(children.len(), 2);
     for child in &children {
         let view = cluster.view(leader.0, *child);
-        assert_eq!((view.role, view.term), (Role::Leader, 1), "no election, no time passed");
+        assert_eq!(
+            (view.role, view.term),
+            (Role::Leader, 1),
+            "no election, no time passed"
+        );
     }
     assert_eq!(cluster.view(1, r(1)).region.end_key, key("g"));
     assert_eq!(cluster.get(children[0], "g").as_deref(), Some("2"));
@@ -50,7 +60,13 @@ fn split_serves_at_once_without_election() {
     assert_eq!(cluster.get(children[1], "t").as_deref(), Some("4"));
     cluster.put(children[1], "z", "5");
     cluster.put(r(1), "b", "6");
-    assert_eq!(cluster.nodes[&leader].views[&children[0]].region.region_epoch.map(|epoch| epoch.version), Some(2));
+    assert_eq!(
+        cluster.nodes[&leader].views[&children[0]]
+            .region
+            .region_epoch
+            .map(|epoch| epoch.version),
+        Some(2)
+    );
     cluster.assert_same_data(&[1, 2, 3]);
 }
 
@@ -61,17 +77,29 @@ fn split_straddles() {
     let before = cluster.view(leader.0, r(1)).region.region_epoch;
     // In the log behind the split, not applied: the write of a key that stays, and of one that moves.
     cluster.hold_apply.insert(leader);
-    cluster.order(r(1), OrderKind::Split(vec![key("k")])).expect("the split is proposed");
+    cluster
+        .order(r(1), OrderKind::Split(vec![key("k")]))
+        .expect("the split is proposed");
     let kept = cluster.propose_as(leader, r(1), before, vec![put("b", "kept")]);
     let moved = cluster.propose_as(leader, r(1), before, vec![put("t", "moved")]);
-    let both = cluster.propose_as(leader, r(1), before, vec![put("c", "both"), put("u", "both")]);
+    let both = cluster.propose_as(
+        leader,
+        r(1),
+        before,
+        vec![put("c", "both"), put("u", "both")],
+    );
     let read = cluster.read_at(leader, r(1), "t");
     cluster.settle();
     cluster.hold_apply.clear();
     cluster.settle();
     assert!(cluster.answers[&kept].is_ok());
-    assert!(matches!(&cluster.answers[&moved], Err(Refusal::EpochNotMatch { current }) if !current.is_empty()));
-    assert!(matches!(&cluster.answers[&both], Err(Refusal::EpochNotMatch { .. })), "all or nothing");
+    assert!(
+        matches!(&cluster.answers[&moved], Err(Refusal::EpochNotMatch { current }) if !current.is_empty())
+    );
+    assert!(
+        matches!(&cluster.answers[&both], Err(Refusal::EpochNotMatch { .. })),
+        "all or nothing"
+    );
     assert_eq!(cluster.local_get(leader.0, "b").as_deref(), Some("kept"));
     assert_eq!(cluster.local_get(leader.0, "t").as_deref(), Some("4"));
     assert_eq!(cluster.local_get(leader.0, "c"), None);
@@ -81,8 +109,14 @@ fn split_straddles() {
     // An older version is good enough for a key that stayed, and is refused with both regions for one that moved.
     let kept = cluster.propose_as(leader, r(1), before, vec![put("b", "again")]);
     let moved = cluster.propose_as(leader, r(1), before, vec![put("t", "moved")]);
-    let Err(Refusal::EpochNotMatch { current }) = &cluster.answers[&moved] else { panic!("not refused") };
-    assert_eq!(current.len(), 2, "this region and the one that covers the key");
+    let Err(Refusal::EpochNotMatch { current }) = &cluster.answers[&moved] else {
+        panic!("not refused")
+    };
+    assert_eq!(
+        current.len(),
+        2,
+        "this region and the one that covers the key"
+    );
     cluster.settle();
     assert!(cluster.answers[&kept].is_ok());
     cluster.assert_same_data(&[1, 2, 3]);
@@ -95,22 +129,33 @@ fn split_old_leader_reads() {
     let mut cluster = one();
     let leader = cluster.elect(r(1));
     cluster.hold_apply.insert(leader);
-    cluster.order(r(1), OrderKind::Split(vec![key("k")])).expect("the split is proposed");
+    cluster
+        .order(r(1), OrderKind::Split(vec![key("k")]))
+        .expect("the split is proposed");
     cluster.settle();
     let read = cluster.read_at(leader, r(1), "t");
     cluster.ticks(5);
-    assert!(!cluster.reads.contains_key(&read), "the split is committed and not applied here");
+    assert!(
+        !cluster.reads.contains_key(&read),
+        "the split is committed and not applied here"
+    );
     cluster.hold_apply.clear();
     cluster.settle();
     assert!(cluster.reads.contains_key(&read));
-    assert_eq!(cluster.view(leader.0, r(1)).region.end_key, key("k"), "published before the read goes");
+    assert_eq!(
+        cluster.view(leader.0, r(1)).region.end_key,
+        key("k"),
+        "published before the read goes"
+    );
 }
 
 #[test]
 fn split_leader_crash_unsynced() {
     let mut cluster = one();
     let leader = cluster.elect(r(1));
-    cluster.order(r(1), OrderKind::Split(vec![key("k")])).expect("the split is proposed");
+    cluster
+        .order(r(1), OrderKind::Split(vec![key("k")]))
+        .expect("the split is proposed");
     // Until the first leader's vote for itself is in its log queue, not on disk.
     while cluster.nodes[&leader].views.len() == 1 {
         if !cluster.apply(leader) && !cluster.deliver() {
@@ -123,7 +168,11 @@ fn split_leader_crash_unsynced() {
             }
         }
     }
-    let child = *cluster.nodes[&leader].views.keys().find(|region| **region != r(1)).expect("a child");
+    let child = *cluster.nodes[&leader]
+        .views
+        .keys()
+        .find(|region| **region != r(1))
+        .expect("a child");
     cluster.crash(leader, POWER);
     cluster.restart(leader);
     cluster.elect(child);
@@ -142,9 +191,17 @@ fn split_first_term_once() {
     cluster.restart(leader);
     cluster.ticks(2);
     let view = cluster.view(leader.0, child);
-    assert!(!(view.role == Role::Leader && view.term == 1), "its vote was synced: it leads term 1 never again");
+    assert!(
+        !(view.role == Role::Leader && view.term == 1),
+        "its vote was synced: it leads term 1 never again"
+    );
     cluster.put(child, "t", "5");
-    assert!(cluster.view(cluster.leader(child).expect("a leader").0, child).term > 1);
+    assert!(
+        cluster
+            .view(cluster.leader(child).expect("a leader").0, child)
+            .term
+            > 1
+    );
     cluster.assert_same_data(&[1, 2, 3]);
 }
 
@@ -154,10 +211,19 @@ fn split_leader_absent() {
     let leader = cluster.elect(r(1));
     // The first leader's store never hears of the child and dies as soon as the others know the split.
     cluster.hold_apply.insert(leader);
-    cluster.order(r(1), OrderKind::Split(vec![key("k")])).expect("the split is proposed");
+    cluster
+        .order(r(1), OrderKind::Split(vec![key("k")]))
+        .expect("the split is proposed");
     cluster.ticks(3);
-    let others: Vec<u64> = [1, 2, 3].into_iter().filter(|store| s(*store) != leader).collect();
-    let child = *cluster.nodes[&s(others[0])].views.keys().find(|region| **region != r(1)).expect("a child");
+    let others: Vec<u64> = [1, 2, 3]
+        .into_iter()
+        .filter(|store| s(*store) != leader)
+        .collect();
+    let child = *cluster.nodes[&s(others[0])]
+        .views
+        .keys()
+        .find(|region| **region != r(1))
+        .expect("a child");
     cluster.crash(leader, POWER);
     cluster.elect(child);
     cluster.put(child, "t", "5");
@@ -170,20 +236,36 @@ fn split_leader_absent() {
 fn split_uninit_vote_kept() {
     let mut cluster = one();
     let leader = cluster.elect(r(1));
-    let slow = [s(1), s(2), s(3)].into_iter().find(|store| *store != leader).expect("there are three");
+    let slow = [s(1), s(2), s(3)]
+        .into_iter()
+        .find(|store| *store != leader)
+        .expect("there are three");
     cluster.hold_apply.insert(slow);
     let child = cluster.split(r(1), &["k"])[0];
     // The child moves on to another term while the slow store has an uninitialized peer only.
-    cluster.until("the slow store hears of the child", |cluster| cluster.has_view(slow.0, child));
+    cluster.until("the slow store hears of the child", |cluster| {
+        cluster.has_view(slow.0, child)
+    });
     assert!(!cluster.owns(slow.0, child));
     cluster.crash(leader, KILL);
-    let third = [s(1), s(2), s(3)].into_iter().find(|store| *store != leader && *store != slow).expect("three");
-    cluster.until("the child is led in a later term", |cluster| cluster.leader(child) == Some(third));
+    let third = [s(1), s(2), s(3)]
+        .into_iter()
+        .find(|store| *store != leader && *store != slow)
+        .expect("three");
+    cluster.until("the child is led in a later term", |cluster| {
+        cluster.leader(child) == Some(third)
+    });
     let term = cluster.view(third.0, child).term;
     assert!(term > 1);
     cluster.hold_apply.clear();
-    cluster.until("the split fills the peer", |cluster| cluster.owns(slow.0, child));
-    assert_eq!(cluster.store(slow.0).raft(child).expect("it runs").term(), term, "term and vote are kept");
+    cluster.until("the split fills the peer", |cluster| {
+        cluster.owns(slow.0, child)
+    });
+    assert_eq!(
+        cluster.store(slow.0).raft(child).expect("it runs").term(),
+        term,
+        "term and vote are kept"
+    );
     cluster.put(child, "t", "5");
     cluster.restart(leader);
     cluster.assert_same_data(&[1, 2, 3]);
@@ -195,20 +277,33 @@ fn split_child_first() {
     let mut options = options();
     options.compact_entries = 20;
     options.compact_tail_entries = 0;
-    let mut cluster = Cluster::with(3, &[region(1, "", "", &[1, 2, 3])], options, Default::default());
+    let mut cluster = Cluster::with(
+        3,
+        &[region(1, "", "", &[1, 2, 3])],
+        options,
+        Default::default(),
+    );
     cluster.put(r(1), "t", "4");
     let leader = cluster.elect(r(1));
-    let slow = [s(1), s(2), s(3)].into_iter().find(|store| *store != leader).expect("there are three");
+    let slow = [s(1), s(2), s(3)]
+        .into_iter()
+        .find(|store| *store != leader)
+        .expect("there are three");
     cluster.hold_apply.insert(slow);
     let child = cluster.split(r(1), &["k"])[0];
     for number in 0..60 {
         cluster.put(child, &format!("t{number}"), "x");
     }
     cluster.ticks(10);
-    assert!(cluster.has_view(slow.0, child) && !cluster.owns(slow.0, child), "uninitialized, the snapshot waits");
+    assert!(
+        cluster.has_view(slow.0, child) && !cluster.owns(slow.0, child),
+        "uninitialized, the snapshot waits"
+    );
     assert!(cluster.owns(slow.0, r(1)));
     cluster.hold_apply.clear();
-    cluster.until("the slow store has the child", |cluster| cluster.owns(slow.0, child));
+    cluster.until("the slow store has the child", |cluster| {
+        cluster.owns(slow.0, child)
+    });
     cluster.put(child, "u", "5");
     cluster.assert_same_data(&[1, 2, 3]);
 }
@@ -218,10 +313,18 @@ fn split_skipped_by_snapshot() {
     let mut options = options();
     options.compact_entries = 20;
     options.compact_tail_entries = 0;
-    let mut cluster = Cluster::with(3, &[region(1, "", "", &[1, 2, 3])], options, Default::default());
+    let mut cluster = Cluster::with(
+        3,
+        &[region(1, "", "", &[1, 2, 3])],
+        options,
+        Default::default(),
+    );
     cluster.put(r(1), "t", "4");
     let leader = cluster.elect(r(1));
-    let away = [s(1), s(2), s(3)].into_iter().find(|store| *store != leader).expect("there are three");
+    let away = [s(1), s(2), s(3)]
+        .into_iter()
+        .find(|store| *store != leader)
+        .expect("there are three");
     cluster.isolate(away);
     let child = cluster.split(r(1), &["k"])[0];
     for number in 0..60 {
@@ -230,9 +333,14 @@ fn split_skipped_by_snapshot() {
     }
     cluster.heal();
     cluster.until("the parent is narrowed by its snapshot", |cluster| {
-        cluster.nodes[&away].views.get(&r(1)).is_some_and(|view| view.region.end_key == "k")
+        cluster.nodes[&away]
+            .views
+            .get(&r(1))
+            .is_some_and(|view| view.region.end_key == "k")
     });
-    cluster.until("the child comes by its own", |cluster| cluster.owns(away.0, child));
+    cluster.until("the child comes by its own", |cluster| {
+        cluster.owns(away.0, child)
+    });
     cluster.put(child, "u", "5");
     cluster.assert_same_data(&[1, 2, 3]);
 }
@@ -243,7 +351,8 @@ fn split_replay() {
     let mut cluster = one();
     let leader = cluster.elect(r(1));
     for id in [1, 2, 3] {
-        engine::Engine::flush(&cluster.nodes[&s(id)].engine, engine::Family::State).expect("a flush");
+        engine::Engine::flush(&cluster.nodes[&s(id)].engine, engine::Family::State)
+            .expect("a flush");
     }
     let child = cluster.split(r(1), &["k"])[0];
     let view = cluster.view(leader.0, child);
@@ -256,12 +365,21 @@ fn split_replay() {
     }
     cluster.settle();
     for store in [1, 2, 3] {
-        assert!(cluster.owns(store, child), "replay creates the child again\n{}", cluster.describe());
+        assert!(
+            cluster.owns(store, child),
+            "replay creates the child again\n{}",
+            cluster.describe()
+        );
         assert_eq!(cluster.view(store, r(1)).region.end_key, key("k"));
     }
     assert_eq!(cluster.view(leader.0, child).peer, id);
     cluster.put(child, "t", "5");
-    assert!(cluster.view(cluster.leader(child).expect("a leader").0, child).term > term);
+    assert!(
+        cluster
+            .view(cluster.leader(child).expect("a leader").0, child)
+            .term
+            > term
+    );
     cluster.assert_same_data(&[1, 2, 3]);
 }
 
@@ -271,21 +389,25 @@ fn split_gate() {
     let mut cluster = Cluster::new(4, &[region(1, "", "", &[1, 2, 3])]);
     cluster.put(r(1), "t", "4");
     cluster.elect_at(r(1), 1);
+    // Store 3 has the split durably committed and does not apply it.
+    cluster.hold_apply.insert(s(3));
     let child = cluster.split(r(1), &["k"])[0];
     cluster.ticks(3);
     cluster.add_learner(r(1), 14, 4);
     cluster.swap_peers(r(1), 14, 13);
-    // Store 3 loses power with its apply tier behind, and restarts without applying.
     cluster.isolate(s(3));
     cluster.remove_learner(r(1), 13);
     cluster.crash(s(3), POWER);
     cluster.heal();
     cluster.restart(s(3));
     cluster.hold_apply.insert(s(3));
+    assert!(cluster.store(3).raft(r(1)).expect("it runs").behind());
     cluster.ticks(70);
     assert!(cluster.has_view(3, r(1)), "a peer behind is not destroyed");
     cluster.hold_apply.clear();
-    cluster.until("the parent dies after the replay", |cluster| !cluster.has_view(3, r(1)));
+    cluster.until("the parent dies after the replay", |cluster| {
+        !cluster.has_view(3, r(1))
+    });
     assert!(cluster.owns(3, child), "the child survives");
     cluster.put(child, "t", "5");
     cluster.assert_same_child(child, &[1, 2, 3]);
@@ -299,18 +421,39 @@ fn split_child_newer_id() {
     cluster.elect_at(r(1), 1);
     cluster.isolate(s(3));
     let child = cluster.split(r(1), &["k"])[0];
-    let first = cluster.view(1, child).region.peers.iter().find(|peer| peer.store_id == 3).expect("a peer").id;
+    let first = cluster
+        .view(1, child)
+        .region
+        .peers
+        .iter()
+        .find(|peer| peer.store_id == 3)
+        .expect("a peer")
+        .id;
     cluster.add_learner(child, 9004, 4);
-    let kind = OrderKind::EnterJoint { promote: vec![PeerId(9004)], demote: vec![PeerId(first)] };
-    cluster.order(child, kind).expect("a dead voter is replaced");
+    let kind = OrderKind::EnterJoint {
+        promote: vec![PeerId(9004)],
+        demote: vec![PeerId(first)],
+    };
+    cluster
+        .order(child, kind)
+        .expect("a dead voter is replaced");
     cluster.until("the swap is done", |cluster| {
         let view = cluster.view(1, child);
-        view.region.peers.iter().any(|peer| peer.id == first && peer.role() == metapb::PeerRole::Learner)
+        view.region
+            .peers
+            .iter()
+            .any(|peer| peer.id == first && peer.role() == metapb::PeerRole::Learner)
     });
     cluster.remove_learner(child, first);
-    let learner =
-        metapb::Peer { id: 9003, store_id: 3, role: metapb::PeerRole::Learner as i32, is_witness: false };
-    cluster.order(child, OrderKind::AddLearner(learner)).expect("the store has no peer of the child any more");
+    let learner = metapb::Peer {
+        id: 9003,
+        store_id: 3,
+        role: metapb::PeerRole::Learner as i32,
+        is_witness: false,
+    };
+    cluster
+        .order(child, OrderKind::AddLearner(learner))
+        .expect("the store has no peer of the child any more");
     cluster.ticks(3);
     // The new peer arrives first and is uninitialized; the split then must not create the old one.
     cluster.filter(|_, to, frame| {
@@ -319,12 +462,22 @@ fn split_child_newer_id() {
         }
     });
     cluster.heal();
-    cluster.until("the new peer is known", |cluster| cluster.has_view(3, child));
+    cluster.until("the new peer is known", |cluster| {
+        cluster.has_view(3, child)
+    });
     assert_eq!(cluster.view(3, child).peer, PeerId(9003));
     cluster.clear_filter();
-    cluster.until("the split is applied", |cluster| cluster.view(3, r(1)).region.end_key == "k");
-    assert_eq!(cluster.view(3, child).peer, PeerId(9003), "the older id is not created");
-    cluster.until("the new peer gets the data", |cluster| cluster.owns(3, child));
+    cluster.until("the split is applied", |cluster| {
+        cluster.view(3, r(1)).region.end_key == "k"
+    });
+    assert_eq!(
+        cluster.view(3, child).peer,
+        PeerId(9003),
+        "the older id is not created"
+    );
+    cluster.until("the new peer gets the data", |cluster| {
+        cluster.owns(3, child)
+    });
     cluster.put(child, "t", "5");
     cluster.ticks(10);
     assert_eq!(cluster.local_get(3, "t").as_deref(), Some("5"));
@@ -335,20 +488,49 @@ fn split_vs_structural() {
     let mut cluster = one();
     let leader = cluster.elect(r(1));
     cluster.hold_apply.insert(leader);
-    cluster.order(r(1), OrderKind::Split(vec![key("k")])).expect("the split is proposed");
-    assert_eq!(cluster.order(r(1), OrderKind::Split(vec![key("p")])), Err(OrderRefusal::LaneBusy));
-    let learner = metapb::Peer { id: 99, store_id: 4, role: 1, is_witness: false };
-    assert_eq!(cluster.order(r(1), OrderKind::AddLearner(learner)), Err(OrderRefusal::LaneBusy));
-    let stale = cluster.view(leader.0, r(1)).region.region_epoch.expect("an epoch");
+    cluster
+        .order(r(1), OrderKind::Split(vec![key("k")]))
+        .expect("the split is proposed");
+    assert_eq!(
+        cluster.order(r(1), OrderKind::Split(vec![key("p")])),
+        Err(OrderRefusal::LaneBusy)
+    );
+    let learner = metapb::Peer {
+        id: 99,
+        store_id: 4,
+        role: 1,
+        is_witness: false,
+    };
+    assert_eq!(
+        cluster.order(r(1), OrderKind::AddLearner(learner)),
+        Err(OrderRefusal::LaneBusy)
+    );
+    let stale = cluster
+        .view(leader.0, r(1))
+        .region
+        .region_epoch
+        .expect("an epoch");
     cluster.hold_apply.clear();
     cluster.settle();
-    let order = store::event::Order { region: r(1), epoch: stale, kind: OrderKind::AddLearner(learner) };
+    let order = store::event::Order {
+        region: r(1),
+        epoch: stale,
+        kind: OrderKind::AddLearner(learner),
+    };
     cluster.step(leader, store::event::Event::Order(order));
-    let answer = cluster.nodes.get_mut(&leader).expect("it is there").orders.pop().expect("an answer");
+    let answer = cluster
+        .nodes
+        .get_mut(&leader)
+        .expect("it is there")
+        .orders
+        .pop()
+        .expect("an answer");
     assert_eq!(answer, (r(1), Err(OrderRefusal::EpochNotMatch)));
     assert_eq!(
         cluster.order(r(1), OrderKind::Split(vec![key("z")])),
-        Err(OrderRefusal::Invalid("split keys must grow strictly inside the region"))
+        Err(OrderRefusal::Invalid(
+            "split keys must grow strictly inside the region"
+        ))
     );
 }
 
@@ -359,7 +541,9 @@ fn split_without_ids_is_refused() {
     let mut refused = None;
     for round in 0..9 {
         cluster.elect_at(r(1), leader.0);
-        let keys = (0..9).map(|number| Bytes::from(format!("{}{number}", 9 - round))).collect();
+        let keys = (0..9)
+            .map(|number| Bytes::from(format!("{}{number}", 9 - round)))
+            .collect();
         if let Err(refusal) = cluster.order(r(1), OrderKind::Split(keys)) {
             refused = Some(refusal);
             break;
@@ -368,5 +552,8 @@ fn split_without_ids_is_refused() {
     }
     assert_eq!(refused, Some(OrderRefusal::NoIds));
     cluster.step(leader, store::event::Event::Ids((50_000..50_100).collect()));
-    assert_eq!(cluster.order(r(1), OrderKind::Split(vec![Bytes::from_static(b"0")])), Ok(()));
+    assert_eq!(
+        cluster.order(r(1), OrderKind::Split(vec![Bytes::from_static(b"0")])),
+        Ok(())
+    );
 }
