@@ -21,8 +21,10 @@ use crate::{
 
 /// Time for one call, far above what an answer takes.
 const CALL_LIMIT: Duration = Duration::from_secs(2);
-/// Time a member has to say who leads. A dead machine should not hold up the search for long.
+/// Time to connect to a member. A dead machine should not hold up the search for long.
 const MEMBER_LIMIT: Duration = Duration::from_millis(500);
+/// Time for a member to say who leads; it may wait for an election before it does.
+const LEADER_LIMIT: Duration = Duration::from_secs(2);
 /// Largest answer taken: a page of regions.
 pub(crate) const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -261,7 +263,7 @@ impl Members {
         let limit = options.connect_timeout.min(MEMBER_LIMIT);
         let channel = connect(member, limit).await?;
         let asking = PdClient::new(channel.clone());
-        let answer = get_members(asking, limit).await?;
+        let answer = get_members(asking, LEADER_LIMIT).await?;
         let cluster_id = answer.header.as_ref().map_or(0, |header| header.cluster_id);
         match self.cluster_id {
             Some(known) if known != cluster_id => {
@@ -284,8 +286,8 @@ impl Members {
             .into_iter()
             .filter_map(|member| member.client_urls.into_iter().next())
             .collect();
-        // The leader is asked first next time.
-        self.told.sort_by_key(|told| bare(told) != bare(&url));
+        // There is a next search when this leader failed, so it is asked last.
+        self.told.sort_by_key(|told| bare(told) == bare(&url));
         self.cluster_id = Some(cluster_id);
         self.searches += 1;
         Ok(Leader {
