@@ -1,0 +1,231 @@
+//! The gate of one group: many seeds, equal traces, and every planted bug caught.
+
+use std::process::Command;
+use std::time::Duration;
+
+use raft::Bug;
+use sim::batch::run_batch;
+use sim::group::settings::{Fault, Plan};
+use sim::rule::Rule;
+
+fn from_environment(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|error| panic!("{name}={text}: {error}")),
+        Err(_) => default,
+    }
+}
+
+/// RELIABILITY §3, level 3: `SIM_SEEDS` seeds of `SIM_EVENTS` events, or as many as `SIM_SECONDS` allow.
+#[test]
+fn seeds_hold_every_rule() {
+    let seeds = from_environment("SIM_SEEDS", 5_000);
+    let events = from_environment("SIM_EVENTS", 10_000);
+    let seconds = from_environment("SIM_SECONDS", 150);
+    let report = run_batch(0..seeds, 2, Some(Duration::from_secs(seconds)), |seed| {
+        Plan::new(seed, events)
+    });
+    println!(
+        "{} seeds, {} events: {:#?}",
+        report.seeds,
+        report.events,
+        report.counters.table()
+    );
+    if let Some(failure) = &report.failure {
+        panic!("{}", failure.explain());
+    }
+    // A handful of seeds proves nothing about what never happened.
+    if report.seeds >= 500 {
+        assert_eq!(
+            report.counters.missing(),
+            [],
+            "these never happened in {} seeds",
+            report.seeds
+        );
+    }
+}
+
+/// The same seed gives the same trace, in two processes.
+#[test]
+fn equal_seeds_give_equal_traces() {
+    let digest = |seed: u64| {
+        let output = Command::new(env!("CARGO_BIN_EXE_sim"))
+            .args(["--digest", "--events", "10000", "--seed", &seed.to_string()])
+            .output()
+            .expect("the binary of this crate runs");
+        assert!(
+            output.status.success(),
+            "seed {seed}: {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        output.stdout
+    };
+    let mut digests = Vec::new();
+    for seed in 0..20 {
+        let (first, second) = (digest(seed), digest(seed));
+        assert_eq!(first, second, "seed {seed}");
+        digests.push(first);
+    }
+    digests.sort();
+    digests.dedup();
+    assert_eq!(digests.len(), 20, "different seeds give different traces");
+}
+
+/// A bug, the faults that its worlds have besides what the seed says, and the checkers that may catch it.
+struct Planted {
+    bug: Bug,
+    with: &'static [Fault],
+    caught_by: &'static [Rule],
+}
+
+const PLANTED: &[Planted] = &[
+    Planted {
+        bug: Bug::OlderTermCommit,
+        with: &[],
+        caught_by: &[Rule::Commit],
+    },
+    Planted {
+        bug: Bug::VoteBeforeSync,
+        with: &[],
+        caught_by: &[Rule::Durable],
+    },
+    Planted {
+        bug: Bug::AckBeforeSync,
+        with: &[],
+        caught_by: &[Rule::Durable],
+    },
+    Planted {
+        bug: Bug::TruncateWithoutConflict,
+        with: &[],
+        caught_by: &[
+            Rule::Commit,
+            Rule::AppendOnly,
+            Rule::Durable,
+            Rule::Completeness,
+        ],
+    },
+    Planted {
+        bug: Bug::CommitPastMatch,
+        with: &[],
+        caught_by: &[Rule::StateMachine],
+    },
+    Planted {
+        bug: Bug::UnionQuorum,
+        with: &[Fault::Membership],
+        caught_by: &[Rule::Calm, Rule::Commit, Rule::Election],
+    },
+    Planted {
+        bug: Bug::ChangeBeforeApplied,
+        with: &[Fault::Membership],
+        caught_by: &[Rule::Membership],
+    },
+    Planted {
+        bug: Bug::LearnerCounted,
+        with: &[Fault::Membership],
+        caught_by: &[Rule::Commit, Rule::Election, Rule::Calm, Rule::Healing],
+    },
+    Planted {
+        bug: Bug::VoteKept,
+        with: &[],
+        caught_by: &[Rule::Election],
+    },
+    Planted {
+        bug: Bug::StaleCompletion,
+        with: &[Fault::SlowDisk],
+        caught_by: &[Rule::Durable],
+    },
+    Planted {
+        bug: Bug::OwnUnsyncedCounted,
+        with: &[Fault::SlowDisk],
+        caught_by: &[Rule::Commit],
+    },
+    Planted {
+        bug: Bug::ReadBeforeOwnCommit,
+        with: &[],
+        caught_by: &[Rule::ReadIndex],
+    },
+    Planted {
+        bug: Bug::ReadJoinsRound,
+        with: &[],
+        caught_by: &[Rule::ReadIndex],
+    },
+    Planted {
+        bug: Bug::LeaseFromAck,
+        with: &[Fault::Lease, Fault::Lag],
+        caught_by: &[Rule::ReadIndex],
+    },
+    Planted {
+        bug: Bug::LeaseKeptOverTransfer,
+        with: &[Fault::Lease, Fault::Transfer],
+        caught_by: &[Rule::ReadIndex],
+    },
+    Planted {
+        bug: Bug::SnapshotMovesBack,
+        with: &[Fault::Compact],
+        caught_by: &[Rule::Snapshot],
+    },
+    Planted {
+        bug: Bug::DoubleApply,
+        with: &[],
+        caught_by: &[Rule::StateMachine],
+    },
+    Planted {
+        bug: Bug::OldPeerAccepted,
+        with: &[
+            Fault::Membership,
+            Fault::Readd,
+            Fault::Replay,
+            Fault::Duplicate,
+        ],
+        caught_by: &[Rule::Healing, Rule::Commit],
+    },
+    Planted {
+        bug: Bug::JointNotLeft,
+        with: &[Fault::Membership],
+        caught_by: &[Rule::Healing],
+    },
+    Planted {
+        bug: Bug::ApplyBeforeDurableCommit,
+        with: &[],
+        caught_by: &[Rule::CommitFirst],
+    },
+];
+
+/// Seeds within which a planted bug must be caught (RELIABILITY §3).
+const CAUGHT_WITHIN: u64 = 300;
+
+#[test]
+fn planted_bugs_are_caught() {
+    for bug in Bug::ALL {
+        assert!(
+            PLANTED.iter().any(|planted| planted.bug == bug),
+            "{bug:?} has no entry in the table"
+        );
+    }
+    let mut missed = Vec::new();
+    for planted in PLANTED {
+        let report = run_batch(0..CAUGHT_WITHIN, 2, None, |seed| Plan {
+            bug: Some(planted.bug),
+            with: planted.with.to_vec(),
+            ..Plan::new(seed, 10_000)
+        });
+        match report.failure {
+            Some(failure) if planted.caught_by.contains(&failure.violation.rule) => {
+                println!(
+                    "{:?}: seed {} {}",
+                    planted.bug, failure.plan.seed, failure.violation
+                );
+            }
+            Some(failure) => missed.push(format!(
+                "{:?} was caught by {} instead of {:?}",
+                planted.bug, failure.violation, planted.caught_by
+            )),
+            None => missed.push(format!(
+                "{:?} was not caught within {CAUGHT_WITHIN} seeds",
+                planted.bug
+            )),
+        }
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
