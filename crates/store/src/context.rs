@@ -9,7 +9,7 @@ use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId};
 use raft::{Index, Message, PeerId, WriteId};
 
-use crate::event::{Effects, LogBatch, Refusal, RequestId, Task};
+use crate::event::{Effects, LogBatch, Refusal, RequestId};
 use crate::options::Options;
 use crate::peer::Peer;
 use crate::ranges::Ranges;
@@ -31,8 +31,8 @@ pub(crate) enum Followup {
     PutInPlace { region: RegionId, peer: PeerId },
     /// Every log batch of the dead peer is written, so nothing of it can appear after its remains are deleted.
     Destroy { region: RegionId, peer: PeerId },
-    /// Nothing needs this.
-    Task(Task),
+    /// No restart needs these staged files any more.
+    RemoveFiles(Vec<String>),
 }
 
 /// A write of one peer inside a batch.

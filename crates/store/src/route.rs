@@ -18,14 +18,14 @@ const COVERING_MAX: usize = 32;
 #[derive(Debug)]
 pub(crate) enum Misroute {
     /// Final as it is.
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// The epochs differ: with the regions that cover the request.
     Epoch,
 }
 
 impl From<Refusal> for Misroute {
     fn from(refusal: Refusal) -> Misroute {
-        Misroute::Refused(refusal)
+        Misroute::Refused(Box::new(refusal))
     }
 }
 
@@ -103,7 +103,7 @@ impl<E: Engine> Store<E> {
     /// Completes a refusal with what is known here.
     pub(crate) fn refusal(&self, misroute: Misroute, target: &Target) -> Refusal {
         match misroute {
-            Misroute::Refused(refusal) => refusal,
+            Misroute::Refused(refusal) => *refusal,
             Misroute::Epoch => Refusal::EpochNotMatch {
                 current: self.covering(target),
             },

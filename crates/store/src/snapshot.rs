@@ -589,8 +589,9 @@ impl<E: Engine> Store<E> {
         match refused {
             None => {
                 peer.staged = Some(head);
-                // Raft takes no entries until the snapshot is in place; what it does is taken at the end of the turn.
                 peer.abandon_pending(&mut self.cx);
+                // At once, so that the range is reserved before another snapshot of this turn is judged.
+                self.advance(region);
             }
             Some(raft::Error::SnapshotNotNeeded { .. }) => {
                 self.turn_down(region, &head, Judgement::Has)
@@ -714,7 +715,7 @@ impl<E: Engine> Store<E> {
         cx.touch(peer);
         cx.out.apply.push(ApplyTask::Open(region));
         // The files are wanted until no restart can find the mark.
-        cx.after_sync(Followup::Task(remove_files(&head)));
+        cx.after_sync(Followup::RemoveFiles(file_names(&head)));
         cx.slots.remove(&region);
         self.answer(
             region,
@@ -741,7 +742,11 @@ impl<E: Engine> Store<E> {
 }
 
 fn remove_files(head: &wire::SnapshotHead) -> Task {
-    Task::RemoveFiles(head.files.iter().map(|file| file.name.clone()).collect())
+    Task::RemoveFiles(file_names(head))
+}
+
+fn file_names(head: &wire::SnapshotHead) -> Vec<String> {
+    head.files.iter().map(|file| file.name.clone()).collect()
 }
 
 /// Whether a descriptor from outside can be one.

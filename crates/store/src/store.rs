@@ -11,7 +11,7 @@ use proto::{RegionId, StoreId, metapb};
 use raft::{Event as RaftEvent, PeerId};
 
 use crate::context::{Context, Followup, PeerWrite};
-use crate::event::{Applied, Effects, Event, RegionView, TaskDone, ViewChange};
+use crate::event::{Applied, Effects, Event, RegionView, Task, TaskDone, ViewChange};
 use crate::options::Options;
 use crate::peer::{Peer, Stage};
 use crate::{Error, identity, recover};
@@ -181,7 +181,7 @@ impl<E: Engine> Store<E> {
                 Followup::Install { region, peer } => self.cut_log(region, peer),
                 Followup::PutInPlace { region, peer } => self.put_in_place(region, peer),
                 Followup::Destroy { region, peer } => self.remove_remains(region, peer),
-                Followup::Task(task) => self.cx.out.tasks.push(task),
+                Followup::RemoveFiles(names) => self.cx.out.tasks.push(Task::RemoveFiles(names)),
             }
         }
     }

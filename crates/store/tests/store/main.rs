@@ -3,8 +3,10 @@
 mod harness;
 
 mod basics;
+mod formats;
 mod life;
 mod membership;
+mod reads;
 mod restart;
 mod snapshots;
 mod splits;
