@@ -1,8 +1,43 @@
-//! The placement process.
+//! The placement process: a member of the placement group.
+//!
+//! A member is a store with one region (DESIGN D7): the same node, over its own directory, replicates that region among
+//! the members. The [`driver`] runs the placement machine over it while this member leads; the services in front ask the
+//! driver. One port serves clients, stores, the other members, tools, and plain HTTP.
+//!
+//! Stop: SIGTERM hands the leadership over first, within `drain_timeout`; a second signal stops at once.
+
+mod driver;
+mod error;
+mod handle;
+mod member;
+mod server;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::section;
+use engine::{RocksEngine, RocksOptions};
+use placement::Settings;
+use proto::StoreId;
+use proto::pontoon::v1::refusal::Reason;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use transport::BoxError;
+
+pub use self::error::Error;
+pub use self::handle::{Input, ORDERS_MAX, Placement, Standing};
+pub use self::member::Members;
+
+use self::driver::Driver;
+use self::server::Served;
+use crate::config::{Span, section};
+use crate::metrics::Metrics;
+use crate::runtime::{self, Node, fatal};
+use crate::store_process::link;
 
 section! {
     /// A member of the placement group.
@@ -13,20 +48,255 @@ section! {
         pub addr: String = "127.0.0.1:2379".to_owned(),
         /// Address that others are told; must be one of `members`. Empty: the address to listen on.
         pub advertise_addr: String = String::new(),
-        /// Advertised addresses of all members, the same list in the same order for each: 1, 3 or 5.
+        /// Advertised addresses of all members, the same list in the same order for each: 1, 3 or 5. A directory remembers
+        /// its list and is refused under another.
         pub members: Vec<String> = vec!["127.0.0.1:2379".to_owned()],
         /// Version of the client interface, fixed when the cluster starts for the first time: 1 for plain keys, 2 for
         /// keyspaces with time to live.
         pub api_version: u32 = 1,
         /// Copies that every region should have. Fixed when the cluster starts for the first time.
         pub replicas: u32 = 3,
+        /// Resolution of the two times below.
+        pub tick: Span = Span::millis(50),
+        /// Shortest silence of the leader after which an election starts; the longest is twice that. Shorter finds a dead
+        /// leader sooner and mistakes a slow one for dead.
+        pub election_timeout: Span = Span::millis(500),
+        /// Time between heartbeats of the members, at most a fifth of `election_timeout`.
+        pub heartbeat: Span = Span::millis(100),
+        /// A store that was silent for so long takes no new replicas, and its address is free for a new store. Several
+        /// times the stores' own interval of 10 s.
+        pub store_down_after: Span = Span::secs(30),
+        /// Time given to hand the leadership over when the member is told to stop. 0 hands nothing over: the others elect
+        /// a leader once they miss this one.
+        pub drain_timeout: Span = Span::secs(5),
+        /// Threads that serve clients, stores and members.
+        pub rpc_threads: usize = 2,
     }
 }
+
+/// Cache of the engine: the replicated state is small.
+const CACHE_BYTES: usize = 16 << 20;
+/// Memory for writes that are not in files yet.
+const MEMTABLE_BYTES: usize = 8 << 20;
+/// Time given to calls under way when the server closes.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// Runs a placement member until SIGTERM or SIGINT. The log is set up by the caller.
 ///
 /// # Errors
-/// What kept it from starting or made it stop.
+/// What kept it from starting or made it stop; [`Error`] is among the causes where it has a kind of its own.
 pub fn run(config: PlacementConfig) -> anyhow::Result<()> {
-    anyhow::bail!("no placement member is built in: {}", config.addr)
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.rpc_threads.max(1))
+        .thread_name("rpc")
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    let result = runtime.block_on(serve(config));
+    // Calls that are still under way do not hold the process up.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(result?)
+}
+
+async fn serve(config: PlacementConfig) -> Result<(), Error> {
+    let mut signals = Signals::new().map_err(Error::Runtime)?;
+    let members = Arc::new(check(&config)?);
+    // The address is taken first: a taken port is the commonest mistake, and nothing has been written by then.
+    let listen = |source| Error::Listen { address: config.addr.clone(), source };
+    let listener = TcpListener::bind(&config.addr).await.map_err(listen)?;
+    let member = Member::start(&config, members, listener)?;
+    let drain_timeout = *config.drain_timeout;
+    member
+        .run(drain_timeout, async move || signals.next().await)
+        .await
+}
+
+/// A member whose node, driver and server run.
+struct Member {
+    node: Node<RocksEngine>,
+    peers: transport::PeerService<link::Incoming<RocksEngine>>,
+    placement: Placement,
+    address: std::net::SocketAddr,
+    close: oneshot::Sender<()>,
+    serving: tokio::task::JoinHandle<()>,
+    tasks: tokio::task::JoinSet<()>,
+    failures: mpsc::Receiver<Error>,
+}
+
+impl Member {
+    /// Opens the directory and starts everything. Must be called inside a runtime.
+    fn start(config: &PlacementConfig, members: Arc<Members>, listener: TcpListener) -> Result<Self, Error> {
+        let listen = |source| Error::Listen { address: config.addr.clone(), source };
+        let address = listener.local_addr().map_err(listen)?;
+        let engine = open(config)?;
+        let identity = member::take_directory(&engine, &config.data_dir, &members, config.api_version)?;
+        tracing::info!(member = identity.store_id, boot = identity.boot, addr = %address, "starting");
+
+        let me = transport::Identity {
+            cluster_id: identity.cluster_id,
+            store: StoreId(identity.store_id),
+            boot: identity.boot,
+            format: identity.format,
+        };
+        let resolve = {
+            let members = members.clone();
+            move |member: StoreId| {
+                let address = members.address(member).map(str::to_owned);
+                std::future::ready(address.ok_or_else(|| BoxError::from(format!("there is no member {member}"))))
+            }
+        };
+        let (transport, events) = transport::Transport::new(me, transport::Config::default(), Arc::new(resolve));
+        let network = Arc::new(link::Outgoing { transport, runtime: tokio::runtime::Handle::current() });
+        let metrics = Arc::new(Metrics::new());
+        let store = store::Store::open(engine.clone(), store_options(config, identity.boot))
+            .map_err(|error| member::store_error(&config.data_dir, error))?;
+        let options = runtime::Options { tick: *config.tick, background: 1, ..Default::default() };
+        let node = Node::start(store, engine, network, &options, metrics.clone(), fatal::exit_process());
+        let node = node.map_err(Error::Runtime)?;
+        let handle = node.handle();
+
+        let (failed, failures) = mpsc::channel(4);
+        let mut tasks = tokio::task::JoinSet::new();
+        let (driver, placement) = Driver::new(handle.clone(), members.me(), settings(config), &metrics);
+        tasks.spawn(report(failed.clone(), driver.run()));
+        tasks.spawn(report(failed.clone(), watch_links(events, handle.clone())));
+        let peers = transport::PeerService::new(me, link::Incoming::new(handle.clone()));
+        let served = Served { placement: placement.clone(), members, node: handle, metrics, peers: peers.clone() };
+        let (close, closing) = oneshot::channel();
+        let serving = report(failed, server::serve(listener, config.addr.clone(), served, closing));
+        let serving = tokio::spawn(serving);
+        Ok(Self { node, peers, placement, address, close, serving, tasks, failures })
+    }
+
+    /// Runs until `signal` completes, then hands the leadership over, unless it completes again.
+    async fn run(mut self, drain_timeout: Duration, mut signal: impl AsyncFnMut()) -> Result<(), Error> {
+        let result = tokio::select! {
+            () = signal() => Ok(()),
+            Some(failure) = self.failures.recv() => Err(failure),
+        };
+        if result.is_ok() && !drain_timeout.is_zero() {
+            tracing::info!(leads = self.placement.standing().serving.is_some(), "handing the leadership over");
+            let handle = self.node.handle();
+            tokio::select! {
+                drained = handle.drain(drain_timeout) => tracing::info!(all = drained, "handed over"),
+                () = signal() => tracing::warn!("told twice: stopping at once"),
+            }
+        }
+        let address = self.address;
+        self.stop().await;
+        tracing::info!(addr = %address, "stopped");
+        result
+    }
+
+    /// Ends everything, in the order that leaves nobody with half an answer.
+    async fn stop(self) {
+        let Self { node, peers, close, serving, mut tasks, .. } = self;
+        peers.close();
+        // Nobody listens when the server was the one that failed.
+        let _ = close.send(());
+        // With the driver gone every stream of a client ends.
+        tasks.abort_all();
+        if tokio::time::timeout(CLOSE_MAX, serving).await.is_err() {
+            tracing::debug!("connections were still open");
+        }
+        let ended = tokio::task::spawn_blocking(move || node.stop()).await;
+        debug_assert!(ended.is_ok(), "a thread of the node panicked");
+    }
+}
+
+/// Passes the failure of a task on.
+async fn report(failed: mpsc::Sender<Error>, task: impl Future<Output = Result<(), Error>>) {
+    if let Err(error) = task.await {
+        // With several failures at once the first is the cause.
+        drop(failed.try_send(error));
+    }
+}
+
+/// Tells the node what the transport lost, and ends the process when another member knows a later start of this one.
+async fn watch_links(events: transport::Events, node: runtime::Handle<RocksEngine>) -> Result<(), Error> {
+    loop {
+        match events.next().await {
+            transport::Event::Unreachable(member) => node.unreachable(member),
+            transport::Event::Refused(by, refusal) => match refusal.reason() {
+                Reason::Boot => return Err(Error::ShutOut { by }),
+                reason => tracing::warn!(member = %by, reason = reason.as_str_name(), "a member refuses this one"),
+            },
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn check(config: &PlacementConfig) -> Result<Members, Error> {
+    let wrong = |setting, reason: &str| Err(Error::Setting { setting, reason: reason.to_owned() });
+    if ![1, 2].contains(&config.api_version) {
+        return wrong("api_version", "1 and 2 are known");
+    }
+    if config.replicas == 0 {
+        return wrong("replicas", "it is zero");
+    }
+    if config.tick.is_zero() {
+        return wrong("tick", "it is zero");
+    }
+    if config.heartbeat.is_zero() || *config.heartbeat * 5 > *config.election_timeout {
+        return wrong("heartbeat", "it must be above zero and at most a fifth of election_timeout");
+    }
+    let me = if config.advertise_addr.is_empty() { &config.addr } else { &config.advertise_addr };
+    Members::new(&config.members, me)
+}
+
+fn open(config: &PlacementConfig) -> Result<RocksEngine, Error> {
+    let path = || config.data_dir.clone();
+    std::fs::create_dir_all(&config.data_dir).map_err(|source| {
+        let error = engine::Error::Io { operation: "creating it", source: source.into() };
+        Error::Directory { path: path(), source: error.into() }
+    })?;
+    let options = RocksOptions { cache_bytes: CACHE_BYTES, memtable_bytes: MEMTABLE_BYTES, ..Default::default() };
+    RocksEngine::open(&config.data_dir, &options).map_err(|error| match error {
+        engine::Error::InUse { .. } => Error::DirectoryInUse { path: path() },
+        error => Error::Directory { path: path(), source: error.into() },
+    })
+}
+
+fn settings(config: &PlacementConfig) -> Settings {
+    Settings {
+        api_version: config.api_version,
+        replicas: config.replicas,
+        store_down_after: *config.store_down_after,
+        ..Default::default()
+    }
+}
+
+fn store_options(config: &PlacementConfig, boot: u64) -> store::Options {
+    let ticks = |span: Span| (span.as_millis() / config.tick.as_millis().max(1)).max(1) as u32;
+    store::Options {
+        raft: raft::Options {
+            election_ticks: ticks(config.election_timeout),
+            heartbeat_ticks: ticks(config.heartbeat),
+            ..Default::default()
+        },
+        // Members that start together must not draw the same timeouts.
+        seed: rand::random::<u64>() ^ boot,
+        // The region of a placement group is never split.
+        ids_low: 0,
+        tick_ms: config.tick.as_millis().max(1) as u64,
+        ..Default::default()
+    }
 }

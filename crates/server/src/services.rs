@@ -2,4 +2,5 @@
 
 pub mod admin;
 pub mod pd;
+pub mod pd_http;
 pub mod tikv;

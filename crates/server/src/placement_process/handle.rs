@@ -1,0 +1,109 @@
+//! The way to the placement machine, for the services of a member.
+
+use std::time::Duration;
+
+use placement::{Answer, Refusal, RegionInfo, Request};
+use proto::{StoreId, pdpb};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Requests and reports that wait for the driver. Full: the caller waits, which holds its connection up.
+pub const INPUTS_MAX: usize = 4096;
+/// Orders that wait for one store. Full: an order is dropped, and sent again later.
+pub const ORDERS_MAX: usize = 1024;
+
+/// What goes to the driver.
+#[derive(Debug)]
+pub enum Input {
+    /// Something is asked for.
+    Request {
+        /// What.
+        request: Request,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Answer, Refusal>>,
+    },
+    /// A store opened a stream for its regions.
+    Open {
+        /// The store.
+        store: StoreId,
+        /// Names the stream.
+        stream: u64,
+        /// Where orders go.
+        orders: mpsc::Sender<Result<pdpb::RegionHeartbeatResponse, tonic::Status>>,
+    },
+    /// The leader of a region told about it.
+    Report(Box<RegionInfo>),
+    /// A stream ended.
+    Close {
+        /// The store.
+        store: StoreId,
+        /// Names the stream.
+        stream: u64,
+    },
+}
+
+/// Where a member stands. Published by the driver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The member that leads, as far as known.
+    pub leader: Option<StoreId>,
+    /// The cluster's identity, once it is durable.
+    pub cluster_id: Option<u64>,
+    /// The term in which this member leads and serves.
+    pub serving: Option<u64>,
+}
+
+/// The way to the placement machine. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    me: StoreId,
+    inputs: mpsc::Sender<Input>,
+    standing: watch::Receiver<Standing>,
+}
+
+impl Placement {
+    /// For a driver that takes `inputs` and publishes `standing`.
+    pub fn new(me: StoreId, inputs: mpsc::Sender<Input>, standing: watch::Receiver<Standing>) -> Self {
+        Self { me, inputs, standing }
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub async fn ask(&self, request: Request) -> Result<Answer, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Request { request, reply }).await?;
+        answer.await.unwrap_or(Err(Refusal::NotLeader))
+    }
+
+    /// Hands something to the driver.
+    ///
+    /// # Errors
+    /// [`Refusal::NotLeader`] when the driver is gone.
+    pub async fn send(&self, input: Input) -> Result<(), Refusal> {
+        self.inputs.send(input).await.map_err(|_| Refusal::NotLeader)
+    }
+
+    /// Where this member stands now.
+    pub fn standing(&self) -> Standing {
+        *self.standing.borrow()
+    }
+
+    /// Waits until this member serves no more in `term`.
+    pub async fn deposed(&self, term: u64) {
+        let mut standing = self.standing.clone();
+        // An error means that the driver is gone, and nobody leads here.
+        drop(standing.wait_for(|standing| standing.serving != Some(term)).await);
+    }
+
+    /// Where this member stands once it knows a leader that serves, or after `patience`.
+    pub async fn settled(&self, patience: Duration) -> Standing {
+        let mut standing = self.standing.clone();
+        let settled = |standing: &Standing| {
+            let led = standing.leader.is_some_and(|leader| leader != self.me || standing.serving.is_some());
+            led && standing.cluster_id.is_some()
+        };
+        drop(tokio::time::timeout(patience, standing.wait_for(settled)).await);
+        self.standing()
+    }
+}

@@ -1,0 +1,189 @@
+//! The placement machine's types on the wire.
+
+use placement::{OrderKind, Refusal, RegionInfo, Space, StoreInfo};
+use proto::{eraftpb, metapb, pdpb};
+
+/// A refusal as clients and stores of the public interface act on it (`client_errors.csv`): whatever it is, a client asks
+/// the members for the leader and tries again. What a store must not repeat has a type of its own.
+pub fn error(refusal: &Refusal) -> pdpb::Error {
+    let kind = match refusal {
+        // An address is free once the store that had it is silent, so asking again helps.
+        Refusal::NotLeader | Refusal::Busy(_) | Refusal::AddressInUse { .. } => pdpb::ErrorType::Unknown,
+        Refusal::NotBootstrapped => pdpb::ErrorType::NotBootstrapped,
+        Refusal::AlreadyBootstrapped => pdpb::ErrorType::AlreadyBootstrapped,
+        Refusal::RegionNotFound(_) => pdpb::ErrorType::RegionNotFound,
+        Refusal::StoreTombstone(_) => pdpb::ErrorType::StoreTombstone,
+        Refusal::StaleBoot { .. } => pdpb::ErrorType::DuplicatedEntry,
+        Refusal::StoreNotFound(_) | Refusal::KeyspaceNotFound(_) => pdpb::ErrorType::EntryNotFound,
+        Refusal::Invalid(_) => pdpb::ErrorType::InvalidValue,
+    };
+    pdpb::Error { r#type: kind.into(), message: refusal.to_string() }
+}
+
+/// A refusal where the interface has only a status.
+pub fn status(refusal: &Refusal) -> tonic::Status {
+    match refusal {
+        Refusal::NotLeader => tonic::Status::unavailable(refusal.to_string()),
+        Refusal::Busy(_) => tonic::Status::resource_exhausted(refusal.to_string()),
+        Refusal::Invalid(_) => tonic::Status::invalid_argument(refusal.to_string()),
+        Refusal::NotBootstrapped
+        | Refusal::AlreadyBootstrapped
+        | Refusal::RegionNotFound(_)
+        | Refusal::StoreNotFound(_)
+        | Refusal::StoreTombstone(_)
+        | Refusal::AddressInUse { .. }
+        | Refusal::StaleBoot { .. }
+        | Refusal::KeyspaceNotFound(_) => tonic::Status::failed_precondition(refusal.to_string()),
+    }
+}
+
+/// A report of a region's leader. `None` when it lacks the region.
+pub fn report(request: pdpb::RegionHeartbeatRequest) -> Option<RegionInfo> {
+    let down = |stats: pdpb::PeerStats| Some((stats.peer?, stats.down_seconds));
+    Some(RegionInfo {
+        region: request.region?,
+        // A peer without id is how older stores say that nobody leads.
+        leader: request.leader.filter(|leader| leader.id != 0),
+        term: request.term,
+        down: request.down_peers.into_iter().filter_map(down).collect(),
+        pending: request.pending_peers,
+        bytes: request.approximate_size,
+        keys: request.approximate_keys,
+        written_bytes: request.bytes_written,
+        read_bytes: request.bytes_read,
+    })
+}
+
+/// Space of a store.
+pub fn space(stats: &pdpb::StoreStats) -> Space {
+    Space {
+        capacity_bytes: stats.capacity,
+        available_bytes: stats.available,
+        used_bytes: stats.used_size,
+        regions: stats.region_count,
+    }
+}
+
+/// A store's figures, as last told.
+pub fn stats(info: &StoreInfo) -> pdpb::StoreStats {
+    let space = info.space.unwrap_or_default();
+    pdpb::StoreStats {
+        store_id: info.store.id,
+        capacity: space.capacity_bytes,
+        available: space.available_bytes,
+        used_size: space.used_bytes,
+        region_count: space.regions,
+        ..Default::default()
+    }
+}
+
+/// A step for a region's leader.
+pub fn order(order: &placement::Order, cluster_id: u64) -> pdpb::RegionHeartbeatResponse {
+    let mut response = pdpb::RegionHeartbeatResponse {
+        header: Some(pdpb::ResponseHeader { cluster_id, error: None }),
+        region_id: order.region.0,
+        region_epoch: Some(order.epoch),
+        target_peer: Some(order.leader),
+        ..Default::default()
+    };
+    use eraftpb::ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
+    match &order.kind {
+        OrderKind::AddLearner(peer) => response.change_peer = Some(change(*peer, metapb::PeerRole::Learner, AddLearnerNode)),
+        OrderKind::RemoveLearner(peer) => {
+            response.change_peer = Some(change(*peer, metapb::PeerRole::Learner, RemoveNode));
+        }
+        OrderKind::Swap { promote, demote } => {
+            let promote = promote.iter().map(|peer| change(*peer, metapb::PeerRole::Voter, AddNode));
+            let demote = demote.iter().map(|peer| change(*peer, metapb::PeerRole::Learner, AddLearnerNode));
+            response.change_peer_v2 = Some(pdpb::ChangePeerV2 { changes: promote.chain(demote).collect() });
+        }
+        OrderKind::TransferLeader(peer) => {
+            response.transfer_leader = Some(pdpb::TransferLeader { peer: Some(*peer), peers: vec![*peer] });
+        }
+        OrderKind::Split(keys) => {
+            let policy = pdpb::CheckPolicy::Usekey.into();
+            response.split_region = Some(pdpb::SplitRegion { policy, keys: keys.clone() });
+        }
+    }
+    response
+}
+
+fn change(peer: metapb::Peer, role: metapb::PeerRole, kind: eraftpb::ConfChangeType) -> pdpb::ChangePeer {
+    let peer = metapb::Peer { role: role.into(), ..peer };
+    pdpb::ChangePeer { peer: Some(peer), change_type: kind.into() }
+}
+
+/// A region as an answer to a lookup.
+pub fn region_response(header: pdpb::ResponseHeader, info: Option<RegionInfo>) -> pdpb::GetRegionResponse {
+    let Some(info) = info else {
+        return pdpb::GetRegionResponse { header: Some(header), ..Default::default() };
+    };
+    let region = region(info);
+    pdpb::GetRegionResponse {
+        header: Some(header),
+        region: region.region,
+        leader: region.leader,
+        down_peers: region.down_peers,
+        pending_peers: region.pending_peers,
+        buckets: None,
+    }
+}
+
+/// A region in a list.
+pub fn region(info: RegionInfo) -> pdpb::Region {
+    let down = |(peer, down_seconds)| pdpb::PeerStats { peer: Some(peer), down_seconds };
+    pdpb::Region {
+        region: Some(info.region),
+        leader: info.leader,
+        down_peers: info.down.into_iter().map(down).collect(),
+        pending_peers: info.pending,
+        buckets: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{RegionId, StoreId};
+
+    use super::*;
+
+    fn peer(id: u64) -> metapb::Peer {
+        metapb::Peer { id, store_id: id, ..Default::default() }
+    }
+
+    fn wire(kind: OrderKind) -> pdpb::RegionHeartbeatResponse {
+        let epoch = metapb::RegionEpoch { conf_ver: 3, version: 4 };
+        let order = placement::Order { store: StoreId(1), region: RegionId(7), leader: peer(1), epoch, kind };
+        let response = super::order(&order, 9);
+        assert_eq!((response.region_id, response.region_epoch), (7, Some(epoch)));
+        assert_eq!(response.header.as_ref().map(|header| header.cluster_id), Some(9));
+        response
+    }
+
+    #[test]
+    fn orders_are_said_in_the_public_words() {
+        let change = wire(OrderKind::AddLearner(peer(4))).change_peer.expect("a change");
+        assert_eq!(change.change_type(), eraftpb::ConfChangeType::AddLearnerNode);
+        assert_eq!(change.peer.expect("a peer").role(), metapb::PeerRole::Learner);
+        let change = wire(OrderKind::RemoveLearner(peer(4))).change_peer.expect("a change");
+        assert_eq!(change.change_type(), eraftpb::ConfChangeType::RemoveNode);
+        let swap = wire(OrderKind::Swap { promote: vec![peer(4)], demote: vec![peer(2)] });
+        let kinds: Vec<_> = swap.change_peer_v2.expect("changes").changes.iter().map(pdpb::ChangePeer::change_type).collect();
+        assert_eq!(kinds, [eraftpb::ConfChangeType::AddNode, eraftpb::ConfChangeType::AddLearnerNode]);
+        let transfer = wire(OrderKind::TransferLeader(peer(2))).transfer_leader.expect("a transfer");
+        assert_eq!(transfer.peer, Some(peer(2)));
+        let split = wire(OrderKind::Split(vec!["k".into()])).split_region.expect("a split");
+        assert_eq!((split.policy(), split.keys), (pdpb::CheckPolicy::Usekey, vec!["k".into()]));
+    }
+
+    #[test]
+    fn a_report_without_a_leader_has_none() {
+        let request = pdpb::RegionHeartbeatRequest {
+            region: Some(metapb::Region::default()),
+            leader: Some(metapb::Peer::default()),
+            ..Default::default()
+        };
+        assert_eq!(report(request).expect("a region").leader, None);
+        assert_eq!(report(pdpb::RegionHeartbeatRequest::default()), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! The two streams: timestamps, and regions.
+
+use std::sync::atomic::Ordering;
+
+use futures::StreamExt;
+use placement::{Answer, Refusal, Request as Ask};
+use proto::{StoreId, pdpb};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::BoxStream;
+use tonic::{Status, Streaming};
+
+use super::{PdService, convert};
+use crate::placement_process::{Input, ORDERS_MAX};
+
+/// Requests of one stream that are worked on at once; more wait in the connection.
+const REQUESTS_AT_ONCE: usize = 1024;
+
+/// Answers requests for timestamps in their order. Those that wait together share one confirmation of the leadership. The
+/// first that cannot be answered ends the stream: callers of it read no header.
+pub fn timestamps(service: PdService, requests: Streaming<pdpb::TsoRequest>) -> BoxStream<pdpb::TsoResponse> {
+    let answers = requests
+        .map(move |request| {
+            let service = service.clone();
+            async move { timestamp(&service, request?).await }
+        })
+        .buffered(REQUESTS_AT_ONCE);
+    let mut failed = false;
+    Box::pin(answers.take_while(move |answer| {
+        let go_on = !failed;
+        failed |= answer.is_err();
+        std::future::ready(go_on)
+    }))
+}
+
+async fn timestamp(service: &PdService, request: pdpb::TsoRequest) -> Result<pdpb::TsoResponse, Status> {
+    let refused = |error: pdpb::Error| match error.r#type() {
+        pdpb::ErrorType::Unknown => Status::unavailable(error.message),
+        _ => Status::failed_precondition(error.message),
+    };
+    service.admit(request.header.as_ref()).map_err(refused)?;
+    match service.placement.ask(Ask::Timestamps(request.count)).await {
+        Ok(Answer::Timestamp { physical_ms, logical, count }) => Ok(pdpb::TsoResponse {
+            header: Some(service.header(None)),
+            count,
+            timestamp: Some(pdpb::Timestamp {
+                physical: i64::try_from(physical_ms).unwrap_or(i64::MAX),
+                logical: i64::from(logical),
+                suffix_bits: 0,
+            }),
+        }),
+        Ok(_) => Err(Status::internal("another answer was expected")),
+        Err(refusal) => Err(convert::status(&refusal)),
+    }
+}
+
+/// Takes reports of regions and gives steps back. The stream ends when this member is deposed.
+pub fn regions(
+    service: &PdService,
+    requests: Streaming<pdpb::RegionHeartbeatRequest>,
+) -> Result<BoxStream<pdpb::RegionHeartbeatResponse>, Status> {
+    let Some(term) = service.placement.standing().serving else {
+        return Err(convert::status(&Refusal::NotLeader));
+    };
+    let (orders, answers) = mpsc::channel(ORDERS_MAX);
+    let service = service.clone();
+    tokio::spawn(async move {
+        let deposed = service.placement.clone();
+        let ended = tokio::select! {
+            ended = take_reports(&service, requests, &orders) => ended,
+            () = deposed.deposed(term) => Err(convert::status(&Refusal::NotLeader)),
+        };
+        if let Err(status) = ended {
+            // Nobody listens any more when this fails.
+            drop(orders.try_send(Err(status)));
+        }
+    });
+    Ok(ReceiverStream::new(answers).boxed())
+}
+
+async fn take_reports(
+    service: &PdService,
+    mut requests: Streaming<pdpb::RegionHeartbeatRequest>,
+    orders: &mpsc::Sender<Result<pdpb::RegionHeartbeatResponse, Status>>,
+) -> Result<(), Status> {
+    let stream = service.streams.fetch_add(1, Ordering::Relaxed);
+    let mut opened: Option<StoreId> = None;
+    let ended = loop {
+        let request = match requests.message().await {
+            Ok(Some(request)) => request,
+            Ok(None) => break Ok(()),
+            Err(status) => break Err(status),
+        };
+        if let Err(error) = service.admit(request.header.as_ref()) {
+            break Err(Status::failed_precondition(error.message));
+        }
+        let Some(report) = convert::report(request) else {
+            break Err(Status::invalid_argument("a report without a region"));
+        };
+        let store = report.leader.map(|leader| StoreId(leader.store_id));
+        if let Some(store) = store.filter(|store| opened != Some(*store)) {
+            opened = Some(store);
+            let open = Input::Open { store, stream, orders: orders.clone() };
+            service.placement.send(open).await.map_err(|refusal| convert::status(&refusal))?;
+        }
+        let report = Input::Report(Box::new(report));
+        service.placement.send(report).await.map_err(|refusal| convert::status(&refusal))?;
+    };
+    if let Some(store) = opened {
+        service.placement.send(Input::Close { store, stream }).await.map_err(|refusal| convert::status(&refusal))?;
+    }
+    ended
+}

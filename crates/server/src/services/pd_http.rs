@@ -1,0 +1,248 @@
+//! Plain HTTP on the port of a placement member: `/pd/api/v1/regions` and `/pd/api/v1/stores` in the shape that tools for
+//! PD read, `/health` for a prober, `/metrics` for Prometheus.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use bytes::Bytes;
+use engine::Engine;
+use placement::{Answer, Refusal, RegionInfo, Request as Ask, StoreInfo};
+use proto::{RegionId, metapb};
+use serde_json::{Value, json};
+
+use crate::metrics::Metrics;
+use crate::placement_process::{Members, Placement};
+use crate::runtime::Handle;
+
+/// Regions asked for at a time.
+const PAGE: usize = 4096;
+
+/// What the routes need.
+pub struct Http<E: Engine> {
+    shared: Arc<Shared<E>>,
+}
+
+impl<E: Engine> Clone for Http<E> {
+    fn clone(&self) -> Self {
+        Http { shared: self.shared.clone() }
+    }
+}
+
+struct Shared<E: Engine> {
+    placement: Placement,
+    members: Arc<Members>,
+    node: Handle<E>,
+    metrics: Arc<Metrics>,
+}
+
+impl<E: Engine> Http<E> {
+    /// For a member.
+    pub fn new(placement: Placement, members: Arc<Members>, node: Handle<E>, metrics: Arc<Metrics>) -> Self {
+        Http { shared: Arc::new(Shared { placement, members, node, metrics }) }
+    }
+
+    /// The routes.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/health", get(health::<E>))
+            .route("/metrics", get(metrics::<E>))
+            .route("/pd/api/v1/regions", get(regions::<E>))
+            .route("/pd/api/v1/region/id/{id}", get(region_by_id::<E>))
+            .route("/pd/api/v1/stores", get(stores::<E>))
+            .with_state(self)
+    }
+}
+
+/// A refusal as a status and a line of text.
+fn refuse<E: Engine>(http: &Http<E>, refusal: &Refusal) -> Response {
+    let code = match refusal {
+        Refusal::NotLeader | Refusal::Busy(_) | Refusal::NotBootstrapped => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::RegionNotFound(_) | Refusal::StoreNotFound(_) | Refusal::KeyspaceNotFound(_) => StatusCode::NOT_FOUND,
+        Refusal::AlreadyBootstrapped
+        | Refusal::StoreTombstone(_)
+        | Refusal::AddressInUse { .. }
+        | Refusal::StaleBoot { .. }
+        | Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
+    };
+    let leader = http.shared.placement.standing().leader;
+    let leader = leader.and_then(|leader| http.shared.members.address(leader));
+    (code, Json(json!({ "error": refusal.to_string(), "leader": leader }))).into_response()
+}
+
+async fn health<E: Engine>(State(http): State<Http<E>>) -> Response {
+    let standing = http.shared.placement.standing();
+    // A member is of use while it knows a leader.
+    let healthy = standing.leader.is_some();
+    let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({
+        "health": healthy.to_string(),
+        "healthy": healthy,
+        "leader": standing.leader.map(|leader| leader.0),
+        "serving": standing.serving.is_some(),
+        "cluster_id": standing.cluster_id,
+    });
+    (code, Json(body)).into_response()
+}
+
+async fn metrics<E: Engine>(State(http): State<Http<E>>) -> Response {
+    let Shared { node, metrics, .. } = &*http.shared;
+    metrics.set_engine(&node.engine().statistics());
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.text()).into_response()
+}
+
+async fn regions<E: Engine>(State(http): State<Http<E>>) -> Response {
+    let mut all = Vec::new();
+    let mut start = Bytes::new();
+    loop {
+        let ask = Ask::Regions { start, end: Bytes::new(), limit: PAGE };
+        let page = match http.shared.placement.ask(ask).await {
+            Ok(Answer::Regions(page)) => page,
+            Ok(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            Err(refusal) => return refuse(&http, &refusal),
+        };
+        let next = page.last().map(|last| last.region.end_key.clone()).filter(|end| !end.is_empty());
+        let full = page.len() == PAGE;
+        all.extend(page.iter().map(region));
+        match next.filter(|_| full) {
+            Some(end) => start = end,
+            None => break,
+        }
+    }
+    Json(json!({ "count": all.len(), "regions": all })).into_response()
+}
+
+async fn region_by_id<E: Engine>(
+    State(http): State<Http<E>>,
+    axum::extract::Path(id): axum::extract::Path<u64>,
+) -> Response {
+    match http.shared.placement.ask(Ask::Region(RegionId(id))).await {
+        Ok(Answer::Region(found)) => Json(region(&found)).into_response(),
+        Ok(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Err(refusal) => refuse(&http, &refusal),
+    }
+}
+
+async fn stores<E: Engine>(State(http): State<Http<E>>) -> Response {
+    match http.shared.placement.ask(Ask::Stores).await {
+        Ok(Answer::Stores(stores)) => {
+            let stores: Vec<_> = stores.iter().map(store).collect();
+            Json(json!({ "count": stores.len(), "stores": stores })).into_response()
+        }
+        Ok(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Err(refusal) => refuse(&http, &refusal),
+    }
+}
+
+fn region(info: &RegionInfo) -> Value {
+    let region = &info.region;
+    let epoch = region.region_epoch.unwrap_or_default();
+    json!({
+        "id": region.id,
+        "start_key": hex(&region.start_key),
+        "end_key": hex(&region.end_key),
+        "epoch": { "conf_ver": epoch.conf_ver, "version": epoch.version },
+        "peers": region.peers.iter().map(peer).collect::<Vec<_>>(),
+        "leader": info.leader.as_ref().map_or_else(|| json!({}), peer),
+        "down_peers": info.down.iter()
+            .map(|(down, seconds)| json!({ "peer": peer(down), "down_seconds": seconds }))
+            .collect::<Vec<_>>(),
+        "pending_peers": info.pending.iter().map(peer).collect::<Vec<_>>(),
+        "written_bytes": info.written_bytes,
+        "read_bytes": info.read_bytes,
+        "approximate_size": info.bytes.div_ceil(1 << 20),
+        "approximate_keys": info.keys,
+    })
+}
+
+fn peer(peer: &metapb::Peer) -> Value {
+    let role = peer.role();
+    let mut value = json!({ "id": peer.id, "store_id": peer.store_id, "role_name": role.as_str_name() });
+    if role != metapb::PeerRole::Voter {
+        value["role"] = json!(role as i32);
+    }
+    if role == metapb::PeerRole::Learner {
+        value["is_learner"] = json!(true);
+    }
+    value
+}
+
+fn store(info: &StoreInfo) -> Value {
+    let store = &info.store;
+    let space = info.space.unwrap_or_default();
+    let labels = store.labels.iter().map(|label| json!({ "key": label.key, "value": label.value }));
+    json!({
+        "store": {
+            "id": store.id,
+            "address": store.address,
+            "peer_address": store.peer_address,
+            "status_address": store.status_address,
+            "labels": labels.collect::<Vec<_>>(),
+            "version": store.version,
+            "start_timestamp": store.start_timestamp,
+            "last_heartbeat": store.last_heartbeat,
+            "deploy_path": store.deploy_path,
+            "state": store.state,
+            "state_name": store.state().as_str_name(),
+        },
+        "status": {
+            "capacity": bytes_text(space.capacity_bytes),
+            "available": bytes_text(space.available_bytes),
+            "used_size": bytes_text(space.used_bytes),
+            "leader_count": info.leaders,
+            "region_count": info.peers,
+            "silent_ms": info.silent.map(|silent| silent.as_millis() as u64),
+        },
+    })
+}
+
+/// A size as PD writes it, for example `1.5GiB`.
+fn bytes_text(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string().replace(' ', "")
+}
+
+/// A key as PD writes it: upper-case hexadecimal.
+fn hex(key: &[u8]) -> String {
+    key.iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_have_the_shape_of_pd() {
+        let peers = vec![
+            metapb::Peer { id: 2, store_id: 1, ..Default::default() },
+            metapb::Peer { id: 3, store_id: 4, role: metapb::PeerRole::Learner.into(), ..Default::default() },
+        ];
+        let info = RegionInfo {
+            leader: peers.first().copied(),
+            bytes: (96 << 20) + 1,
+            region: metapb::Region {
+                id: 7,
+                start_key: Bytes::from_static(b"k\xff"),
+                region_epoch: Some(metapb::RegionEpoch { conf_ver: 5, version: 3 }),
+                peers,
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let value = region(&info);
+        assert_eq!(value["id"], 7);
+        assert_eq!((&value["start_key"], &value["end_key"]), (&json!("6BFF"), &json!("")));
+        assert_eq!(value["epoch"], json!({ "conf_ver": 5, "version": 3 }));
+        assert_eq!(value["leader"]["store_id"], 1);
+        assert_eq!(value["peers"][1], json!({ "id": 3, "store_id": 4, "role_name": "Learner", "role": 1, "is_learner": true }));
+        assert_eq!(value["approximate_size"], 97);
+    }
+
+    #[test]
+    fn a_region_without_leader_has_an_empty_one() {
+        assert_eq!(region(&RegionInfo::default())["leader"], json!({}));
+    }
+}
