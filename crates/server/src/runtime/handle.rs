@@ -170,7 +170,7 @@ impl<E: Engine> Handle<E> {
 
     fn submit(&self, target: Target, kind: RequestKind, bytes: usize) -> Result<(), Refusal> {
         let request = Request { target, kind, arrived: Instant::now(), bytes };
-        self.shared.parts.inbox.request(request).map_err(|(_, reason)| Refusal::Busy { reason })
+        self.shared.parts.inbox.request(request)
     }
 
     fn budget(&self, bytes: usize) -> Result<Budget<'_>, Refusal> {

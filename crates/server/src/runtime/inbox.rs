@@ -126,17 +126,21 @@ impl Inbox {
         true
     }
 
-    /// Queues a request, or gives it back with the reason.
-    pub fn request(&self, request: Request) -> Result<(), (Request, &'static str)> {
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] when the lane is full. Once the inbox is closed, [`Refusal::NotLeader`]: nothing is led by a node
+    /// that stops, and other than a busy store this is no reason for a client to give up.
+    pub fn request(&self, request: Request) -> Result<(), Refusal> {
         let mut lanes = self.lock();
         if lanes.closed {
-            return Err((request, "the store is stopping"));
+            return Err(Refusal::NotLeader { region: request.target.region, leader: None });
         }
         if lanes.requests.len() >= self.limits.requests_max {
-            return Err((request, "too many requests are waiting"));
+            return Err(Refusal::Busy { reason: "too many requests are waiting" });
         }
         if lanes.request_bytes + request.bytes > self.limits.request_bytes_max && !lanes.requests.is_empty() {
-            return Err((request, "too many bytes of requests are waiting"));
+            return Err(Refusal::Busy { reason: "too many bytes of requests are waiting" });
         }
         lanes.request_bytes += request.bytes;
         lanes.requests.push(request);
@@ -220,9 +224,9 @@ mod tests {
     fn full_lanes_refuse_and_control_passes() {
         let inbox = inbox();
         assert!(inbox.request(read(60)).is_ok());
-        assert_eq!(inbox.request(read(60)).err().map(|(_, why)| why), Some("too many bytes of requests are waiting"));
+        assert_eq!(inbox.request(read(60)), Err(Refusal::Busy { reason: "too many bytes of requests are waiting" }));
         assert!(inbox.request(read(1)).is_ok());
-        assert_eq!(inbox.request(read(1)).err().map(|(_, why)| why), Some("too many requests are waiting"));
+        assert_eq!(inbox.request(read(1)), Err(Refusal::Busy { reason: "too many requests are waiting" }));
         assert!(inbox.frame(StoreId(2), Frame::default(), 1000), "one frame always fits, however large");
         assert!(!inbox.frame(StoreId(2), Frame::default(), 1));
         inbox.control(Control::LogWritten(1));
@@ -247,6 +251,6 @@ mod tests {
     fn a_closed_inbox_takes_no_request() {
         let inbox = inbox();
         inbox.close();
-        assert_eq!(inbox.request(read(1)).err().map(|(_, why)| why), Some("the store is stopping"));
+        assert_eq!(inbox.request(read(1)), Err(Refusal::NotLeader { region: RegionId(1), leader: None }));
     }
 }

@@ -91,7 +91,12 @@ impl<T> Queue<T> {
         let mut state = self.lock();
         loop {
             if !state.items.is_empty() {
-                return Some(state.items.remove(0));
+                let item = state.items.remove(0);
+                // A writer wakes one reader, and not again before that one slept.
+                if !state.items.is_empty() {
+                    self.ready.notify_one();
+                }
+                return Some(item);
             }
             if state.closed {
                 return None;
@@ -149,6 +154,29 @@ mod tests {
         assert_eq!(queue.take_one(), Some("rest"));
         assert_eq!(queue.take_one(), None);
         assert_eq!(queue.take(), None);
+    }
+
+    #[test]
+    fn readers_that_share_a_queue_are_all_woken() {
+        let queue = Arc::new(Queue::default());
+        // Each reader holds its item until all items are taken, so a sleeping reader would hang the test.
+        let everyone = Arc::new(std::sync::Barrier::new(3));
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                let (queue, everyone) = (queue.clone(), everyone.clone());
+                std::thread::spawn(move || {
+                    let item = queue.take_one();
+                    everyone.wait();
+                    item
+                })
+            })
+            .collect();
+        for item in 0..3 {
+            queue.push(item, 0);
+        }
+        let mut taken: Vec<_> = readers.into_iter().map(|reader| reader.join().expect("the reader ends")).collect();
+        taken.sort_unstable();
+        assert_eq!(taken, [Some(0), Some(1), Some(2)]);
     }
 
     #[test]

@@ -198,7 +198,7 @@ async fn another_leads_after_one_stops_and_nothing_is_lost() {
     assert_eq!(node.propose(target("k"), put("k", "v")).await, Ok(vec![OperationResult::Done]));
     cluster.stop(id);
     let refused = node.propose(target("k"), put("k", "w")).await;
-    assert!(matches!(refused, Err(Refusal::Busy { .. })), "a stopped node takes nothing: {refused:?}");
+    assert!(matches!(refused, Err(Refusal::NotLeader { .. })), "a stopped node takes nothing: {refused:?}");
 
     let (_, other) = cluster.leader_other_than(Some(id)).await;
     assert_eq!(get(&other, "k").await, Ok(Some("v".into())));

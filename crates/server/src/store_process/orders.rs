@@ -14,6 +14,17 @@ pub fn from_wire(answer: pdpb::RegionHeartbeatResponse, region: Option<&metapb::
     Some(Order { region: id, epoch, kind })
 }
 
+/// What an order asks for, in a word. Keys stay out of logs (R36).
+pub fn name(kind: &OrderKind) -> &'static str {
+    match kind {
+        OrderKind::Split(_) => "split",
+        OrderKind::AddLearner(_) => "add_learner",
+        OrderKind::RemoveLearner(_) => "remove_learner",
+        OrderKind::EnterJoint { .. } => "enter_joint",
+        OrderKind::TransferLeader(_) => "transfer_leader",
+    }
+}
+
 fn kind(answer: pdpb::RegionHeartbeatResponse, region: Option<&metapb::Region>) -> Option<OrderKind> {
     if let Some(change) = answer.change_peer {
         return single(change, region);

@@ -227,7 +227,7 @@ async move { client.store_heartbeat(request).await }
         let view = self.node.region(RegionId(answer.region_id));
         match orders::from_wire(answer, view.as_deref().map(|view| &view.region)) {
             Some(order) => {
-                tracing::info!(region = %order.region, kind = ?order.kind, "order");
+                tracing::info!(region = %order.region, kind = orders::name(&order.kind), "order");
                 self.node.order(order);
             }
             None => tracing::debug!("placement asks for nothing that is known here"),

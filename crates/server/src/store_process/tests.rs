@@ -233,17 +233,17 @@ async fn keys_and_scans_of_version_2() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_expire_and_swap_in_version_2() {
     let mut store = Running::start(ApiVersion::V2).await;
-    assert_eq!(store.put(1, "short", "v", 1000).await.error, "");
-    assert_eq!(store.put(1, "long", "v", 0).await.error, "");
+    assert_eq!(store.put(1, "brief", "v", 1000).await.error, "");
+    assert_eq!(store.put(1, "ever", "v", 0).await.error, "");
     let ttl = |store: &Running, key: &str| kv::RawGetKeyTtlRequest {
         context: store.context(1),
         key: store.key(key),
         ..Default::default()
     };
-    let request = ttl(&store, "short");
+    let request = ttl(&store, "brief");
     let answer = store.client.raw_get_key_ttl(request).await.expect("an answer").into_inner();
     assert!((990..=1000).contains(&answer.ttl) && !answer.not_found, "{answer:?}");
-    let request = ttl(&store, "long");
+    let request = ttl(&store, "ever");
     assert_eq!(store.client.raw_get_key_ttl(request).await.expect("an answer").into_inner().ttl, 0);
     let request = ttl(&store, "absent");
     assert!(store.client.raw_get_key_ttl(request).await.expect("an answer").into_inner().not_found);
