@@ -1,8 +1,109 @@
 //! The command line.
 
-use std::process::ExitCode;
+mod config;
+mod key;
+mod kv;
+mod region;
+mod serve;
+pub(crate) mod status;
+mod store;
+mod target;
+mod watch;
 
-/// Runs the command that the arguments name.
-pub fn main() -> ExitCode {
-    ExitCode::from(crate::exit::Kind::Usage.code())
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+pub use key::{escape, escape_boundary, unescape};
+pub use target::{Shown, Target};
+
+use crate::{bench, demo, dev, exit};
+
+/// A replicated, ordered key-value store: one binary for the whole cluster.
+#[derive(Debug, Parser)]
+#[command(name = "pontoon", version, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
 }
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a whole cluster on this machine
+    Dev(dev::DevArgs),
+    /// Run one process of a cluster
+    Serve(serve::ServeArgs),
+    /// Explain the settings of a process
+    Config(config::ConfigArgs),
+    /// Show how the cluster is
+    Status(status::StatusArgs),
+    /// Look at stores
+    Store(store::StoreArgs),
+    /// Look at regions; split and move them
+    Region(region::RegionArgs),
+    /// Read and write single keys
+    Kv(kv::KvArgs),
+    /// Measure throughput and latency
+    Bench(bench::BenchArgs),
+    /// Show that nothing is lost: load, split, move, kill a store, verify every acknowledged write
+    Demo(demo::DemoArgs),
+}
+
+/// Runs the command that the process's arguments name.
+pub fn main() -> ExitCode {
+    run(std::env::args_os())
+}
+
+/// Runs the command that `args` name; the first one is the program's own name.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let command = Args::command().after_help(exit::help());
+    let parsed = command
+        .try_get_matches_from(args)
+        .and_then(|matches| Args::from_arg_matches(&matches));
+    let command = match parsed {
+        Ok(args) => args.command,
+        Err(error) => {
+            // Asking for help or the version is no failure, although clap reports it as one.
+            let code = if error.use_stderr() {
+                exit::Kind::Usage.code()
+            } else {
+                0
+            };
+            // The terminal may be gone; there is nobody to tell.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match dispatch(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn dispatch(command: Command) -> exit::Result<()> {
+    match command {
+        // Servers bring their own threads.
+        Command::Serve(args) => serve::run(args),
+        Command::Config(args) => config::run(args),
+        Command::Dev(args) => block_on(dev::run(args)),
+        Command::Status(args) => block_on(status::run(args)),
+        Command::Store(args) => block_on(store::run(args)),
+        Command::Region(args) => block_on(region::run(args)),
+        Command::Kv(args) => block_on(kv::run(args)),
+        Command::Bench(args) => block_on(bench::run(args)),
+        Command::Demo(args) => block_on(demo::run(args)),
+    }
+}
+
+fn block_on(command: impl Future<Output = exit::Result<()>>) -> exit::Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| exit::Failure::environment("cannot start the command's threads", error))?
+        .block_on(command)
+}
+
+#[cfg(test)]
+mod tests;

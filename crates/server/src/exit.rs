@@ -33,12 +33,24 @@ pub const KINDS: [(Kind, u8, &str); 10] = [
     (Kind::Usage, 2, "the command line is wrong"),
     (Kind::Unreachable, 3, "no answer from the cluster"),
     (Kind::Refused, 4, "the cluster refused the request"),
-    (Kind::PortTaken, 5, "a port is taken; choose another with --port-offset"),
+    (
+        Kind::PortTaken,
+        5,
+        "a port is taken; choose another with --port-offset",
+    ),
     (Kind::Config, 6, "a configuration file or override is wrong"),
     (Kind::NotFound, 7, "no such key, region, store or process"),
-    (Kind::Directory, 8, "the folder is in use, of another cluster, or of a newer format"),
+    (
+        Kind::Directory,
+        8,
+        "the folder is in use, of another cluster, or of a newer format",
+    ),
     (Kind::Timeout, 9, "it did not finish in time"),
-    (Kind::Environment, 10, "the machine failed the command: a file, a process, a disk"),
+    (
+        Kind::Environment,
+        10,
+        "the machine failed the command: a file, a process, a disk",
+    ),
 ];
 
 impl Kind {
@@ -159,7 +171,10 @@ mod tests {
         for (kind, code, meaning) in KINDS {
             assert_eq!(kind.code(), code);
             assert!(help.contains(&format!("{code:>2}  {meaning}")));
-            assert_eq!(KINDS.iter().filter(|(_, other, _)| *other == code).count(), 1);
+            assert_eq!(
+                KINDS.iter().filter(|(_, other, _)| *other == code).count(),
+                1
+            );
         }
     }
 

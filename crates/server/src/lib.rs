@@ -16,6 +16,7 @@ pub mod exit;
 pub mod metrics;
 pub mod output;
 pub mod placement_process;
+pub mod remote;
 pub mod runtime;
 pub mod services;
 pub mod status;

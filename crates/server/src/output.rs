@@ -25,7 +25,10 @@ pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> 
 }
 
 /// A table with one line per row and no lines between them.
-pub fn rows<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub fn rows<const N: usize>(
+    head: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(head);
     for row in rows {
@@ -51,7 +54,9 @@ pub fn facts<'a>(facts: impl IntoIterator<Item = (&'a str, String)>) -> String {
 }
 
 fn trim_lines(text: &str) -> String {
-    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    text.lines()
+        .map(|line| format!("{}\n", line.trim_end()))
+        .collect()
 }
 
 /// A number with its thousands apart: `1 234 567`.
@@ -78,7 +83,13 @@ mod tests {
 
     #[test]
     fn rows_line_up_without_trailing_blanks() {
-        let text = rows(["id", "state"], [["1".to_owned(), "up".to_owned()], ["1004".to_owned(), "down".to_owned()]]);
+        let text = rows(
+            ["id", "state"],
+            [
+                ["1".to_owned(), "up".to_owned()],
+                ["1004".to_owned(), "down".to_owned()],
+            ],
+        );
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[1].find("up"), lines[2].find("down"));

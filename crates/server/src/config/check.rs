@@ -78,7 +78,13 @@ fn check_table(
             });
         };
         if let (Some(keys), DeValue::Table(inner)) = (key.table, value.get_ref()) {
-            check_table(inner, &keys(), &format!("{prefix}{}.", key.name), text, origin)?;
+            check_table(
+                inner,
+                &keys(),
+                &format!("{prefix}{}.", key.name),
+                text,
+                origin,
+            )?;
         }
     }
     Ok(())

@@ -34,8 +34,8 @@ pub fn load<T: Section>(file: Option<&Path>, overrides: &Overrides) -> Result<T,
     };
     let from_file: T = parse(&text, &origin)?;
 
-    let mut figment = Figment::from(Serialized::defaults(from_file))
-        .merge(Env::prefixed(ENV_PREFIX).split("__"));
+    let mut figment =
+        Figment::from(Serialized::defaults(from_file)).merge(Env::prefixed(ENV_PREFIX).split("__"));
     for given in &overrides.0 {
         figment = figment.merge(Layer::parse::<T>(given)?);
     }
@@ -102,9 +102,6 @@ impl figment::Provider for Layer {
     }
 
     fn data(&self) -> figment::Result<Map<figment::Profile, Dict>> {
-        Ok(Map::from([(
-            figment::Profile::Default,
-            self.dict.clone(),
-        )]))
+        Ok(Map::from([(figment::Profile::Default, self.dict.clone())]))
     }
 }

@@ -23,7 +23,7 @@ pub trait Section: Default + Serialize + DeserializeOwned {
 
 /// Declares a struct of settings with its defaults:
 ///
-/// ```ignore
+/// ```text
 /// section! {
 ///     /// What the table is about.
 ///     pub struct RaftConfig {

@@ -44,7 +44,13 @@ fn table(out: &mut String, values: &toml::Table, keys: &[Key], prefix: &str, exp
                     comment(out, key.docs);
                 }
                 writeln!(out, "[{prefix}{}]", key.name).expect("a string takes any text");
-                table(out, values, &inner(), &format!("{prefix}{}.", key.name), explain);
+                table(
+                    out,
+                    values,
+                    &inner(),
+                    &format!("{prefix}{}.", key.name),
+                    explain,
+                );
             }
             _ => {
                 if explain {
@@ -61,7 +67,15 @@ fn table(out: &mut String, values: &toml::Table, keys: &[Key], prefix: &str, exp
 
 fn comment(out: &mut String, docs: &[&str]) {
     for line in docs {
-        writeln!(out, "#{}{line}", if line.is_empty() || line.starts_with(' ') { "" } else { " " })
-            .expect("a string takes any text");
+        writeln!(
+            out,
+            "#{}{line}",
+            if line.is_empty() || line.starts_with(' ') {
+                ""
+            } else {
+                " "
+            }
+        )
+        .expect("a string takes any text");
     }
 }

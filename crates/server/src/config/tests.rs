@@ -55,7 +55,10 @@ fn an_unknown_key_that_resembles_nothing_gets_no_suggestion() {
 #[test]
 fn a_wrong_value_is_refused_with_its_line() {
     let message = error("\n[raft]\nheartbeat = \"soon\"");
-    assert!(message.starts_with("store.toml, line 3: `soon` is not a span of time"), "{message}");
+    assert!(
+        message.starts_with("store.toml, line 3: `soon` is not a span of time"),
+        "{message}"
+    );
     let message = error("members = 3");
     assert!(message.starts_with("store.toml, line 1:"), "{message}");
 }
@@ -63,18 +66,36 @@ fn a_wrong_value_is_refused_with_its_line() {
 #[test]
 fn broken_toml_is_refused_with_its_line() {
     let message = error("data_dir = \"x\"\nmembers = [");
-    assert!(message.starts_with("store.toml, line 2: not valid TOML"), "{message}");
+    assert!(
+        message.starts_with("store.toml, line 2: not valid TOML"),
+        "{message}"
+    );
 }
 
 #[test]
 fn overrides_win_and_are_checked() {
     let load = |given: &str| load::<Sample>(None, &Overrides(vec![given.to_owned()]));
-    assert_eq!(*load("raft.heartbeat=20ms").unwrap().raft.heartbeat, *Span::millis(20));
-    assert_eq!(load("raft.append_bytes_max=4096").unwrap().raft.append_bytes_max, Size::kib(4));
+    assert_eq!(
+        *load("raft.heartbeat=20ms").unwrap().raft.heartbeat,
+        *Span::millis(20)
+    );
+    assert_eq!(
+        load("raft.append_bytes_max=4096")
+            .unwrap()
+            .raft
+            .append_bytes_max,
+        Size::kib(4)
+    );
     assert_eq!(load("members=[\"b:2\"]").unwrap().members, ["b:2"]);
-    assert_eq!(load("data_dir=127.0.0.1:7").unwrap().data_dir, "127.0.0.1:7");
+    assert_eq!(
+        load("data_dir=127.0.0.1:7").unwrap().data_dir,
+        "127.0.0.1:7"
+    );
     let message = load("raft.hartbeat=1s").unwrap_err().to_string();
-    assert!(message.contains("did you mean `raft.heartbeat`?"), "{message}");
+    assert!(
+        message.contains("did you mean `raft.heartbeat`?"),
+        "{message}"
+    );
     let message = load("raft.heartbeat=later").unwrap_err().to_string();
     assert!(message.contains("--set raft.heartbeat=later"), "{message}");
 }
@@ -83,8 +104,17 @@ fn overrides_win_and_are_checked() {
 fn shown_defaults_are_the_defaults_and_explain_every_key() {
     let shown = show_defaults::<Sample>();
     assert_eq!(parse::<Sample>(&shown, "shown").unwrap(), Sample::default());
-    for line in ["# Folder.", "# Time between heartbeats.", "[raft]", "heartbeat = \"100ms\"", "append_bytes_max = \"1MiB\""] {
-        assert!(shown.lines().any(|shown| shown == line), "{line} is missing in\n{shown}");
+    for line in [
+        "# Folder.",
+        "# Time between heartbeats.",
+        "[raft]",
+        "heartbeat = \"100ms\"",
+        "append_bytes_max = \"1MiB\"",
+    ] {
+        assert!(
+            shown.lines().any(|shown| shown == line),
+            "{line} is missing in\n{shown}"
+        );
     }
 }
 
@@ -94,5 +124,8 @@ fn settings_survive_being_written() {
     sample.data_dir = "with \"quotes\"".to_owned();
     sample.raft.heartbeat = Span::millis(1500);
     sample.raft.append_bytes_max = Size(1000);
-    assert_eq!(parse::<Sample>(&to_toml(&sample), "written").unwrap(), sample);
+    assert_eq!(
+        parse::<Sample>(&to_toml(&sample), "written").unwrap(),
+        sample
+    );
 }

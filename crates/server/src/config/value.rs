@@ -66,9 +66,9 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text)
-            .map(Self)
-            .map_err(|error| format!("`{text}` is not a span of time ({error}); write it like \"500ms\" or \"10s\""))
+        humantime::parse_duration(text).map(Self).map_err(|error| {
+            format!("`{text}` is not a span of time ({error}); write it like \"500ms\" or \"10s\"")
+        })
     }
 }
 

@@ -1,0 +1,81 @@
+use clap::CommandFactory;
+
+use super::*;
+
+fn parse(line: &str) -> Result<Args, clap::Error> {
+    Args::try_parse_from(line.split_whitespace())
+}
+
+#[test]
+fn the_definition_is_consistent() {
+    Args::command().debug_assert();
+}
+
+#[test]
+fn commands_of_the_documentation_are_accepted() {
+    for line in [
+        "pontoon dev --dir /tmp/x --stores 3 --placements 3 --port-offset 100 --api-version 2 --detach",
+        "pontoon dev --dir /tmp/x stop",
+        "pontoon dev --dir /tmp/x kill store-1",
+        "pontoon dev --dir /tmp/x restart store-1",
+        "pontoon dev --dir /tmp/x add-store",
+        "pontoon dev --dir /tmp/x status --output json",
+        "pontoon dev status --dir /tmp/x",
+        "pontoon serve placement --config p.toml",
+        "pontoon serve store --config s.toml --set addr=127.0.0.1:1",
+        "pontoon config show --defaults",
+        "pontoon config show store --config s.toml",
+        "pontoon status --placement 127.0.0.1:2379,127.0.0.1:2380 --output json",
+        "pontoon store list",
+        "pontoon region list --output json",
+        "pontoon region show 4",
+        r"pontoon region find a\x00",
+        "pontoon region split 4 --key m --key n --no-wait",
+        "pontoon region move 4 --from 1 --to 2 --timeout 5s",
+        "pontoon region transfer-leader 4 --to 2",
+        "pontoon kv get --hex 0x00ff",
+        "pontoon kv put a 1 --placement 127.0.0.1:2379",
+        "pontoon kv del a",
+        "pontoon kv scan --prefix a --limit 10 --keys-only",
+        "pontoon bench put --clients 256 --duration 10s --value-size 128B --keys 1000 --output json",
+        "pontoon bench mixed --rate 1000 --target etcd --endpoints 127.0.0.1:2379",
+        "pontoon demo",
+        "pontoon demo --load /usr/include",
+    ] {
+        parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+}
+
+#[test]
+fn nonsense_is_refused() {
+    for line in [
+        "pontoon",
+        "pontoon dev --dir x --api-version 3",
+        "pontoon region split 4",
+        "pontoon kv put a",
+        "pontoon serve store",
+        "pontoon config show --config x",
+        "pontoon bench put --clients 0",
+    ] {
+        assert!(parse(line).is_err(), "{line}");
+    }
+    let code = run(["pontoon", "region", "show", "four"].map(Into::into));
+    assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(2)));
+}
+
+#[test]
+fn help_lists_the_exit_codes() {
+    let help = Args::command()
+        .after_help(exit::help())
+        .render_long_help()
+        .to_string();
+    assert!(help.contains("Exit codes:"), "{help}");
+}
+
+#[test]
+fn a_prefix_ends_before_its_successor() {
+    assert_eq!(kv::after_prefix(b"ab"), b"ac");
+    assert_eq!(kv::after_prefix(b"a\xff\xff"), b"b");
+    assert_eq!(kv::after_prefix(b"\xff"), b"");
+    assert_eq!(kv::after_prefix(b""), b"");
+}
