@@ -1,0 +1,668 @@
+//! The machine against a small world: regions that obey orders, with orders lost, repeated and late, reports late, and
+//! placement leaders that come and go. From one seed.
+//!
+//! Checked all the time: no peer id is used twice (R19, R31), a region never loses a voter before its successor is there
+//! (R22), and no region has two operators. Checked once the faults end: every region has its voters and nothing else
+//! (REGIONS §9: no orphan learner, no joint state), and no operator is left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use placement::{
+    Answer, Effects, Event, Now, Order, OrderKind, Placement, RegionInfo, Request, RequestId,
+    Settings, Space, State, Write,
+};
+use proto::metapb::{self, PeerRole};
+use proto::{RegionId, StoreId};
+
+const STORES: u64 = 5;
+const REPLICAS: usize = 3;
+const EVENTS: usize = 3000;
+const SEEDS: u64 = 40;
+
+/// A bug planted on purpose.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bug {
+    None,
+    /// Regions carry orders out whatever epoch they were made for.
+    EpochIgnored,
+}
+
+/// SplitMix64.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn one_in(&mut self, chance: usize) -> bool {
+        self.below(chance) == 0
+    }
+}
+
+/// A region as its stores see it.
+#[derive(Clone, Debug)]
+struct Truth {
+    region: metapb::Region,
+    leader: u64,
+    term: u64,
+    /// Learners that lag.
+    lagging: BTreeSet<u64>,
+}
+
+impl Truth {
+    fn report(&self) -> RegionInfo {
+        let peer = |id: &u64| {
+            self.region
+                .peers
+                .iter()
+                .find(|peer| peer.id == *id)
+                .copied()
+        };
+        RegionInfo {
+            region: self.region.clone(),
+            leader: peer(&self.leader),
+            term: self.term,
+            pending: self.lagging.iter().filter_map(peer).collect(),
+            ..RegionInfo::default()
+        }
+    }
+
+    fn is_joint(&self) -> bool {
+        let joint = |peer: &metapb::Peer| {
+            matches!(
+                peer.role(),
+                PeerRole::IncomingVoter | PeerRole::DemotingVoter
+            )
+        };
+        self.region.peers.iter().any(joint)
+    }
+
+    fn voters(&self) -> usize {
+        let votes =
+            |peer: &&metapb::Peer| matches!(peer.role(), PeerRole::Voter | PeerRole::IncomingVoter);
+        self.region.peers.iter().filter(votes).count()
+    }
+
+    fn role(&self, id: u64) -> Option<PeerRole> {
+        self.region
+            .peers
+            .iter()
+            .find(|peer| peer.id == id)
+            .map(metapb::Peer::role)
+    }
+
+    fn set_role(&mut self, id: u64, role: PeerRole) {
+        for peer in &mut self.region.peers {
+            if peer.id == id {
+                peer.set_role(role);
+            }
+        }
+    }
+
+    fn moves(&mut self, membership: u64, version: u64) {
+        let epoch = self.region.region_epoch.as_mut().expect("set at its birth");
+        epoch.conf_ver += membership;
+        epoch.version += version;
+    }
+
+    /// What the leader does by itself: leave a joint state, send what learners lack.
+    fn live(&mut self, dice: &mut Dice) {
+        if self.is_joint() && dice.one_in(2) {
+            for peer in &mut self.region.peers {
+                match peer.role() {
+                    PeerRole::IncomingVoter => peer.set_role(PeerRole::Voter),
+                    PeerRole::DemotingVoter => peer.set_role(PeerRole::Learner),
+                    PeerRole::Voter | PeerRole::Learner => {}
+                }
+            }
+            self.moves(1, 0);
+        }
+        if dice.one_in(2) {
+            self.lagging.pop_first();
+        }
+    }
+
+    /// Another voter is elected.
+    fn elect(&mut self, dice: &mut Dice) {
+        let voters: Vec<u64> = self
+            .region
+            .peers
+            .iter()
+            .filter(|peer| peer.role() == PeerRole::Voter)
+            .map(|peer| peer.id)
+            .collect();
+        if !voters.is_empty() {
+            self.leader = voters[dice.below(voters.len())];
+            self.term += 1;
+        }
+    }
+}
+
+struct World {
+    bug: Bug,
+    dice: Dice,
+    machine: Placement,
+    placement: BTreeMap<Bytes, Bytes>,
+    term: u64,
+    now: Now,
+    requests: u64,
+    write: Option<Write>,
+    /// A write of a leadership that is over, still on its way.
+    stale: Option<Write>,
+    regions: BTreeMap<u64, Truth>,
+    orders: Vec<Order>,
+    /// Orders that the network repeats long after.
+    late: Vec<Order>,
+    reports: Vec<RegionInfo>,
+    /// Every peer id ever added, with its region.
+    used: BTreeMap<u64, u64>,
+    next_split: u64,
+    answers: Vec<Answer>,
+    done: BTreeMap<&'static str, u64>,
+}
+
+impl World {
+    fn new(seed: u64, bug: Bug) -> Self {
+        let mut world = World {
+            bug,
+            dice: Dice(seed),
+            machine: Placement::new(Settings {
+                resume_deadline: Duration::from_secs(60),
+                back_off_max: Duration::from_secs(4),
+                ..Settings::default()
+            }),
+            placement: BTreeMap::new(),
+            term: 0,
+            now: Now {
+                wall_ms: 1_000_000,
+                monotonic: Duration::from_secs(1000),
+            },
+            requests: 0,
+            write: None,
+            stale: None,
+            regions: BTreeMap::new(),
+            orders: Vec::new(),
+            late: Vec::new(),
+            reports: Vec::new(),
+            used: BTreeMap::new(),
+            next_split: 0,
+            answers: Vec::new(),
+            done: BTreeMap::new(),
+        };
+        world.lead();
+        world.settle();
+        world.request(Request::AllocateIds(1000));
+        world.settle();
+        let peers = |first: u64| {
+            (0..REPLICAS as u64)
+                .map(|at| metapb::Peer {
+                    id: first + at,
+                    store_id: at + 1,
+                    ..Default::default()
+                })
+                .collect::<Vec<_>>()
+        };
+        let mut region = metapb::Region {
+            id: 100,
+            region_epoch: Some(metapb::RegionEpoch {
+                conf_ver: 1,
+                version: 1,
+            }),
+            peers: peers(101)[..1].to_vec(),
+            ..Default::default()
+        };
+        world.request(Request::Bootstrap {
+            store: store(1),
+            boot: None,
+            region: region.clone(),
+        });
+        for id in 2..=STORES {
+            world.request(Request::PutStore {
+                store: store(id),
+                boot: None,
+            });
+            world.settle();
+        }
+        region.peers = peers(101);
+        for peer in &region.peers {
+            world.used.insert(peer.id, region.id);
+        }
+        world.regions.insert(
+            100,
+            Truth {
+                region,
+                leader: 101,
+                term: 1,
+                lagging: BTreeSet::new(),
+            },
+        );
+        world
+    }
+
+    fn lead(&mut self) {
+        self.term += 1;
+        let effects = self
+            .machine
+            .lead(self.term, self.placement.clone(), 9, self.now)
+            .expect("the state is sound");
+        self.take(effects);
+    }
+
+    fn step(&mut self, event: Event) {
+        let effects = self.machine.step(event, self.now);
+        self.take(effects);
+    }
+
+    fn request(&mut self, request: Request) {
+        self.requests += 1;
+        self.step(Event::Request(RequestId(self.requests), Box::new(request)));
+    }
+
+    fn take(&mut self, effects: Effects) {
+        if let Some(write) = effects.write {
+            assert!(self.write.replace(write).is_none(), "one write at a time");
+        }
+        self.orders.extend(effects.orders);
+        let answers = effects
+            .answers
+            .into_iter()
+            .filter_map(|(_, answer)| answer.ok());
+        self.answers.extend(answers);
+    }
+
+    /// Applies changes as the placement region does: a value only over the one it replaces.
+    fn apply(&mut self, write: Write) -> bool {
+        let mut applied = true;
+        for change in write.changes {
+            match change.value {
+                Some(value) if self.placement.get(&change.key) == change.previous.as_ref() => {
+                    self.placement.insert(change.key, value);
+                }
+                Some(_) => applied = false,
+                None => {
+                    self.placement.remove(&change.key);
+                }
+            }
+        }
+        applied
+    }
+
+    fn finish_write(&mut self) {
+        if let Some(write) = self.write.take() {
+            let token = write.token;
+            if self.apply(write) {
+                self.step(Event::Written(token));
+            } else {
+                self.replace_leader();
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        while self.write.is_some() {
+            self.finish_write();
+        }
+    }
+
+    /// The leader is lost. Its write under way is applied, lost, or delayed past the next leadership.
+    fn replace_leader(&mut self) {
+        self.step(Event::Lost);
+        match (self.write.take(), self.dice.below(3)) {
+            (Some(write), 0) => drop(self.apply(write)),
+            (Some(write), 1) => self.stale = Some(write),
+            _ => {}
+        }
+        self.lead();
+        *self.done.entry("leaders").or_default() += 1;
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now.wall_ms += millis;
+        self.now.monotonic += Duration::from_millis(millis);
+        for id in 1..=STORES {
+            let space = Space::default();
+            self.request(Request::StoreHeartbeat {
+                store: StoreId(id),
+                boot: None,
+                space,
+            });
+        }
+        self.step(Event::Tick);
+    }
+
+    fn event(&mut self) {
+        let ids: Vec<u64> = self.regions.keys().copied().collect();
+        let id = ids[self.dice.below(ids.len())];
+        match self.dice.below(100) {
+            0..25 => self.finish_write(),
+            25..50 => self.deliver_order(),
+            50..60 => self.report(id),
+            60..70 => self.deliver_report(),
+            70..82 => {
+                let dice = &mut self.dice;
+                self.regions
+                    .get_mut(&id)
+                    .expect("a known region")
+                    .live(dice);
+            }
+            82..84 => {
+                let dice = &mut self.dice;
+                self.regions
+                    .get_mut(&id)
+                    .expect("a known region")
+                    .elect(dice);
+            }
+            84..94 => {
+                let millis = 100 + self.dice.below(400) as u64;
+                self.pass(millis);
+            }
+            94..97 => self.command(id),
+            97 => {
+                if !self.late.is_empty() {
+                    let at = self.dice.below(self.late.len());
+                    let order = self.late.swap_remove(at);
+                    self.obey(&order);
+                }
+            }
+            98 => {
+                if let Some(write) = self.stale.take() {
+                    self.apply(write);
+                }
+            }
+            _ => self.replace_leader(),
+        }
+    }
+
+    fn command(&mut self, id: u64) {
+        let store = StoreId(1 + self.dice.below(STORES as usize) as u64);
+        let truth = &self.regions[&id];
+        let peer = truth.region.peers[self.dice.below(truth.region.peers.len())];
+        let region = RegionId(id);
+        match self.dice.below(4) {
+            0 if self.regions.len() < 6 => {
+                self.next_split += 1;
+                let key = format!("{:04}", self.dice.below(10_000));
+                let keys = vec![Bytes::from(key)];
+                self.request(Request::Split { region, keys });
+            }
+            1 => self.request(Request::TransferLeader { region, to: store }),
+            _ => self.request(Request::MoveReplica {
+                region,
+                from: StoreId(peer.store_id),
+                to: store,
+            }),
+        }
+    }
+
+    fn report(&mut self, id: u64) {
+        let report = self.regions[&id].report();
+        self.reports.push(report);
+    }
+
+    /// A report arrives, perhaps an old one, perhaps again.
+    fn deliver_report(&mut self) {
+        if self.reports.is_empty() {
+            return;
+        }
+        let at = self.dice.below(self.reports.len());
+        let report = if self.dice.one_in(8) {
+            self.reports[at].clone()
+        } else {
+            self.reports.swap_remove(at)
+        };
+        self.reports.truncate(64);
+        self.step(Event::Report(Box::new(report)));
+    }
+
+    /// An order arrives, perhaps a late one, perhaps again; or it is lost.
+    fn deliver_order(&mut self) {
+        if self.orders.is_empty() {
+            return;
+        }
+        let at = self.dice.below(self.orders.len());
+        let order = if self.dice.one_in(6) {
+            self.orders[at].clone()
+        } else {
+            self.orders.swap_remove(at)
+        };
+        if self.dice.one_in(4) {
+            self.late.push(order.clone());
+        }
+        if !self.dice.one_in(5) {
+            self.obey(&order);
+        }
+    }
+
+    /// What the leader of a region does with an order (REGIONS §3, §4, §6).
+    fn obey(&mut self, order: &Order) {
+        let Some(truth) = self.regions.get_mut(&order.region.0) else {
+            return;
+        };
+        let exact = truth.region.region_epoch == Some(order.epoch);
+        let leads = truth.report().leader.map(|leader| leader.store_id) == Some(order.store.0);
+        if truth.is_joint() || !leads || (!exact && self.bug != Bug::EpochIgnored) {
+            return;
+        }
+        let before = truth.voters();
+        match &order.kind {
+            OrderKind::AddLearner(peer) => {
+                let there = |other: &metapb::Peer| other.store_id == peer.store_id;
+                if truth.region.peers.iter().any(there) {
+                    return;
+                }
+                let used = self.used.insert(peer.id, order.region.0);
+                assert_eq!(used, None, "peer id {} is used twice", peer.id);
+                truth.region.peers.push(*peer);
+                truth.lagging.insert(peer.id);
+                truth.moves(1, 0);
+            }
+            OrderKind::RemoveLearner(peer) => {
+                if truth.role(peer.id) != Some(PeerRole::Learner) {
+                    return;
+                }
+                truth.region.peers.retain(|other| other.id != peer.id);
+                truth.lagging.remove(&peer.id);
+                truth.moves(1, 0);
+                *self.done.entry("removals").or_default() += 1;
+            }
+            OrderKind::Swap { promote, demote } => {
+                let role = |peer: &metapb::Peer, role| truth.role(peer.id) == Some(role);
+                let fits = promote.iter().all(|peer| role(peer, PeerRole::Learner))
+                    && demote.iter().all(|peer| role(peer, PeerRole::Voter));
+                let leads = demote.iter().any(|peer| peer.id == truth.leader);
+                let lags = promote.iter().any(|peer| truth.lagging.contains(&peer.id));
+                if !fits || leads || lags {
+                    return;
+                }
+                for peer in promote {
+                    truth.set_role(peer.id, PeerRole::IncomingVoter);
+                }
+                for peer in demote {
+                    truth.set_role(peer.id, PeerRole::DemotingVoter);
+                }
+                truth.moves(1, 0);
+                assert!(
+                    truth.voters() >= before.min(REPLICAS),
+                    "{before} voters became {}",
+                    truth.voters()
+                );
+                *self.done.entry("swaps").or_default() += 1;
+            }
+            OrderKind::TransferLeader(peer) => {
+                if truth.role(peer.id) == Some(PeerRole::Voter) {
+                    truth.leader = peer.id;
+                    truth.term += 1;
+                    *self.done.entry("transfers").or_default() += 1;
+                }
+            }
+            OrderKind::Split(keys) => self.split(order.region.0, &keys[0].clone()),
+        }
+    }
+
+    /// The store draws the child's identities from its pool: here from a range of their own.
+    fn split(&mut self, id: u64, key: &Bytes) {
+        let truth = self.regions.get_mut(&id).expect("it obeys");
+        let inside = *key > truth.region.start_key
+            && (truth.region.end_key.is_empty() || *key < truth.region.end_key);
+        if !inside {
+            return;
+        }
+        truth.moves(0, 1);
+        self.next_split += 1;
+        let mut child = truth.clone();
+        child.region.id = 1_000_000 + self.next_split * 100;
+        child.region.start_key = key.clone();
+        truth.region.end_key = key.clone();
+        child.lagging.clear();
+        child.term = 1;
+        for (at, peer) in child.region.peers.iter_mut().enumerate() {
+            let old = peer.id;
+            peer.id = child.region.id + 1 + at as u64;
+            if truth.lagging.contains(&old) {
+                child.lagging.insert(peer.id);
+            }
+            if old == truth.leader {
+                child.leader = peer.id;
+            }
+        }
+        let pieces = vec![truth.region.clone(), child.region.clone()];
+        self.regions.insert(child.region.id, child);
+        *self.done.entry("splits").or_default() += 1;
+        if self.dice.one_in(2) {
+            self.request(Request::ReportSplit(pieces));
+        }
+    }
+
+    fn check(&mut self) {
+        self.settle();
+        self.answers.clear();
+        self.request(Request::Operators {
+            operator: None,
+            region: None,
+        });
+        self.settle();
+        let mut busy = BTreeSet::new();
+        for operator in self.operators() {
+            if operator.1 == State::Running {
+                assert!(busy.insert(operator.0), "{} has two operators", operator.0);
+            }
+        }
+    }
+
+    fn operators(&self) -> Vec<(RegionId, State)> {
+        let operators = self.answers.iter().filter_map(|answer| match answer {
+            Answer::Operators(operators) => Some(operators),
+            _ => None,
+        });
+        let operators = operators.flatten();
+        operators
+            .map(|operator| (operator.region, operator.state))
+            .collect()
+    }
+
+    /// Nothing is lost or late any more: what was begun must end.
+    fn heal(&mut self) {
+        self.orders.clear();
+        self.reports.clear();
+        for _ in 0..400 {
+            let ids: Vec<u64> = self.regions.keys().copied().collect();
+            for id in ids {
+                let report = self.regions[&id].report();
+                self.step(Event::Report(Box::new(report)));
+                self.settle();
+                for order in std::mem::take(&mut self.orders) {
+                    self.obey(&order);
+                }
+                let dice = &mut self.dice;
+                self.regions
+                    .get_mut(&id)
+                    .expect("a known region")
+                    .live(dice);
+            }
+            self.pass(500);
+            self.settle();
+        }
+        self.check();
+        for (region, state) in self.operators() {
+            assert_ne!(state, State::Running, "the operator of {region} never ends");
+        }
+        for truth in self.regions.values() {
+            let region = &truth.region;
+            assert_eq!(truth.voters(), REPLICAS, "{region:?}");
+            assert_eq!(region.peers.len(), REPLICAS, "an orphan stays: {region:?}");
+            assert!(!truth.is_joint(), "a joint state stays: {region:?}");
+        }
+    }
+}
+
+fn store(id: u64) -> metapb::Store {
+    metapb::Store {
+        id,
+        address: format!("store-{id}"),
+        ..Default::default()
+    }
+}
+
+/// Runs a seed to its end; returns how often what happened.
+fn run(seed: u64, bug: Bug) -> BTreeMap<&'static str, u64> {
+    let mut world = World::new(seed, bug);
+    for event in 0..EVENTS {
+        world.event();
+        if event % 50 == 0 {
+            world.check();
+        }
+    }
+    world.heal();
+    world.done
+}
+
+fn seeds() -> u64 {
+    let seeds = std::env::var("PLACEMENT_SEEDS").ok();
+    seeds.and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS)
+}
+
+/// Races 42 and 43 of REGIONS §10, at random.
+#[test]
+fn operators_end_and_leave_nothing_behind() {
+    let mut done = BTreeMap::<&str, u64>::new();
+    for seed in 0..seeds() {
+        let happened = std::panic::catch_unwind(|| run(seed, Bug::None));
+        let Ok(happened) = happened else {
+            panic!("seed {seed} failed: see above");
+        };
+        for (what, count) in happened {
+            *done.entry(what).or_default() += count;
+        }
+    }
+    for what in ["leaders", "removals", "swaps", "transfers", "splits"] {
+        assert!(
+            done.get(what).copied() > Some(0),
+            "no {what} in all seeds: {done:?}"
+        );
+    }
+}
+
+/// The net holds: planted bug 27 of REGIONS §11, an operator without epoch.
+#[test]
+fn orders_without_an_epoch_are_caught() {
+    assert!(caught(Bug::EpochIgnored));
+}
+
+fn caught(bug: Bug) -> bool {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let caught = (0..300).any(|seed| std::panic::catch_unwind(|| run(seed, bug)).is_err());
+    std::panic::set_hook(hook);
+    caught
+}
