@@ -49,8 +49,6 @@ pub struct Options {
     /// Ticks a granted slot is held for a snapshot to arrive, and that the sender waits for it to be installed. Default
     /// 1 200 (60 s at 50 ms).
     pub snapshot_ticks: u64,
-    /// Largest file of a snapshot. Default 32 MiB.
-    pub snapshot_file_bytes_max: u64,
     /// Ticks between reports of an unchanged region to placement. Default 1 200 (60 s at 50 ms).
     pub report_ticks: u64,
     /// Ticks between looks at which members are down or pending. Default 20.
@@ -87,7 +85,6 @@ impl Default for Options {
             snapshot_slots: 4,
             snapshot_offer_ticks: 10,
             snapshot_ticks: 1_200,
-            snapshot_file_bytes_max: 32 << 20,
             report_ticks: 1_200,
             health_ticks: 20,
             down_ticks: 200,

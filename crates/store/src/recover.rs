@@ -159,7 +159,8 @@ fn restore<E: Engine>(
         return reborn(region, newest, raft, cx).map(Some);
     };
     let tombstone = state.state() == State::Tombstone;
-    if tombstone || state.peer_id <= mark.dead_peer_id {
+    // A later peer, or one that died without data, may still find what a split wrote for it in the same moment.
+    if tombstone || state.peer_id <= mark.dead_peer_id || state.peer_id < newest {
         // If a later peer was born since, the remains are that peer's.
         if newest > state.peer_id.max(mark.dead_peer_id) {
             return reborn(region, newest, raft, cx).map(Some);

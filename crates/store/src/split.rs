@@ -103,16 +103,13 @@ impl<E: Engine> Store<E> {
         match self.peers.get(&region) {
             Some(peer) if peer.id == child.peer => match peer.stage {
                 Stage::Uninitialized { .. } | Stage::Dormant => {}
-                Stage::Stopping { .. } => {
-                    self.bury_child(child);
-                    return;
-                }
+                // It died without data at the very moment the split gave it some. Its mark says so for ever; after a restart
+                // the state that the split wrote is removed (`recover`). Nobody owns the range.
+                Stage::Stopping { .. } => return,
                 Stage::Normal | Stage::Installing(_) => return,
             },
-            Some(_) => {
-                self.bury_child(child);
-                return;
-            }
+            // A later peer was born meanwhile, which proves this one dead.
+            Some(_) => return,
             None => {}
         }
         let earlier = self.peers.remove(&region);
@@ -128,24 +125,6 @@ impl<E: Engine> Store<E> {
             }
             Err(error) => self.cx.fail(error),
         }
-    }
-
-    /// A child's peer that died at the very moment the split gave it data: the proof of its death stands.
-    fn bury_child(&mut self, child: AppliedChild) {
-        let region = RegionId(child.region.id);
-        let tombstone = wire::RegionState {
-            state: wire::region_state::State::Tombstone as i32,
-            region: Some(child.region.clone()),
-            peer_id: child.peer.0,
-            reason: "removed before it had data".to_owned(),
-        };
-        // The range stays unowned; a snapshot that takes it clears it first.
-        self.cx.out.tasks.push(crate::event::Task::Destroy {
-            region,
-            peer: child.peer,
-            tombstone,
-            clear: None,
-        });
     }
 }
 

@@ -134,17 +134,16 @@ impl<E: Engine> Store<E> {
 
     fn on_unreachable(&mut self, store: StoreId) {
         for peer in self.peers.values_mut() {
+            let Some(raft) = peer.raft.as_mut() else {
+                continue;
+            };
             let there = peer
                 .region
                 .peers
                 .iter()
                 .filter(|member| member.store_id == store.0);
-            let members: Vec<PeerId> = there.map(|member| PeerId(member.id)).collect();
-            let Some(raft) = peer.raft.as_mut() else {
-                continue;
-            };
-            for member in members {
-                step_quietly(raft, RaftEvent::Unreachable(member));
+            for member in there {
+                step_quietly(raft, RaftEvent::Unreachable(PeerId(member.id)));
             }
             if raft.has_effects() {
                 self.cx.touch(peer);

@@ -9,8 +9,10 @@ use proto::pontoon::v1::{
 use raft::PeerId;
 
 use crate::event::{Task, TaskDone};
-use crate::options::Options;
 use crate::{codec, keys};
+
+/// Largest file of a snapshot (STORAGE §5).
+const FILE_BYTES_MAX: u64 = 32 << 20;
 
 /// Carries out a task. `None` when nothing is to be reported. [`Task::SendSnapshot`] is the driver's own and does nothing here.
 ///
@@ -88,7 +90,6 @@ fn build<E: Engine>(
         keys::data_end(&descriptor.end_key),
     );
     let mut files = Vec::new();
-    let bytes_max = Options::default().snapshot_file_bytes_max;
     loop {
         let name = format!(
             "snapshot-{region}-{to_peer}-{term}-{index}-{leader_term}-{slot}-{number}.sst",
@@ -99,7 +100,7 @@ fn build<E: Engine>(
         // Left over from an attempt that ended in the middle.
         engine.stage_remove(std::slice::from_ref(&name))?;
         let (file, next) =
-            engine.stage_range(&view, Family::State, &start, &end, bytes_max, &name)?;
+            engine.stage_range(&view, Family::State, &start, &end, FILE_BYTES_MAX, &name)?;
         let Some(file) = file else { break };
         files.push(SnapshotFile {
             name: file.name,

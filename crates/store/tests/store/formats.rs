@@ -212,8 +212,8 @@ proptest! {
         let (first, second) = (keys::entry(RegionId(a.0), a.1), keys::entry(RegionId(b.0), b.1));
         prop_assert_eq!(first.cmp(&second), a.cmp(&b));
         prop_assert_eq!(keys::LogKey::parse(&first), Some(keys::LogKey::Entry(RegionId(a.0), a.1)));
-        prop_assert!(&first[..] < &keys::raft_state(RegionId(a.0))[..]);
-        prop_assert!(&keys::peer_mark(RegionId(u64::MAX - 1))[..] < keys::IDENTITY);
+        prop_assert!(first[..] < keys::raft_state(RegionId(a.0))[..]);
+        prop_assert!(keys::peer_mark(RegionId(u64::MAX - 1))[..] < *keys::IDENTITY);
     }
 
     #[test]

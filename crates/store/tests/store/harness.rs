@@ -49,8 +49,19 @@ pub struct Cluster {
     next_request: u64,
     next_id: u64,
     pub give_ids: bool,
-    /// Cut bytes of snapshot files in half on the way.
+    /// Let every stream of a snapshot fail.
     pub spoil_snapshots: bool,
+    pub happened: Counts,
+    /// Events so far, and at which of them requests began and were answered.
+    clock: u64,
+    pub spans: BTreeMap<RequestId, (u64, Option<u64>)>,
+}
+
+/// What tasks did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub installs: usize,
+    pub destroyed: usize,
 }
 
 pub fn s(id: u64) -> StoreId {
@@ -151,6 +162,9 @@ impl Cluster {
             next_id: 1000,
             give_ids: true,
             spoil_snapshots: false,
+            happened: Counts::default(),
+            clock: 0,
+            spans: BTreeMap::new(),
         };
         for store in 1..=stores {
             let engine = MemoryEngine::with_options(memory);
@@ -241,6 +255,7 @@ impl Cluster {
         };
         store.step(event);
         store.check_invariants();
+        self.clock += 1;
         self.take(id);
     }
 
@@ -312,6 +327,9 @@ impl Cluster {
             self.reads.insert(request, Err(refusal));
             return;
         }
+        if let Some(span) = self.spans.get_mut(&request) {
+            span.1 = Some(self.clock);
+        }
         let earlier = self.answers.insert(request, answer);
         assert!(earlier.is_none(), "request {request:?} is answered twice");
     }
@@ -382,6 +400,11 @@ impl Cluster {
             task => {
                 let done = task::run(&node.engine, task).expect("the task runs");
                 if let Some(done) = done {
+                    match done {
+                        TaskDone::SnapshotInstalled { .. } => self.happened.installs += 1,
+                        TaskDone::Destroyed { .. } => self.happened.destroyed += 1,
+                        _ => {}
+                    }
                     self.step(id, Event::TaskDone(done));
                 }
             }
@@ -667,6 +690,7 @@ impl Cluster {
         operations: Vec<wire::Operation>,
     ) -> RequestId {
         let id = self.request(false);
+        self.spans.insert(id, (self.clock, None));
         let points = operations
             .iter()
             .filter_map(|operation| match operation.kind.as_ref()? {

@@ -1,0 +1,452 @@
+//! The receiver's side: slots, checks, and putting a snapshot in place.
+
+use engine::Engine;
+use proto::pontoon::v1 as wire;
+use proto::pontoon::v1::snapshot_answer::{self, Grant, Kind, Refuse, Wait, refuse, wait};
+use proto::{RegionId, StoreId, metapb};
+use raft::{Event as RaftEvent, Index, LogPosition, PeerId};
+
+use super::{Checked, Slot, check, file_names, is_well_formed, remove_files};
+use crate::context::{Context, Followup};
+use crate::event::{ApplyTask, Task};
+use crate::inbound::Address;
+use crate::peer::{Installing, Peer, Stage};
+use crate::store::{Store, step_quietly};
+use crate::{Error, codec};
+
+/// What a store says to an offer, or to a snapshot that arrived.
+enum Judgement {
+    Accept,
+    /// It has the position already.
+    Has,
+    Wait(Wait),
+    Refuse(refuse::Reason),
+}
+
+impl<E: Engine> Store<E> {
+    pub(crate) fn on_offer(&mut self, from_store: StoreId, offer: wire::SnapshotOffer) {
+        let Some(descriptor) = offer.region else {
+            return;
+        };
+        let region = RegionId(descriptor.id);
+        let address = Address {
+            region,
+            from: PeerId(offer.from_peer),
+            from_store,
+            to: PeerId(offer.to_peer),
+            epoch: descriptor.region_epoch,
+            creates: true,
+        };
+        if region.0 == 0 || offer.from_store != from_store.0 || !is_well_formed(&descriptor) {
+            return;
+        }
+        if !self.find_receiver(address) {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&region) else {
+            return;
+        };
+        if let Stage::Uninitialized { conf_ver } = &mut peer.stage {
+            *conf_ver = (*conf_ver).max(address.epoch.map(|epoch| epoch.conf_ver));
+        }
+        peer.remember_contact(address.from, from_store);
+        let kind = match self.judge(&descriptor, address.to, offer.index) {
+            Judgement::Accept => match self.grant(region, address.to, from_store) {
+                Some(slot) => Kind::Grant(Grant { slot }),
+                None => Kind::Wait(Wait {
+                    reason: wait::Reason::Slots as i32,
+                    overlap: None,
+                }),
+            },
+            Judgement::Has => Kind::Installed(offer.index),
+            Judgement::Wait(wait) => Kind::Wait(wait),
+            Judgement::Refuse(reason) => Kind::Refuse(Refuse {
+                reason: reason as i32,
+            }),
+        };
+        self.answer(region, address.to, address.from, from_store, kind);
+    }
+
+    fn answer(
+        &mut self,
+        region: RegionId,
+        from: PeerId,
+        to: PeerId,
+        to_store: StoreId,
+        kind: snapshot_answer::Kind,
+    ) {
+        let Some(peer) = self.peers.get(&region) else {
+            return;
+        };
+        let after_sync = !self.cx.is_synced(peer.hold_sequence);
+        let answer = wire::SnapshotAnswer {
+            region_id: region.0,
+            from_peer: from.0,
+            to_peer: to.0,
+            kind: Some(kind),
+        };
+        self.cx.frame(to_store, after_sync).answers.push(answer);
+    }
+
+    /// Whether a snapshot may come in: it names its receiver, brings something, finds no peer behind, and no other peer in
+    /// its range.
+    fn judge(&self, descriptor: &metapb::Region, to: PeerId, index: Index) -> Judgement {
+        let region = RegionId(descriptor.id);
+        let Some(peer) = self.peers.get(&region).filter(|peer| peer.id == to) else {
+            return Judgement::Refuse(refuse::Reason::PeerDead);
+        };
+        let named = descriptor
+            .peers
+            .iter()
+            .any(|member| member.id == to.0 && member.store_id == self.cx.store.0);
+        if !named {
+            return Judgement::Refuse(refuse::Reason::NotNamed);
+        }
+        let waiting = |reason: wait::Reason, overlap| {
+            Judgement::Wait(Wait {
+                reason: reason as i32,
+                overlap,
+            })
+        };
+        match &peer.stage {
+            Stage::Uninitialized { .. } => {}
+            Stage::Normal if index <= peer.applied.index => return Judgement::Has,
+            Stage::Normal if peer.is_behind() || peer.staged.is_some() => {
+                return waiting(wait::Reason::Behind, None);
+            }
+            Stage::Normal => {}
+            Stage::Installing(installing)
+                if !installing.has_files && index >= installing.head.index => {}
+            Stage::Installing(_) | Stage::Dormant => return waiting(wait::Reason::Behind, None),
+            Stage::Stopping { .. } => return Judgement::Refuse(refuse::Reason::PeerDead),
+        }
+        let (start, end) = (&descriptor.start_key, &descriptor.end_key);
+        if let Some(other) = self.cx.ranges.other(start, end, region) {
+            let overlap = self.peers.get(&other).map(|other| other.region.clone());
+            return waiting(wait::Reason::Overlap, overlap);
+        }
+        Judgement::Accept
+    }
+
+    /// A slot, if one is free; the same again for the same peer.
+    fn grant(&mut self, region: RegionId, to: PeerId, from_store: StoreId) -> Option<u64> {
+        let until_tick = self.cx.tick + self.cx.options.snapshot_ticks;
+        let mine = self
+            .cx
+            .slots
+            .get(&region)
+            .filter(|slot| slot.to == to && slot.from_store == from_store);
+        let slot = match mine {
+            Some(slot) => slot.slot,
+            None if self.cx.slots.len() >= self.cx.options.snapshot_slots
+                && !self.cx.slots.contains_key(&region) =>
+            {
+                return None;
+            }
+            None => {
+                self.cx.next_slot += 1;
+                self.cx.next_slot
+            }
+        };
+        self.cx.slots.insert(
+            region,
+            Slot {
+                slot,
+                to,
+                from_store,
+                until_tick,
+            },
+        );
+        Some(slot)
+    }
+
+    pub(crate) fn tick_slots(&mut self) {
+        let tick = self.cx.tick;
+        self.cx.slots.retain(|_, slot| slot.until_tick > tick);
+    }
+
+    /// A snapshot is here whole. It is judged again, since the region may have changed meanwhile.
+    pub(crate) fn on_snapshot_received(&mut self, from_store: StoreId, head: wire::SnapshotHead) {
+        let Some(checked) = check(&head).filter(|_| head.from_store == from_store.0) else {
+            self.cx.out.tasks.push(remove_files(&head));
+            return;
+        };
+        let Checked {
+            region,
+            descriptor,
+            to,
+            position,
+        } = checked;
+        let judgement = self.judge(&descriptor, to, position.index);
+        if !matches!(judgement, Judgement::Accept) {
+            self.turn_down(region, &head, judgement);
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&region) else {
+            return;
+        };
+        let earlier = peer
+            .staged
+            .replace(Box::new(head))
+            .map_or(Vec::new(), |earlier| earlier.files);
+        let kept = peer.staged.iter().flat_map(|head| &head.files);
+        let kept: Vec<&String> = kept.map(|file| &file.name).collect();
+        let unwanted: Vec<String> = earlier
+            .into_iter()
+            .map(|file| file.name)
+            .filter(|name| !kept.contains(&name))
+            .collect();
+        if !unwanted.is_empty() {
+            self.cx.out.tasks.push(Task::RemoveFiles(unwanted));
+        }
+        // The snapshot cuts the log, from which what this peer did would be done again after a power loss; splits that
+        // made other regions included. So all of it must survive first (M10).
+        self.cx.after_sync(Followup::Install { region, peer: to });
+    }
+
+    fn turn_down(&mut self, region: RegionId, head: &wire::SnapshotHead, judgement: Judgement) {
+        self.cx.slots.remove(&region);
+        self.cx.out.tasks.push(remove_files(head));
+        let kind = match judgement {
+            Judgement::Accept | Judgement::Has => Kind::Installed(head.index),
+            Judgement::Wait(wait) => Kind::Wait(wait),
+            Judgement::Refuse(reason) => Kind::Refuse(Refuse {
+                reason: reason as i32,
+            }),
+        };
+        let (from, to) = (PeerId(head.to_peer), PeerId(head.from_peer));
+        self.answer(region, from, to, StoreId(head.from_store), kind);
+    }
+
+    /// What was applied before survives: the snapshot goes to Raft, which replaces the log.
+    pub(crate) fn cut_log(&mut self, region: RegionId, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&region).filter(|peer| peer.id == id) else {
+            return;
+        };
+        let Some(head) = peer.staged.take() else {
+            return;
+        };
+        let Some(Checked {
+            descriptor,
+            position,
+            ..
+        }) = check(&head)
+        else {
+            return;
+        };
+        // Judged a last time: another region may have taken a part of the range meanwhile.
+        let judgement = self.judge(&descriptor, id, position.index);
+        if !matches!(judgement, Judgement::Accept) {
+            self.turn_down(region, &head, judgement);
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&region) else {
+            return;
+        };
+        let Some(raft) = peer.raft.as_mut() else {
+            self.replace_lost(region, head, position);
+            return;
+        };
+        let event = RaftEvent::InstallSnapshot {
+            from: PeerId(head.from_peer),
+            term: head.leader_term,
+            position,
+            membership: codec::membership(&descriptor),
+        };
+        let refused = raft.step(event).err();
+        self.cx.touch(peer);
+        match refused {
+            None => {
+                peer.staged = Some(head);
+                peer.abandon_pending(&mut self.cx);
+                // At once, so that the range is reserved before another snapshot of this turn is judged.
+                self.advance(region);
+            }
+            Some(raft::Error::SnapshotNotNeeded { .. }) => {
+                self.turn_down(region, &head, Judgement::Has)
+            }
+            Some(raft::Error::Behind { .. } | raft::Error::Installing { .. }) => {
+                let wait = Wait {
+                    reason: wait::Reason::Behind as i32,
+                    overlap: None,
+                };
+                self.turn_down(region, &head, Judgement::Wait(wait));
+            }
+            Some(_) => self.turn_down(region, &head, Judgement::Refuse(refuse::Reason::Stale)),
+        }
+    }
+
+    /// Another snapshot for a peer whose first one lost its files in a restart. There is no Raft instance yet.
+    fn replace_lost(
+        &mut self,
+        region: RegionId,
+        head: Box<wire::SnapshotHead>,
+        position: LogPosition,
+    ) {
+        let Some(peer) = self.peers.get_mut(&region) else {
+            return;
+        };
+        let Stage::Installing(installing) = &peer.stage else {
+            return;
+        };
+        let Some(new) = head.region.as_ref() else {
+            return;
+        };
+        let mut clear = vec![(new.start_key.clone(), new.end_key.clone())];
+        for old in &installing.clear {
+            let last = clear.pop().expect("there is always one");
+            clear.extend(crate::ranges::union(last, old.clone()));
+        }
+        if let Err(other) = self.cx.ranges.set(region, &installing.clear, &clear) {
+            self.cx.fail(Error::Overlap { region, other });
+        }
+        peer.state.term = peer.state.term.max(position.term);
+        peer.state.commit = peer.state.commit.max(position.index);
+        peer.state.compacted_term = position.term;
+        peer.state.compacted_index = position.index;
+        peer.put_mark(Some((*head).clone()), &mut self.cx);
+        self.cx.log.delete_entries(region, 0, None);
+        self.cx
+            .log
+            .put(&crate::keys::raft_state(region), &peer.state);
+        peer.stage = Stage::Installing(Box::new(Installing {
+            head: *head,
+            clear,
+            has_files: true,
+        }));
+        self.cx.after_sync(Followup::PutInPlace {
+            region,
+            peer: peer.id,
+        });
+    }
+
+    /// The mark is durable: nothing can go back now, and repeating is harmless.
+    pub(crate) fn put_in_place(&mut self, region: RegionId, id: PeerId) {
+        let Some(peer) = self.peers.get(&region).filter(|peer| peer.id == id) else {
+            return;
+        };
+        let Stage::Installing(installing) = &peer.stage else {
+            return;
+        };
+        // The applier's picture of the region ends here.
+        self.cx.out.apply.push(ApplyTask::Close(region));
+        let task = Task::InstallSnapshot {
+            head: installing.head.clone(),
+            clear: installing.clear.clone(),
+        };
+        self.cx.out.tasks.push(task);
+    }
+
+    /// The snapshot is in place and flushed.
+    pub(crate) fn on_snapshot_installed(&mut self, region: RegionId, id: PeerId, index: Index) {
+        let cx = &mut self.cx;
+        let Some(peer) = self.peers.get_mut(&region).filter(|peer| peer.id == id) else {
+            return;
+        };
+        let Stage::Installing(installing) = &peer.stage else {
+            return;
+        };
+        if installing.head.index != index {
+            return;
+        }
+        let head = installing.head.clone();
+        let held = installing.clear.clone();
+        let Some(Checked {
+            descriptor,
+            position,
+            ..
+        }) = check(&head)
+        else {
+            return;
+        };
+        peer.stage = Stage::Normal;
+        peer.region = descriptor;
+        peer.applied = position;
+        peer.handed_out = position.index;
+        peer.bytes = head.files.iter().map(|file| file.bytes).sum();
+        peer.keys = head.files.iter().map(|file| file.keys).sum();
+        peer.contacts
+            .retain(|(id, _)| !peer.region.peers.iter().any(|member| member.id == id.0));
+        if let Err(other) = cx.ranges.set(region, &held, &[peer.range()]) {
+            cx.fail(Error::Overlap { region, other });
+        }
+        peer.put_mark(None, cx);
+        match peer.raft.as_mut() {
+            Some(raft) => step_quietly(raft, RaftEvent::SnapshotInstalled(position)),
+            None => {
+                if let Err(error) = peer.start_raft(Vec::new(), false, cx) {
+                    cx.fail(error);
+                    return;
+                }
+            }
+        }
+        peer.publish(cx);
+        cx.touch(peer);
+        cx.out.apply.push(ApplyTask::Open(region));
+        // The files are wanted until no restart can find the mark.
+        cx.after_sync(Followup::RemoveFiles(file_names(&head)));
+        cx.slots.remove(&region);
+        self.answer(
+            region,
+            id,
+            PeerId(head.from_peer),
+            StoreId(head.from_store),
+            Kind::Installed(index),
+        );
+    }
+
+    /// After a restart the staged files were not there any more: the peer stays as it is and takes another snapshot.
+    pub(crate) fn on_snapshot_unusable(&mut self, region: RegionId, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&region).filter(|peer| peer.id == id) else {
+            return;
+        };
+        let Stage::Installing(installing) = &mut peer.stage else {
+            return;
+        };
+        installing.has_files = false;
+        // Without files there is nothing for Raft to wait for; until another snapshot comes the peer answers by itself.
+        peer.raft = None;
+        self.cx.slots.remove(&region);
+    }
+}
+
+impl Peer {
+    /// While there is no Raft instance, because the files of a snapshot were lost: tells a leader that the peer is there
+    /// (in answer to a heartbeat, confirming no read round) and that its log matches nowhere (in answer to an append). So
+    /// the leader finds out that another snapshot is needed.
+    pub(crate) fn answer_without_raft<E: Engine>(
+        &mut self,
+        leader: PeerId,
+        term: u64,
+        append_at: Option<Index>,
+        cx: &mut Context<E>,
+    ) {
+        let lost = matches!(&self.stage, Stage::Installing(installing) if !installing.has_files);
+        if !lost || term < self.state.term {
+            return;
+        }
+        let body = match append_at {
+            Some(rejected) => raft::Body::AppendResponse {
+                result: raft::AppendResult::Mismatch {
+                    rejected,
+                    hint: LogPosition::default(),
+                },
+                commit: 0,
+                pledge: None,
+            },
+            None => raft::Body::HeartbeatResponse {
+                round: 0,
+                commit: 0,
+                pledge: None,
+            },
+        };
+        let message = raft::Message {
+            from: self.id,
+            to: leader,
+            term,
+            support: None,
+            body,
+        };
+        cx.send(self, message, false);
+    }
+}
