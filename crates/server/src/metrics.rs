@@ -6,8 +6,8 @@
 //! commit lie `server_log_write_seconds` and `server_log_sync_seconds` of the local log.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
-    exponential_buckets,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder, exponential_buckets,
 };
 
 /// Every metric of a node, in a registry of its own: several nodes can live in one process.
@@ -72,39 +72,118 @@ impl Metrics {
     pub fn new() -> Self {
         let registry = Registry::new();
         Metrics {
-            requests: counters(&registry, "server_requests_total", "Requests of clients.", "kind"),
-            refusals: counters(&registry, "server_refusals_total", "Requests that were not done.", "cause"),
+            requests: counters(
+                &registry,
+                "server_requests_total",
+                "Requests of clients.",
+                "kind",
+            ),
+            refusals: counters(
+                &registry,
+                "server_refusals_total",
+                "Requests that were not done.",
+                "cause",
+            ),
             request_seconds: {
-                let opts = HistogramOpts::new("server_request_seconds", "Time to answer a request.").buckets(latencies());
+                let opts =
+                    HistogramOpts::new("server_request_seconds", "Time to answer a request.")
+                        .buckets(latencies());
                 register(&registry, HistogramVec::new(opts, &["kind"]))
             },
-            write_queue_seconds: seconds(&registry, "server_write_queue_seconds", "Write: waiting for the worker."),
-            write_commit_seconds: seconds(&registry, "server_write_commit_seconds", "Write: replicating."),
-            write_apply_seconds: seconds(&registry, "server_write_apply_seconds", "Write: applying."),
-            read_index_seconds: seconds(&registry, "server_read_index_seconds", "Read: confirming leadership."),
-            log_write_seconds: seconds(&registry, "server_log_write_seconds", "Writing a joined log batch."),
+            write_queue_seconds: seconds(
+                &registry,
+                "server_write_queue_seconds",
+                "Write: waiting for the worker.",
+            ),
+            write_commit_seconds: seconds(
+                &registry,
+                "server_write_commit_seconds",
+                "Write: replicating.",
+            ),
+            write_apply_seconds: seconds(
+                &registry,
+                "server_write_apply_seconds",
+                "Write: applying.",
+            ),
+            read_index_seconds: seconds(
+                &registry,
+                "server_read_index_seconds",
+                "Read: confirming leadership.",
+            ),
+            log_write_seconds: seconds(
+                &registry,
+                "server_log_write_seconds",
+                "Writing a joined log batch.",
+            ),
             log_sync_seconds: seconds(&registry, "server_log_sync_seconds", "Syncing the log."),
             log_joined_batches: {
-                let opts = HistogramOpts::new("server_log_joined_batches", "Log batches that shared a sync.")
-                    .buckets(exponential_buckets(1.0, 2.0, 10).expect("the buckets grow"));
+                let opts = HistogramOpts::new(
+                    "server_log_joined_batches",
+                    "Log batches that shared a sync.",
+                )
+                .buckets(exponential_buckets(1.0, 2.0, 10).expect("the buckets grow"));
                 register(&registry, Histogram::with_opts(opts))
             },
-            log_written_bytes: counter(&registry, "server_log_written_bytes_total", "Bytes written to the log."),
-            apply_run_seconds: seconds(&registry, "server_apply_run_seconds", "Carrying out a run of apply tasks."),
-            applied_entries: counter(&registry, "server_applied_entries_total", "Entries applied."),
-            worker_turns: counter(&registry, "server_worker_turns_total", "Turns of the region worker."),
-            worker_turn_seconds: seconds(&registry, "server_worker_turn_seconds", "Time a turn of the worker took."),
-            frames_sent: counter(&registry, "server_frames_sent_total", "Frames handed to the transport."),
-            frames_dropped: counter(&registry, "server_frames_dropped_total", "Frames that arrived and were dropped."),
-            tasks: counters(&registry, "server_background_tasks_total", "Background tasks carried out.", "kind"),
+            log_written_bytes: counter(
+                &registry,
+                "server_log_written_bytes_total",
+                "Bytes written to the log.",
+            ),
+            apply_run_seconds: seconds(
+                &registry,
+                "server_apply_run_seconds",
+                "Carrying out a run of apply tasks.",
+            ),
+            applied_entries: counter(
+                &registry,
+                "server_applied_entries_total",
+                "Entries applied.",
+            ),
+            worker_turns: counter(
+                &registry,
+                "server_worker_turns_total",
+                "Turns of the region worker.",
+            ),
+            worker_turn_seconds: seconds(
+                &registry,
+                "server_worker_turn_seconds",
+                "Time a turn of the worker took.",
+            ),
+            frames_sent: counter(
+                &registry,
+                "server_frames_sent_total",
+                "Frames handed to the transport.",
+            ),
+            frames_dropped: counter(
+                &registry,
+                "server_frames_dropped_total",
+                "Frames that arrived and were dropped.",
+            ),
+            tasks: counters(
+                &registry,
+                "server_background_tasks_total",
+                "Background tasks carried out.",
+                "kind",
+            ),
             regions: gauge(&registry, "server_regions", "Regions with a peer here."),
             region_leaders: gauge(&registry, "server_region_leaders", "Regions led here."),
             engine_bytes: register(
                 &registry,
-                prometheus::IntGaugeVec::new(Opts::new("server_engine_bytes", "Bytes of the engine."), &["where"]),
+                prometheus::IntGaugeVec::new(
+                    Opts::new("server_engine_bytes", "Bytes of the engine."),
+                    &["where"],
+                ),
             ),
-            engine_stalled: gauge(&registry, "server_engine_stalled", "1 while the engine slows or stops writes."),
-            request_bytes: gauge(&registry, "server_request_bytes", "Bytes of requests in work."),
+            engine_stalled: gauge(
+                &registry,
+                "server_engine_stalled",
+                "1 while the engine slows or stops writes.",
+            ),
+            request_bytes: gauge(
+                &registry,
+                "server_request_bytes",
+                "Bytes of requests in work.",
+            ),
             registry,
         }
     }
@@ -117,7 +196,9 @@ impl Metrics {
             ("cache", statistics.cache_bytes),
             ("compaction_pending", statistics.compaction_pending_bytes),
         ] {
-            self.engine_bytes.with_label_values(&[place]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+            self.engine_bytes
+                .with_label_values(&[place])
+                .set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
         self.engine_stalled.set(i64::from(statistics.stalled));
     }
@@ -130,7 +211,9 @@ impl Metrics {
     /// All metrics as text.
     pub fn text(&self) -> String {
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("metrics with fixed names are valid");
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("metrics with fixed names are valid");
         String::from_utf8(text).expect("the text format is UTF-8")
     }
 }
@@ -140,14 +223,22 @@ fn latencies() -> Vec<f64> {
     exponential_buckets(16e-6, 2.0, 20).expect("the buckets grow")
 }
 
-fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
+fn register<C: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<C>,
+) -> C {
     let metric = metric.expect("names and labels are valid");
-    registry.register(Box::new(metric.clone())).expect("names are distinct");
+    registry
+        .register(Box::new(metric.clone()))
+        .expect("names are distinct");
     metric
 }
 
 fn seconds(registry: &Registry, name: &str, help: &str) -> Histogram {
-    register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(latencies())))
+    register(
+        registry,
+        Histogram::with_opts(HistogramOpts::new(name, help).buckets(latencies())),
+    )
 }
 
 fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
@@ -155,7 +246,10 @@ fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
 }
 
 fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> IntCounterVec {
-    register(registry, IntCounterVec::new(Opts::new(name, help), &[label]))
+    register(
+        registry,
+        IntCounterVec::new(Opts::new(name, help), &[label]),
+    )
 }
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
@@ -171,8 +265,17 @@ mod tests {
         let metrics = Metrics::new();
         metrics.write_queue_seconds.observe(0.001);
         let text = metrics.text();
-        for stage in ["write_queue", "write_commit", "write_apply", "log_write", "log_sync"] {
-            assert!(text.contains(&format!("server_{stage}_seconds_count")), "{stage} is missing");
+        for stage in [
+            "write_queue",
+            "write_commit",
+            "write_apply",
+            "log_write",
+            "log_sync",
+        ] {
+            assert!(
+                text.contains(&format!("server_{stage}_seconds_count")),
+                "{stage} is missing"
+            );
         }
         assert!(text.contains("server_frames_dropped_total 0"));
     }

@@ -13,6 +13,9 @@
 //! Requests come from RPC threads through a [`Handle`], which counts their bytes until they are answered and refuses
 //! above a limit. A failed write, sync or apply ends the process ([`fatal`]).
 
+// A refusal carries what clients act on and is moved a few times on a path that is rare; a box would be noise.
+#![allow(clippy::result_large_err)]
+
 mod applier;
 mod background;
 pub mod fatal;
@@ -125,7 +128,10 @@ impl<E: Engine> Node<E> {
         metrics: Arc<Metrics>,
         on_fatal: OnFatal,
     ) -> std::io::Result<Self> {
-        assert!(options.appliers > 0 && options.background > 0, "every stage needs a thread");
+        assert!(
+            options.appliers > 0 && options.background > 0,
+            "every stage needs a thread"
+        );
         let inbox = Arc::new(Inbox::new(Limits {
             frame_bytes_max: options.frame_bytes_max,
             requests_max: options.requests_max,
@@ -206,7 +212,13 @@ impl<E: Engine> Node<E> {
             };
             move || worker.run()
         })?;
-        Ok(Node { handle, inbox, stages, region, others })
+        Ok(Node {
+            handle,
+            inbox,
+            stages,
+            region,
+            others,
+        })
     }
 
     /// The way in.

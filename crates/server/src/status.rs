@@ -30,7 +30,9 @@ pub struct Status<E: Engine> {
 
 impl<E: Engine> Clone for Status<E> {
     fn clone(&self) -> Self {
-        Status { shared: self.shared.clone() }
+        Status {
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -43,7 +45,13 @@ struct Shared<E: Engine> {
 impl<E: Engine> Status<E> {
     /// For a node.
     pub fn new(node: Handle<E>, metrics: Arc<Metrics>, identity: &StoreIdentity) -> Self {
-        Status { shared: Arc::new(Shared { node, metrics, identity: identity.clone() }) }
+        Status {
+            shared: Arc::new(Shared {
+                node,
+                metrics,
+                identity: *identity,
+            }),
+        }
     }
 
     /// The routes.
@@ -60,22 +68,43 @@ impl<E: Engine> Status<E> {
 ///
 /// # Errors
 /// [`Error::Serving`].
-pub async fn serve<E: Engine>(listener: TcpListener, address: String, status: Status<E>) -> Result<(), Error> {
-    axum::serve(listener, status.router()).await.map_err(|error| Error::Serving { address, source: error.into() })
+pub async fn serve<E: Engine>(
+    listener: TcpListener,
+    address: String,
+    status: Status<E>,
+) -> Result<(), Error> {
+    axum::serve(listener, status.router())
+        .await
+        .map_err(|error| Error::Serving {
+            address,
+            source: error.into(),
+        })
 }
 
 async fn health<E: Engine>(State(status): State<Status<E>>) -> Response {
     let stalled = status.shared.node.stalled_for();
     let healthy = stalled < STUCK_AFTER;
-    let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(json!({ "healthy": healthy, "worker_silent_ms": stalled.as_millis() as u64 }))).into_response()
+    let code = if healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        code,
+        Json(json!({ "healthy": healthy, "worker_silent_ms": stalled.as_millis() as u64 })),
+    )
+        .into_response()
 }
 
 async fn metrics<E: Engine>(State(status): State<Status<E>>) -> Response {
     let Shared { node, metrics, .. } = &*status.shared;
     metrics.set_engine(&node.engine().statistics());
     metrics.request_bytes.set(node.request_bytes() as i64);
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.text()).into_response()
+    (
+        [(CONTENT_TYPE, "text/plain; version=0.0.4")],
+        metrics.text(),
+    )
+        .into_response()
 }
 
 async fn status<E: Engine>(State(status): State<Status<E>>) -> Json<Value> {

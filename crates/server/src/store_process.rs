@@ -26,7 +26,7 @@ use std::time::Duration;
 use engine::Engine;
 use proto::pontoon::v1::refusal::Reason;
 use proto::{StoreId, metapb};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -142,8 +142,8 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Runtime)?;
     check(&config)?;
     // Addresses are taken first: a taken port is the commonest mistake, and nothing has been written by then.
-    let listener = listen(&config.addr).await?;
-    let status_listener = listen(&config.status_addr).await?;
+    let socket = reserve(&config.addr).await?;
+    let status_socket = reserve(&config.status_addr).await?;
     let engine = join::open(&config.data_dir, &config.engine)?;
     let placement = Arc::new(PlacementClient::new(&config.placement));
     let start_timestamp = unix_seconds();
@@ -154,8 +154,10 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
         joined = joining => joined?,
         () = signals.next() => return Ok(()),
     };
-    let identity = store::identity::bump_boot(&engine).map_err(|error| join::store_error(&config.data_dir, error))?;
-    let api = ApiVersion::from_number(identity.api_version).ok_or(Error::ApiVersion(identity.api_version))?;
+    let identity = store::identity::bump_boot(&engine)
+        .map_err(|error| join::store_error(&config.data_dir, error))?;
+    let api = ApiVersion::from_number(identity.api_version)
+        .ok_or(Error::ApiVersion(identity.api_version))?;
     let this_store = this_store(StoreId(identity.store_id));
     let registered = tokio::select! {
         registered = greet(&placement, &this_store, identity.boot) => registered?,
@@ -177,14 +179,27 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
         boot: identity.boot,
         format: identity.format,
     };
-    let transport_config =
-        transport::Config { queue_bytes_max: bytes(config.limits.send_queue_bytes), ..Default::default() };
+    let transport_config = transport::Config {
+        queue_bytes_max: bytes(config.limits.send_queue_bytes),
+        ..Default::default()
+    };
     let (transport, events) = transport::Transport::new(me, transport_config, addresses.clone());
-    let network = Arc::new(link::Outgoing { transport, runtime: tokio::runtime::Handle::current() });
+    let network = Arc::new(link::Outgoing {
+        transport,
+        runtime: tokio::runtime::Handle::current(),
+    });
     let store = store::Store::open(engine.clone(), store_options(&config.raft, identity.boot))
         .map_err(|error| join::store_error(&config.data_dir, error))?;
     let options = node_options(&config);
-    let node = Node::start(store, engine, network, &options, metrics.clone(), fatal::exit_process()).map_err(Error::Runtime)?;
+    let node = Node::start(
+        store,
+        engine,
+        network,
+        &options,
+        metrics.clone(),
+        fatal::exit_process(),
+    )
+    .map_err(Error::Runtime)?;
     let handle = node.handle();
 
     let (stop, stopping) = watch::channel(false);
@@ -192,7 +207,7 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
     let registration = Arc::new(Registration {
         node: handle.clone(),
         placement: placement.clone(),
-        identity: identity.clone(),
+        identity,
         store: this_store,
         addresses: addresses.clone(),
         data_dir: config.data_dir.clone(),
@@ -206,14 +221,26 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
     tasks.spawn(async move { registration.regions().await });
     tasks.spawn(report(failed.clone(), watch_links(events, handle.clone())));
 
-    let rules = Rules { cluster_id: identity.cluster_id, store_id: identity.store_id, api };
+    let rules = Rules {
+        cluster_id: identity.cluster_id,
+        store_id: identity.store_id,
+        api,
+    };
     let tikv = TikvService::new(handle.clone(), rules, addresses);
     let peers = transport::PeerService::new(me, link::Incoming::new(handle.clone()));
+    let listener = listen(socket, &config.addr)?;
+    let status_listener = listen(status_socket, &config.status_addr)?;
     let (closed, closing) = tokio::sync::oneshot::channel::<()>();
-    let serving = report(failed.clone(), server::serve(listener, config.addr.clone(), tikv, peers.clone(), closing));
+    let serving = report(
+        failed.clone(),
+        server::serve(listener, config.addr.clone(), tikv, peers.clone(), closing),
+    );
     let serving = tokio::spawn(serving);
     let status = Status::new(handle.clone(), metrics, &identity);
-    tasks.spawn(report(failed, status::serve(status_listener, config.status_addr.clone(), status)));
+    tasks.spawn(report(
+        failed,
+        status::serve(status_listener, config.status_addr.clone(), status),
+    ));
 
     let result = tokio::select! {
         () = signals.next() => Ok(()),
@@ -240,6 +267,8 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
     result
 }
 
+/// Connections that wait to be accepted.
+const LISTEN_BACKLOG: u32 = 1024;
 /// Time given to calls under way when the server closes.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// Time for placement to refuse this store before it serves.
@@ -247,7 +276,11 @@ const GREETING_MAX: Duration = Duration::from_secs(2);
 
 /// Tells placement of this store before anything is sent to others. `false` when placement does not answer, which does not
 /// keep the store from starting (R32).
-async fn greet(placement: &PlacementClient, store: &metapb::Store, boot: u64) -> Result<bool, Error> {
+async fn greet(
+    placement: &PlacementClient,
+    store: &metapb::Store,
+    boot: u64,
+) -> Result<bool, Error> {
     match registration::register(placement, store, boot, GREETING_MAX).await {
         Ok(()) => Ok(true),
         Err(PlacementError::Refused { message, .. }) => Err(Error::Refused { reason: message }),
@@ -273,9 +306,14 @@ async fn watch_links<E: Engine>(events: transport::Events, node: Handle<E>) -> R
             transport::Event::Unreachable(store) => node.unreachable(store),
             transport::Event::Refused(by, refusal) => match refusal.reason() {
                 Reason::Boot => {
-                    return Err(Error::ShutOut { by, reason: "a later start of this store is running: its directory is used twice" });
+                    return Err(Error::ShutOut {
+                        by,
+                        reason: "a later start of this store is running: its directory is used twice",
+                    });
                 }
-                reason => tracing::warn!(store = %by, reason = reason.as_str_name(), "a store refuses this one"),
+                reason => {
+                    tracing::warn!(store = %by, reason = reason.as_str_name(), "a store refuses this one")
+                }
             },
         }
     }
@@ -289,7 +327,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {
@@ -301,32 +342,81 @@ impl Signals {
 }
 
 fn check(config: &StoreConfig) -> Result<(), Error> {
-    let wrong = |setting, reason: &str| Err(Error::Setting { setting, reason: reason.to_owned() });
+    let wrong = |setting, reason: &str| {
+        Err(Error::Setting {
+            setting,
+            reason: reason.to_owned(),
+        })
+    };
     if config.placement.is_empty() {
         return wrong("placement", "it names no member");
     }
     if config.raft.tick.is_zero() {
         return wrong("raft.tick", "it is zero");
     }
-    if config.raft.heartbeat.is_zero() || *config.raft.heartbeat * 5 > *config.raft.election_timeout {
-        return wrong("raft.heartbeat", "it must be above zero and at most a fifth of raft.election_timeout");
+    if config.raft.heartbeat.is_zero() || *config.raft.heartbeat * 5 > *config.raft.election_timeout
+    {
+        return wrong(
+            "raft.heartbeat",
+            "it must be above zero and at most a fifth of raft.election_timeout",
+        );
     }
-    if let Some(label) = config.labels.iter().find(|label| label.split_once('=').is_none_or(|(key, _)| key.is_empty())) {
+    if let Some(label) = config
+        .labels
+        .iter()
+        .find(|label| label.split_once('=').is_none_or(|(key, _)| key.is_empty()))
+    {
         return wrong("labels", &format!("`{label}` is not of the form key=value"));
     }
     Ok(())
 }
 
-async fn listen(address: &str) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|source| Error::Listen { address: address.to_owned(), source })
+/// Takes an address without listening yet: until the store serves, whoever calls is refused at once instead of waiting.
+async fn reserve(address: &str) -> Result<TcpSocket, Error> {
+    let failed = |source| Error::Listen {
+        address: address.to_owned(),
+        source,
+    };
+    let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    for address in tokio::net::lookup_host(address).await.map_err(failed)? {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }
+        .map_err(failed)?;
+        // A port whose last owner was killed is free, though its connections linger.
+        socket.set_reuseaddr(true).map_err(failed)?;
+        match socket.bind(address) {
+            Ok(()) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}
+
+fn listen(socket: TcpSocket, address: &str) -> Result<TcpListener, Error> {
+    socket
+        .listen(LISTEN_BACKLOG)
+        .map_err(|source| Error::Listen {
+            address: address.to_owned(),
+            source,
+        })
 }
 
 /// What placement is told of this store.
 fn describe(config: &StoreConfig, id: StoreId, start_timestamp: i64) -> metapb::Store {
-    let address = if config.advertise_addr.is_empty() { &config.addr } else { &config.advertise_addr };
+    let address = if config.advertise_addr.is_empty() {
+        &config.addr
+    } else {
+        &config.advertise_addr
+    };
     let label = |label: &String| {
         let (key, value) = label.split_once('=')?;
-        Some(metapb::StoreLabel { key: key.to_owned(), value: value.to_owned() })
+        Some(metapb::StoreLabel {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        })
     };
     metapb::Store {
         id: id.0,
@@ -376,5 +466,7 @@ fn bytes(size: Size) -> usize {
 }
 
 fn unix_seconds() -> i64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs() as i64)
 }

@@ -37,7 +37,10 @@ impl<E: Engine> ApplyWorker<E> {
                 .into_iter()
                 .map(|(task, size)| {
                     bytes += size;
-                    if let ApplyTask::Entries { entries: of_task, .. } = &task {
+                    if let ApplyTask::Entries {
+                        entries: of_task, ..
+                    } = &task
+                    {
                         entries += of_task.len() as u64;
                     }
                     task
@@ -47,11 +50,16 @@ impl<E: Engine> ApplyWorker<E> {
             let applied = match self.applier.run(tasks) {
                 Ok(applied) => applied,
                 Err(error) => {
-                    (self.on_fatal)(FatalError { doing: "applying committed entries", cause: Box::new(error) });
+                    (self.on_fatal)(FatalError {
+                        doing: "applying committed entries",
+                        cause: Box::new(error),
+                    });
                     return;
                 }
             };
-            self.metrics.apply_run_seconds.observe(start.elapsed().as_secs_f64());
+            self.metrics
+                .apply_run_seconds
+                .observe(start.elapsed().as_secs_f64());
             self.metrics.applied_entries.inc_by(entries);
             if !applied.is_empty() {
                 self.inbox.control(Control::Applied(applied));
@@ -64,7 +72,9 @@ impl<E: Engine> ApplyWorker<E> {
 /// The region a task is for.
 pub(super) fn region_of(task: &ApplyTask) -> RegionId {
     match task {
-        ApplyTask::Open(region) | ApplyTask::Close(region) | ApplyTask::Entries { region, .. } => *region,
+        ApplyTask::Open(region) | ApplyTask::Close(region) | ApplyTask::Entries { region, .. } => {
+            *region
+        }
     }
 }
 

@@ -33,7 +33,10 @@ impl<E: Engine> Background<E> {
                 task => match store::task::run(&self.engine, task) {
                     Ok(done) => done,
                     Err(error) => {
-                        (self.on_fatal)(FatalError { doing: "a background task", cause: Box::new(error) });
+                        (self.on_fatal)(FatalError {
+                            doing: "a background task",
+                            cause: Box::new(error),
+                        });
                         return;
                     }
                 },

@@ -26,10 +26,12 @@ pub fn exit_process() -> OnFatal {
         tracing::error!(error = %text, "stopping: storage failed");
         eprintln!("pontoon: stopping: {text}");
         // Exit handlers of linked libraries may wait for threads that are stuck in the failed disk.
-        let watchdog = std::thread::Builder::new().name("watchdog".to_owned()).spawn(|| {
-            std::thread::sleep(Duration::from_millis(500));
-            std::process::abort();
-        });
+        let watchdog = std::thread::Builder::new()
+            .name("watchdog".to_owned())
+            .spawn(|| {
+                std::thread::sleep(Duration::from_millis(500));
+                std::process::abort();
+            });
         if watchdog.is_err() {
             std::process::abort();
         }

@@ -24,7 +24,9 @@ pub struct Handle<E: Engine> {
 
 impl<E: Engine> Clone for Handle<E> {
     fn clone(&self) -> Self {
-        Handle { shared: self.shared.clone() }
+        Handle {
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -49,7 +51,12 @@ struct Shared<E> {
 
 impl<E: Engine> Handle<E> {
     pub(super) fn new(parts: Parts<E>) -> Self {
-        Handle { shared: Arc::new(Shared { parts, in_work: AtomicUsize::new(0) }) }
+        Handle {
+            shared: Arc::new(Shared {
+                parts,
+                in_work: AtomicUsize::new(0),
+            }),
+        }
     }
 
     /// Proposes operations as one request and waits until they are applied. Their results come in their order.
@@ -57,8 +64,13 @@ impl<E: Engine> Handle<E> {
     /// # Errors
     /// The refusal. [`Refusal::Unknown`] means that the operations may be applied later; every other refusal means that
     /// nothing happened and nothing will.
-    pub async fn propose(&self, target: Target, operations: Vec<Operation>) -> Result<Vec<OperationResult>, Refusal> {
-        let bytes = operations.iter().map(Message::encoded_len).sum::<usize>() + std::mem::size_of::<Request>();
+    pub async fn propose(
+        &self,
+        target: Target,
+        operations: Vec<Operation>,
+    ) -> Result<Vec<OperationResult>, Refusal> {
+        let bytes = operations.iter().map(Message::encoded_len).sum::<usize>()
+            + std::mem::size_of::<Request>();
         let _budget = self.budget(bytes)?;
         let (reply, answer) = oneshot::channel();
         self.submit(target, RequestKind::Propose(operations, reply), bytes)?;
@@ -75,9 +87,15 @@ impl<E: Engine> Handle<E> {
         let (reply, answer) = oneshot::channel();
         self.submit(target.clone(), RequestKind::Read(reply), bytes)?;
         // A node that stops drops what waits; nothing was read, and another peer will lead.
-        answer.await.unwrap_or(Err(Refusal::NotLeader { region: target.region, leader: None }))?;
+        answer.await.unwrap_or(Err(Refusal::NotLeader {
+            region: target.region,
+            leader: None,
+        }))?;
         drop(budget);
-        Ok(Permit { handle: self.clone(), target })
+        Ok(Permit {
+            handle: self.clone(),
+            target,
+        })
     }
 
     /// A view of the engine in which a read of `target` is linearizable, with the region as it was when the view was
@@ -169,7 +187,12 @@ impl<E: Engine> Handle<E> {
     }
 
     fn submit(&self, target: Target, kind: RequestKind, bytes: usize) -> Result<(), Refusal> {
-        let request = Request { target, kind, arrived: Instant::now(), bytes };
+        let request = Request {
+            target,
+            kind,
+            arrived: Instant::now(),
+            bytes,
+        };
         self.shared.parts.inbox.request(request)
     }
 
@@ -179,7 +202,9 @@ impl<E: Engine> Handle<E> {
         let budget = Budget { in_work, bytes };
         // One request always fits, however large.
         if before > 0 && before + bytes > self.shared.parts.request_bytes_max {
-            return Err(Refusal::Busy { reason: "too many bytes of requests are in work" });
+            return Err(Refusal::Busy {
+                reason: "too many bytes of requests are in work",
+            });
         }
         Ok(budget)
     }
@@ -225,7 +250,10 @@ impl<E: Engine> Permit<E> {
     ///
     /// # Errors
     /// The refusal, when the region gave the keys away meanwhile.
-    pub fn get_many(self, keys: &[Bytes]) -> Result<Result<Vec<Option<Bytes>>, engine::Error>, Refusal> {
+    pub fn get_many(
+        self,
+        keys: &[Bytes],
+    ) -> Result<Result<Vec<Option<Bytes>>, engine::Error>, Refusal> {
         let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
         let values = self.handle.engine().get_many(Family::State, &keys);
         self.recheck()?;
@@ -245,7 +273,10 @@ impl<E: Engine> Permit<E> {
     /// Checks the region again, after the engine was read (LIVENESS B5). Who leads does not matter any more, only that the
     /// range is still ours: a split published meanwhile moved keys away that others may have written since.
     fn recheck(&self) -> Result<Arc<RegionView>, Refusal> {
-        let region = self.handle.region(self.target.region).ok_or(Refusal::RegionNotFound(self.target.region))?;
+        let region = self
+            .handle
+            .region(self.target.region)
+            .ok_or(Refusal::RegionNotFound(self.target.region))?;
         check_range(&region, &self.target)?;
         Ok(region)
     }
@@ -265,18 +296,29 @@ fn check_range(view: &RegionView, target: &Target) -> Result<(), Refusal> {
         None => true,
     };
     let holds = match &target.keys {
-        Keys::Points(keys) => keys.iter().all(|key| store::keys::contains(&region.start_key, &region.end_key, key)),
+        Keys::Points(keys) => keys
+            .iter()
+            .all(|key| store::keys::contains(&region.start_key, &region.end_key, key)),
         Keys::Range(start, end) => {
             same_version && store::keys::covers(&region.start_key, &region.end_key, start, end)
         }
         Keys::Clamped => same_version,
     };
-    if holds { Ok(()) } else { Err(Refusal::EpochNotMatch { current: vec![region.clone()] }) }
+    if holds {
+        Ok(())
+    } else {
+        Err(Refusal::EpochNotMatch {
+            current: vec![region.clone()],
+        })
+    }
 }
 
 fn keys_bytes(keys: &Keys) -> usize {
     match keys {
-        Keys::Points(keys) => keys.iter().map(|key| key.len() + std::mem::size_of::<Bytes>()).sum(),
+        Keys::Points(keys) => keys
+            .iter()
+            .map(|key| key.len() + std::mem::size_of::<Bytes>())
+            .sum(),
         Keys::Range(start, end) => start.len() + end.len(),
         Keys::Clamped => 0,
     }

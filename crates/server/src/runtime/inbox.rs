@@ -54,7 +54,10 @@ pub(super) struct Request {
 /// The two kinds of request with their answers.
 pub(super) enum RequestKind {
     /// Operations to propose.
-    Propose(Vec<proto::pontoon::v1::Operation>, oneshot::Sender<Result<Vec<OperationResult>, Refusal>>),
+    Propose(
+        Vec<proto::pontoon::v1::Operation>,
+        oneshot::Sender<Result<Vec<OperationResult>, Refusal>>,
+    ),
     /// The right to read at a linearizable point.
     Read(oneshot::Sender<Result<(), Refusal>>),
 }
@@ -104,7 +107,11 @@ pub(super) enum Admit {
 
 impl Inbox {
     pub fn new(limits: Limits) -> Self {
-        Inbox { limits, lanes: Mutex::default(), ready: Condvar::new() }
+        Inbox {
+            limits,
+            lanes: Mutex::default(),
+            ready: Condvar::new(),
+        }
     }
 
     /// Queues a completion or a command.
@@ -134,13 +141,22 @@ impl Inbox {
     pub fn request(&self, request: Request) -> Result<(), Refusal> {
         let mut lanes = self.lock();
         if lanes.closed {
-            return Err(Refusal::NotLeader { region: request.target.region, leader: None });
+            return Err(Refusal::NotLeader {
+                region: request.target.region,
+                leader: None,
+            });
         }
         if lanes.requests.len() >= self.limits.requests_max {
-            return Err(Refusal::Busy { reason: "too many requests are waiting" });
+            return Err(Refusal::Busy {
+                reason: "too many requests are waiting",
+            });
         }
-        if lanes.request_bytes + request.bytes > self.limits.request_bytes_max && !lanes.requests.is_empty() {
-            return Err(Refusal::Busy { reason: "too many bytes of requests are waiting" });
+        if lanes.request_bytes + request.bytes > self.limits.request_bytes_max
+            && !lanes.requests.is_empty()
+        {
+            return Err(Refusal::Busy {
+                reason: "too many bytes of requests are waiting",
+            });
         }
         lanes.request_bytes += request.bytes;
         lanes.requests.push(request);
@@ -153,13 +169,17 @@ impl Inbox {
         let mut lanes = self.lock();
         loop {
             let some = !lanes.control.is_empty()
-                || admit == Admit::Everything && !(lanes.frames.is_empty() && lanes.requests.is_empty());
+                || admit == Admit::Everything
+                    && !(lanes.frames.is_empty() && lanes.requests.is_empty());
             let left = deadline.saturating_duration_since(Instant::now());
             if some || left.is_zero() {
                 lanes.sleeping = None;
                 let control = std::mem::take(&mut lanes.control);
                 if admit == Admit::ControlOnly {
-                    return Turn { control, ..Turn::default() };
+                    return Turn {
+                        control,
+                        ..Turn::default()
+                    };
                 }
                 lanes.frame_bytes = 0;
                 lanes.request_bytes = 0;
@@ -170,7 +190,11 @@ impl Inbox {
                 };
             }
             lanes.sleeping = Some(admit);
-            lanes = self.ready.wait_timeout(lanes, left).expect("no holder of the lock panics").0;
+            lanes = self
+                .ready
+                .wait_timeout(lanes, left)
+                .expect("no holder of the lock panics")
+                .0;
         }
     }
 
@@ -212,30 +236,63 @@ mod tests {
     use super::*;
 
     fn inbox() -> Inbox {
-        Inbox::new(Limits { frame_bytes_max: 100, requests_max: 2, request_bytes_max: 100 })
+        Inbox::new(Limits {
+            frame_bytes_max: 100,
+            requests_max: 2,
+            request_bytes_max: 100,
+        })
     }
 
     fn read(bytes: usize) -> Request {
-        let target = Target { region: RegionId(1), peer: None, epoch: None, keys: Keys::Clamped };
-        Request { target, kind: RequestKind::Read(oneshot::channel().0), arrived: Instant::now(), bytes }
+        let target = Target {
+            region: RegionId(1),
+            peer: None,
+            epoch: None,
+            keys: Keys::Clamped,
+        };
+        Request {
+            target,
+            kind: RequestKind::Read(oneshot::channel().0),
+            arrived: Instant::now(),
+            bytes,
+        }
     }
 
     #[test]
     fn full_lanes_refuse_and_control_passes() {
         let inbox = inbox();
         assert!(inbox.request(read(60)).is_ok());
-        assert_eq!(inbox.request(read(60)), Err(Refusal::Busy { reason: "too many bytes of requests are waiting" }));
+        assert_eq!(
+            inbox.request(read(60)),
+            Err(Refusal::Busy {
+                reason: "too many bytes of requests are waiting"
+            })
+        );
         assert!(inbox.request(read(1)).is_ok());
-        assert_eq!(inbox.request(read(1)), Err(Refusal::Busy { reason: "too many requests are waiting" }));
-        assert!(inbox.frame(StoreId(2), Frame::default(), 1000), "one frame always fits, however large");
+        assert_eq!(
+            inbox.request(read(1)),
+            Err(Refusal::Busy {
+                reason: "too many requests are waiting"
+            })
+        );
+        assert!(
+            inbox.frame(StoreId(2), Frame::default(), 1000),
+            "one frame always fits, however large"
+        );
         assert!(!inbox.frame(StoreId(2), Frame::default(), 1));
         inbox.control(Control::LogWritten(1));
 
         let deadline = Instant::now() + Duration::from_secs(10);
         let turn = inbox.take(deadline, Admit::ControlOnly);
-        assert_eq!((turn.control.len(), turn.frames.len(), turn.requests.len()), (1, 0, 0));
+        assert_eq!(
+            (turn.control.len(), turn.frames.len(), turn.requests.len()),
+            (1, 0, 0)
+        );
         let turn = inbox.take(deadline, Admit::Everything);
-        assert_eq!((turn.control.len(), turn.frames.len(), turn.requests.len()), (0, 1, 2));
+        assert_eq!(
+            (turn.control.len(), turn.frames.len(), turn.requests.len()),
+            (0, 1, 2)
+        );
         assert!(inbox.request(read(60)).is_ok(), "taking makes room");
     }
 
@@ -243,7 +300,10 @@ mod tests {
     fn the_deadline_ends_the_wait_though_data_is_held_back() {
         let inbox = inbox();
         assert!(inbox.request(read(1)).is_ok());
-        let turn = inbox.take(Instant::now() + Duration::from_millis(1), Admit::ControlOnly);
+        let turn = inbox.take(
+            Instant::now() + Duration::from_millis(1),
+            Admit::ControlOnly,
+        );
         assert!(turn.control.is_empty() && turn.requests.is_empty());
     }
 
@@ -251,6 +311,12 @@ mod tests {
     fn a_closed_inbox_takes_no_request() {
         let inbox = inbox();
         inbox.close();
-        assert_eq!(inbox.request(read(1)), Err(Refusal::NotLeader { region: RegionId(1), leader: None }));
+        assert_eq!(
+            inbox.request(read(1)),
+            Err(Refusal::NotLeader {
+                region: RegionId(1),
+                leader: None
+            })
+        );
     }
 }

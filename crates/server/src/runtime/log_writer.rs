@@ -37,7 +37,9 @@ impl<E: Engine> LogWriter<E> {
         loop {
             let taken = match unsynced {
                 None => self.queue.take(),
-                Some((_, since)) => self.queue.take_within(UNSYNCED_MAX.saturating_sub(since.elapsed())),
+                Some((_, since)) => self
+                    .queue
+                    .take_within(UNSYNCED_MAX.saturating_sub(since.elapsed())),
             };
             let Some(batches) = taken else {
                 if unsynced.is_some() {
@@ -45,10 +47,14 @@ impl<E: Engine> LogWriter<E> {
                 }
                 return;
             };
+            self.metrics
+                .log_joined_batches
+                .observe(batches.len() as f64);
             let joined = Joined::new(batches);
             let bytes = joined.bytes;
             let last = joined.last.or(unsynced.map(|(sequence, _)| sequence));
-            let due = joined.sync || unsynced.is_some_and(|(_, since)| since.elapsed() >= UNSYNCED_MAX);
+            let due =
+                joined.sync || unsynced.is_some_and(|(_, since)| since.elapsed() >= UNSYNCED_MAX);
             if !self.write(joined.changes) {
                 return;
             }
@@ -82,11 +88,22 @@ impl<E: Engine> LogWriter<E> {
         }
         let bytes = changes.iter().map(change_bytes).sum();
         let start = Instant::now();
-        if let Err(error) = self.engine.write(Batch { family: Family::Log, changes }, Logging::On) {
-            (self.on_fatal)(FatalError { doing: "writing the log", cause: Box::new(error) });
+        if let Err(error) = self.engine.write(
+            Batch {
+                family: Family::Log,
+                changes,
+            },
+            Logging::On,
+        ) {
+            (self.on_fatal)(FatalError {
+                doing: "writing the log",
+                cause: Box::new(error),
+            });
             return false;
         }
-        self.metrics.log_write_seconds.observe(start.elapsed().as_secs_f64());
+        self.metrics
+            .log_write_seconds
+            .observe(start.elapsed().as_secs_f64());
         self.metrics.log_written_bytes.inc_by(bytes);
         true
     }
@@ -94,10 +111,15 @@ impl<E: Engine> LogWriter<E> {
     fn sync_or_stop(&self) -> bool {
         let start = Instant::now();
         if let Err(error) = self.engine.sync() {
-            (self.on_fatal)(FatalError { doing: "syncing the log", cause: Box::new(error) });
+            (self.on_fatal)(FatalError {
+                doing: "syncing the log",
+                cause: Box::new(error),
+            });
             return false;
         }
-        self.metrics.log_sync_seconds.observe(start.elapsed().as_secs_f64());
+        self.metrics
+            .log_sync_seconds
+            .observe(start.elapsed().as_secs_f64());
         true
     }
 }
@@ -113,10 +135,24 @@ struct Joined {
 
 impl Joined {
     fn new(batches: Vec<(LogBatch, u64)>) -> Joined {
-        let mut joined = Joined { changes: Vec::new(), then: Vec::new(), last: None, sync: false, bytes: 0 };
+        let mut joined = Joined {
+            changes: Vec::new(),
+            then: Vec::new(),
+            last: None,
+            sync: false,
+            bytes: 0,
+        };
         for (batch, bytes) in batches {
-            assert_eq!(batch.batch.family, Family::Log, "a log batch touches the log alone (STORAGE §2)");
-            assert!(joined.last < Some(batch.sequence), "log batch {} is out of order", batch.sequence);
+            assert_eq!(
+                batch.batch.family,
+                Family::Log,
+                "a log batch touches the log alone (STORAGE §2)"
+            );
+            assert!(
+                joined.last < Some(batch.sequence),
+                "log batch {} is out of order",
+                batch.sequence
+            );
             joined.last = Some(batch.sequence);
             joined.sync |= batch.sync || !batch.then.is_empty();
             joined.bytes += bytes;

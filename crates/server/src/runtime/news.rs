@@ -28,7 +28,10 @@ pub struct NewsBatch {
 impl NewsBatch {
     /// Whether there is nothing to tell.
     pub fn is_empty(&self) -> bool {
-        self.reports.is_empty() && self.splits.is_empty() && self.orders.is_empty() && self.ids_wanted == 0
+        self.reports.is_empty()
+            && self.splits.is_empty()
+            && self.orders.is_empty()
+            && self.ids_wanted == 0
     }
 }
 
@@ -44,7 +47,8 @@ impl News {
     pub async fn take(&self) -> NewsBatch {
         loop {
             let written = self.written.notified();
-            let batch = std::mem::take(&mut *self.batch.lock().expect("no holder of the lock panics"));
+            let batch =
+                std::mem::take(&mut *self.batch.lock().expect("no holder of the lock panics"));
             if !batch.is_empty() {
                 return batch;
             }
@@ -89,7 +93,10 @@ mod tests {
 
     fn report(region: u64, term: u64, written_bytes: u64) -> RegionReport {
         RegionReport {
-            region: metapb::Region { id: region, ..Default::default() },
+            region: metapb::Region {
+                id: region,
+                ..Default::default()
+            },
             leader: metapb::Peer::default(),
             term,
             down: Vec::new(),
@@ -107,7 +114,13 @@ mod tests {
         news.add(vec![report(1, 6, 30)], vec![], vec![], 64);
         let batch = news.take().await;
         assert_eq!(batch.reports.len(), 2);
-        assert_eq!((batch.reports[&RegionId(1)].term, batch.reports[&RegionId(1)].written_bytes), (6, 40));
+        assert_eq!(
+            (
+                batch.reports[&RegionId(1)].term,
+                batch.reports[&RegionId(1)].written_bytes
+            ),
+            (6, 40)
+        );
         assert_eq!(batch.ids_wanted, 64);
     }
 

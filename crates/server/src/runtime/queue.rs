@@ -27,7 +27,11 @@ struct State<T> {
 impl<T> Default for Queue<T> {
     fn default() -> Self {
         Queue {
-            state: Mutex::new(State { items: Vec::new(), closed: false, waiting: false }),
+            state: Mutex::new(State {
+                items: Vec::new(),
+                closed: false,
+                waiting: false,
+            }),
             ready: Condvar::new(),
             bytes: AtomicU64::new(0),
         }
@@ -61,7 +65,10 @@ impl<T> Queue<T> {
                 return None;
             }
             state.waiting = true;
-            state = self.ready.wait(state).expect("no holder of the lock panics");
+            state = self
+                .ready
+                .wait(state)
+                .expect("no holder of the lock panics");
         }
     }
 
@@ -82,7 +89,11 @@ impl<T> Queue<T> {
                 return Some(Vec::new());
             }
             state.waiting = true;
-            state = self.ready.wait_timeout(state, left).expect("no holder of the lock panics").0;
+            state = self
+                .ready
+                .wait_timeout(state, left)
+                .expect("no holder of the lock panics")
+                .0;
         }
     }
 
@@ -102,7 +113,10 @@ impl<T> Queue<T> {
                 return None;
             }
             state.waiting = true;
-            state = self.ready.wait(state).expect("no holder of the lock panics");
+            state = self
+                .ready
+                .wait(state)
+                .expect("no holder of the lock panics");
         }
     }
 
@@ -174,7 +188,10 @@ mod tests {
         for item in 0..3 {
             queue.push(item, 0);
         }
-        let mut taken: Vec<_> = readers.into_iter().map(|reader| reader.join().expect("the reader ends")).collect();
+        let mut taken: Vec<_> = readers
+            .into_iter()
+            .map(|reader| reader.join().expect("the reader ends"))
+            .collect();
         taken.sort_unstable();
         assert_eq!(taken, [Some(0), Some(1), Some(2)]);
     }

@@ -31,7 +31,11 @@ struct Line {
 
 impl Network for Line {
     fn send(&self, to: StoreId, frame: Frame) {
-        let nodes = self.board.nodes.lock().expect("no test panics with the lock");
+        let nodes = self
+            .board
+            .nodes
+            .lock()
+            .expect("no test panics with the lock");
         if let Some(node) = nodes.get(&to) {
             node.frame(self.from, frame);
         }
@@ -62,19 +66,32 @@ struct Cluster {
 
 impl Cluster {
     fn start(stores: u64) -> Cluster {
-        let peers = (1..=stores).map(|id| metapb::Peer { id: 10 + id, store_id: id, ..Default::default() });
+        let peers = (1..=stores).map(|id| metapb::Peer {
+            id: 10 + id,
+            store_id: id,
+            ..Default::default()
+        });
         let region = metapb::Region {
             id: REGION.0,
-            region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 1 }),
+            region_epoch: Some(metapb::RegionEpoch {
+                conf_ver: 1,
+                version: 1,
+            }),
             peers: peers.collect(),
             ..Default::default()
         };
         let (board, failure) = (Arc::new(Switchboard::default()), Failure::default());
-        let mut cluster = Cluster { board, nodes: BTreeMap::new(), engines: BTreeMap::new(), failure };
+        let mut cluster = Cluster {
+            board,
+            nodes: BTreeMap::new(),
+            engines: BTreeMap::new(),
+            failure,
+        };
         for id in (1..=stores).map(StoreId) {
             let engine = MemoryEngine::new();
             store::identity::create(&engine, 1, id, 1).expect("an empty engine");
-            store::identity::bootstrap(&engine, std::slice::from_ref(&region)).expect("an identity is there");
+            store::identity::bootstrap(&engine, std::slice::from_ref(&region))
+                .expect("an identity is there");
             cluster.start_node(id, engine);
         }
         cluster
@@ -83,25 +100,49 @@ impl Cluster {
     fn start_node(&mut self, id: StoreId, engine: MemoryEngine) {
         let identity = store::identity::bump_boot(&engine).expect("an identity is there");
         // Fast, so that tests do not wait for elections.
-        let raft = raft::Options { election_ticks: 10, heartbeat_ticks: 2, ..Default::default() };
-        let options = store::Options { raft, seed: id.0 * 1000 + identity.boot, ids_low: 0, ..Default::default() };
+        let raft = raft::Options {
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            ..Default::default()
+        };
+        let options = store::Options {
+            raft,
+            seed: id.0 * 1000 + identity.boot,
+            ids_low: 0,
+            ..Default::default()
+        };
         let store = store::Store::open(engine.clone(), options).expect("a sound engine");
         let node = Node::start(
             store,
             engine.clone(),
-            Arc::new(Line { from: id, board: self.board.clone() }),
-            &Options { tick: Duration::from_millis(5), appliers: 2, ..Default::default() },
+            Arc::new(Line {
+                from: id,
+                board: self.board.clone(),
+            }),
+            &Options {
+                tick: Duration::from_millis(5),
+                appliers: 2,
+                ..Default::default()
+            },
             Arc::new(Metrics::new()),
             self.failure.on_fatal(),
         )
         .expect("threads");
-        self.board.nodes.lock().expect("no test panics with the lock").insert(id, node.handle());
+        self.board
+            .nodes
+            .lock()
+            .expect("no test panics with the lock")
+            .insert(id, node.handle());
         self.nodes.insert(id, node);
         self.engines.insert(id, engine);
     }
 
     fn stop(&mut self, id: StoreId) {
-        self.board.nodes.lock().expect("no test panics with the lock").remove(&id);
+        self.board
+            .nodes
+            .lock()
+            .expect("no test panics with the lock")
+            .remove(&id);
         self.nodes.remove(&id).expect("the node runs").stop();
     }
 
@@ -117,16 +158,27 @@ impl Cluster {
     async fn leader_other_than(&self, not: Option<StoreId>) -> (StoreId, Handle<MemoryEngine>) {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            let waits: Vec<_> = self.nodes.iter().map(|(id, node)| (*id, node.handle())).collect();
+            let waits: Vec<_> = self
+                .nodes
+                .iter()
+                .map(|(id, node)| (*id, node.handle()))
+                .collect();
             for (id, node) in &waits {
-                let leads = node.region(REGION).is_some_and(|view| view.role == Role::Leader);
+                let leads = node
+                    .region(REGION)
+                    .is_some_and(|view| view.role == Role::Leader);
                 if leads && Some(*id) != not {
                     return (*id, node.clone());
                 }
             }
             assert!(Instant::now() < deadline, "nobody leads");
-            let any = waits.iter().map(|(_, node)| Box::pin(node.views().changed()));
-            drop(tokio::time::timeout(Duration::from_millis(100), futures::future::select_all(any)).await);
+            let any = waits
+                .iter()
+                .map(|(_, node)| Box::pin(node.views().changed()));
+            drop(
+                tokio::time::timeout(Duration::from_millis(100), futures::future::select_all(any))
+                    .await,
+            );
         }
     }
 
@@ -139,18 +191,35 @@ impl Cluster {
 }
 
 fn target(key: &str) -> Target {
-    Target { region: REGION, peer: None, epoch: None, keys: Keys::Points(vec![Bytes::copy_from_slice(key.as_bytes())]) }
+    Target {
+        region: REGION,
+        peer: None,
+        epoch: None,
+        keys: Keys::Points(vec![Bytes::copy_from_slice(key.as_bytes())]),
+    }
 }
 
 fn put(key: &str, value: &str) -> Vec<Operation> {
-    let put = Put { key: Bytes::copy_from_slice(key.as_bytes()), value: Bytes::copy_from_slice(value.as_bytes()), expires_at: 0 };
-    vec![Operation { kind: Some(operation::Kind::Put(put)) }]
+    let put = Put {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        expires_at: 0,
+    };
+    vec![Operation {
+        kind: Some(operation::Kind::Put(put)),
+    }]
 }
 
 async fn get(node: &Handle<MemoryEngine>, key: &str) -> Result<Option<Bytes>, Refusal> {
     let permit = node.permit(target(key)).await?;
-    let value = permit.get(&store::keys::data(key.as_bytes()))?.expect("memory does not fail");
-    Ok(value.map(|value| store::value::decode(value).expect("written by the applier").value))
+    let value = permit
+        .get(&store::keys::data(key.as_bytes()))?
+        .expect("memory does not fail");
+    Ok(value.map(|value| {
+        store::value::decode(value)
+            .expect("written by the applier")
+            .value
+    }))
 }
 
 #[tokio::test]
@@ -158,12 +227,18 @@ async fn what_was_acknowledged_is_read() {
     let cluster = Cluster::start(1);
     let node = cluster.leader().await;
     assert_eq!(get(&node, "k").await, Ok(None));
-    assert_eq!(node.propose(target("k"), put("k", "v")).await, Ok(vec![OperationResult::Done]));
+    assert_eq!(
+        node.propose(target("k"), put("k", "v")).await,
+        Ok(vec![OperationResult::Done])
+    );
     assert_eq!(get(&node, "k").await, Ok(Some("v".into())));
 
     let delete = operation::Kind::Delete(Delete { key: "k".into() });
     let both = [put("j", "w"), vec![Operation { kind: Some(delete) }]].concat();
-    assert_eq!(node.propose(target("k"), both).await, Ok(vec![OperationResult::Done, OperationResult::Done]));
+    assert_eq!(
+        node.propose(target("k"), both).await,
+        Ok(vec![OperationResult::Done, OperationResult::Done])
+    );
     assert_eq!(get(&node, "k").await, Ok(None));
     assert_eq!(get(&node, "j").await, Ok(Some("w".into())));
     assert_eq!(node.request_bytes(), 0, "nothing is in work");
@@ -174,7 +249,11 @@ async fn what_was_acknowledged_is_read() {
 async fn writes_of_many_clients_share_syncs() {
     let cluster = Cluster::start(3);
     let node = cluster.leader().await;
-    let before = cluster.engines.values().map(|engine| engine.statistics().syncs).sum::<u64>();
+    let before = cluster
+        .engines
+        .values()
+        .map(|engine| engine.statistics().syncs)
+        .sum::<u64>();
     let writes = (0..500).map(|number| {
         let node = node.clone();
         async move {
@@ -185,7 +264,12 @@ async fn writes_of_many_clients_share_syncs() {
     for result in futures::future::join_all(writes).await {
         assert_eq!(result, Ok(vec![OperationResult::Done]));
     }
-    let syncs = cluster.engines.values().map(|engine| engine.statistics().syncs).sum::<u64>() - before;
+    let syncs = cluster
+        .engines
+        .values()
+        .map(|engine| engine.statistics().syncs)
+        .sum::<u64>()
+        - before;
     assert!(syncs < 500, "{syncs} syncs for 500 writes on three stores");
     assert_eq!(get(&node, "key-499").await, Ok(Some("v".into())));
     cluster.end();
@@ -195,17 +279,26 @@ async fn writes_of_many_clients_share_syncs() {
 async fn another_leads_after_one_stops_and_nothing_is_lost() {
     let mut cluster = Cluster::start(3);
     let (id, node) = cluster.leader_other_than(None).await;
-    assert_eq!(node.propose(target("k"), put("k", "v")).await, Ok(vec![OperationResult::Done]));
+    assert_eq!(
+        node.propose(target("k"), put("k", "v")).await,
+        Ok(vec![OperationResult::Done])
+    );
     cluster.stop(id);
     let refused = node.propose(target("k"), put("k", "w")).await;
-    assert!(matches!(refused, Err(Refusal::NotLeader { .. })), "a stopped node takes nothing: {refused:?}");
+    assert!(
+        matches!(refused, Err(Refusal::NotLeader { .. })),
+        "a stopped node takes nothing: {refused:?}"
+    );
 
     let (_, other) = cluster.leader_other_than(Some(id)).await;
     assert_eq!(get(&other, "k").await, Ok(Some("v".into())));
 
     let engine = cluster.engines[&id].reopen().expect("memory does not fail");
     cluster.start_node(id, engine);
-    assert_eq!(other.propose(target("k"), put("k", "w")).await, Ok(vec![OperationResult::Done]));
+    assert_eq!(
+        other.propose(target("k"), put("k", "w")).await,
+        Ok(vec![OperationResult::Done])
+    );
     cluster.end();
 }
 
@@ -217,7 +310,10 @@ async fn a_follower_names_the_leader() {
     assert!(node.propose(target("k"), put("k", "v")).await.is_ok());
     let mut named = 0;
     for follower in cluster.handles() {
-        if let Err(Refusal::NotLeader { leader: Some(peer), .. }) = follower.propose(target("k"), put("k", "v")).await {
+        if let Err(Refusal::NotLeader {
+            leader: Some(peer), ..
+        }) = follower.propose(target("k"), put("k", "v")).await
+        {
             assert_eq!(StoreId(peer.store_id), leader);
             named += 1;
         }
@@ -244,7 +340,10 @@ async fn a_failed_sync_stops_the_node_and_acknowledges_nothing() {
     cluster.engines[&StoreId(1)].fail_next(Fault::Sync);
     let write = node.propose(target("k"), put("k", "w"));
     let answered = tokio::time::timeout(Duration::from_millis(500), write).await;
-    assert!(answered.is_err(), "acknowledged after a failed sync: {answered:?}");
+    assert!(
+        answered.is_err(),
+        "acknowledged after a failed sync: {answered:?}"
+    );
     let failure = cluster.failure.0.get().expect("the failure is told");
     assert_eq!(failure.doing, "syncing the log");
     cluster.end();
@@ -257,7 +356,10 @@ async fn a_failed_write_names_its_cause() {
     cluster.engines[&StoreId(1)].fail_next(Fault::Write);
     let write = node.propose(target("k"), put("k", "w"));
     let answered = tokio::time::timeout(Duration::from_millis(500), write).await;
-    assert!(!matches!(answered, Ok(Ok(_))), "acknowledged after a failed write");
+    assert!(
+        !matches!(answered, Ok(Ok(_))),
+        "acknowledged after a failed write"
+    );
     let failure = cluster.failure.0.get().expect("the failure is told");
     assert!(crate::exit::chain(failure).contains("failed"), "{failure}");
     cluster.end();
@@ -270,9 +372,15 @@ async fn a_request_that_passes_the_byte_limit_is_refused_as_busy() {
     let large = "v".repeat(7 << 20);
     let writes = (0..40).map(|_| node.propose(target("k"), put("k", &large)));
     let results = futures::future::join_all(writes).await;
-    let busy = results.iter().filter(|result| matches!(result, Err(Refusal::Busy { .. }))).count();
+    let busy = results
+        .iter()
+        .filter(|result| matches!(result, Err(Refusal::Busy { .. })))
+        .count();
     assert!(busy > 0, "280 MiB at once pass a limit of 128 MiB");
     assert!(results.iter().any(Result::is_ok), "what fits is done");
-    assert!(node.propose(target("k"), put("k", "small")).await.is_ok(), "room comes back");
+    assert!(
+        node.propose(target("k"), put("k", "small")).await.is_ok(),
+        "room comes back"
+    );
     cluster.end();
 }

@@ -32,19 +32,29 @@ impl Views {
     /// The view of the region that owns a key here.
     pub fn find(&self, key: &[u8]) -> Option<Arc<RegionView>> {
         let ranges = self.ranges.read().expect("no holder of the lock panics");
-        let (_, view) = ranges.range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key))).next_back()?;
+        let (_, view) = ranges
+            .range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key)))
+            .next_back()?;
         let end = &view.region.end_key;
         (end.is_empty() || key < &end[..]).then(|| view.clone())
     }
 
     /// The views of all regions that own a range, in the order of their ranges.
     pub fn owners(&self) -> Vec<Arc<RegionView>> {
-        self.ranges.read().expect("no holder of the lock panics").values().cloned().collect()
+        self.ranges
+            .read()
+            .expect("no holder of the lock panics")
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// All views, uninitialized regions included, in no order.
     pub fn all(&self) -> Vec<Arc<RegionView>> {
-        self.regions.iter().map(|entry| entry.value().clone()).collect()
+        self.regions
+            .iter()
+            .map(|entry| entry.value().clone())
+            .collect()
     }
 
     /// Number of regions.
@@ -98,15 +108,21 @@ impl Views {
     }
 
     fn remove(&self, id: RegionId) {
-        let Some((_, old)) = self.regions.remove(&id) else { return };
+        let Some((_, old)) = self.regions.remove(&id) else {
+            return;
+        };
         self.count(Some(&old), None);
         if old.owns_range {
-            remove_range(&mut self.ranges.write().expect("no holder of the lock panics"), &old);
+            remove_range(
+                &mut self.ranges.write().expect("no holder of the lock panics"),
+                &old,
+            );
         }
     }
 
     fn count(&self, old: Option<&RegionView>, new: Option<&RegionView>) {
-        let leads = |view: Option<&RegionView>| view.is_some_and(|view| view.role == raft::Role::Leader);
+        let leads =
+            |view: Option<&RegionView>| view.is_some_and(|view| view.role == raft::Role::Leader);
         match (leads(old), leads(new)) {
             (false, true) => self.leaders.fetch_add(1, Ordering::Relaxed),
             (true, false) => self.leaders.fetch_sub(1, Ordering::Relaxed),
@@ -117,7 +133,10 @@ impl Views {
 
 /// Takes a region's range out, unless another region starts there by now (a split child, say, published first).
 fn remove_range(ranges: &mut BTreeMap<Bytes, Arc<RegionView>>, view: &RegionView) {
-    if ranges.get(&view.region.start_key).is_some_and(|present| present.region.id == view.region.id) {
+    if ranges
+        .get(&view.region.start_key)
+        .is_some_and(|present| present.region.id == view.region.id)
+    {
         ranges.remove(&view.region.start_key);
     }
 }
@@ -154,14 +173,23 @@ mod tests {
         let views = Views::default();
         assert_eq!(owner(&views, "a"), None);
         views.publish(vec![view(1, "", "", Role::Leader)]);
-        assert_eq!((owner(&views, ""), owner(&views, "zzz")), (Some(1), Some(1)));
+        assert_eq!(
+            (owner(&views, ""), owner(&views, "zzz")),
+            (Some(1), Some(1))
+        );
         assert_eq!(views.leaders(), 1);
 
-        views.publish(vec![view(1, "", "m", Role::Leader), view(2, "m", "", Role::Leader)]);
+        views.publish(vec![
+            view(1, "", "m", Role::Leader),
+            view(2, "m", "", Role::Leader),
+        ]);
         assert_eq!((owner(&views, "l"), owner(&views, "m")), (Some(1), Some(2)));
         assert_eq!(views.leaders(), 2);
 
-        views.publish(vec![view(2, "m", "", Role::Follower), ViewChange::Removed(RegionId(1))]);
+        views.publish(vec![
+            view(2, "m", "", Role::Follower),
+            ViewChange::Removed(RegionId(1)),
+        ]);
         assert_eq!((owner(&views, "l"), owner(&views, "m")), (None, Some(2)));
         assert_eq!((views.leaders(), views.len()), (0, 1));
     }
@@ -170,7 +198,10 @@ mod tests {
     fn a_region_that_took_the_start_key_keeps_it_when_the_old_owner_goes() {
         let views = Views::default();
         views.publish(vec![view(1, "a", "m", Role::Follower)]);
-        views.publish(vec![view(2, "a", "z", Role::Follower), ViewChange::Removed(RegionId(1))]);
+        views.publish(vec![
+            view(2, "a", "z", Role::Follower),
+            ViewChange::Removed(RegionId(1)),
+        ]);
         assert_eq!(owner(&views, "b"), Some(2));
     }
 
@@ -178,8 +209,13 @@ mod tests {
     fn a_region_that_owns_nothing_is_not_found_by_key() {
         let views = Views::default();
         views.publish(vec![view(1, "a", "m", Role::Follower)]);
-        let ViewChange::Set(owned) = view(1, "a", "m", Role::Follower) else { unreachable!("made above") };
-        views.publish(vec![ViewChange::Set(Arc::new(RegionView { owns_range: false, ..(*owned).clone() }))]);
+        let ViewChange::Set(owned) = view(1, "a", "m", Role::Follower) else {
+            unreachable!("made above")
+        };
+        views.publish(vec![ViewChange::Set(Arc::new(RegionView {
+            owns_range: false,
+            ..(*owned).clone()
+        }))]);
         assert_eq!(owner(&views, "b"), None);
         assert!(views.region(RegionId(1)).is_some());
         assert!(views.owners().is_empty());

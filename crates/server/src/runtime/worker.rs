@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use engine::Engine;
 use prometheus::local::LocalHistogram;
-use store::event::{ApplyTask, Effects, Event, LogBatch, OperationResult, Proposal, ReadRequest, Refusal, RequestId, Task};
+use store::event::{
+    ApplyTask, Effects, Event, LogBatch, OperationResult, Proposal, ReadRequest, Refusal,
+    RequestId, Task,
+};
 use tokio::sync::{oneshot, watch};
 
 use super::applier::{region_of, task_bytes};
@@ -76,8 +79,11 @@ impl<E: Engine> Worker<E> {
                 return;
             }
             self.metrics.worker_turns.inc();
-            self.requests.turn_seconds.observe(start.elapsed().as_secs_f64());
-            self.progress.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+            self.requests
+                .turn_seconds
+                .observe(start.elapsed().as_secs_f64());
+            self.progress
+                .store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
             if stop {
                 return;
             }
@@ -87,8 +93,15 @@ impl<E: Engine> Worker<E> {
     /// Nothing but control is taken while the log writer or an applier lags, so that memory stays bounded.
     fn admit(&self) -> Admit {
         let lags = self.log.bytes() > self.backlog_bytes_max
-            || self.appliers.iter().any(|applier| applier.bytes() > self.backlog_bytes_max);
-        if lags { Admit::ControlOnly } else { Admit::Everything }
+            || self
+                .appliers
+                .iter()
+                .any(|applier| applier.bytes() > self.backlog_bytes_max);
+        if lags {
+            Admit::ControlOnly
+        } else {
+            Admit::Everything
+        }
     }
 
     /// Steps a turn; answers to deliver after the effects are put into `answers`. Returns whether to stop.
@@ -119,11 +132,21 @@ impl<E: Engine> Worker<E> {
         for (from, frame) in turn.frames {
             self.store.step(Event::Frame { from, frame });
         }
-        for Request { target, kind, arrived, .. } in turn.requests {
+        for Request {
+            target,
+            kind,
+            arrived,
+            ..
+        } in turn.requests
+        {
             let event = match kind {
                 RequestKind::Propose(operations, reply) => {
                     let id = self.requests.add(Reply::Propose(reply), arrived, now);
-                    Event::Propose(Proposal { id, target, operations })
+                    Event::Propose(Proposal {
+                        id,
+                        target,
+                        operations,
+                    })
                 }
                 RequestKind::Read(reply) => {
                     let id = self.requests.add(Reply::Read(reply), arrived, now);
@@ -137,10 +160,30 @@ impl<E: Engine> Worker<E> {
 
     /// Returns whether to go on.
     fn carry_out(&mut self, effects: Effects, answers: Vec<Answer>) -> bool {
-        let Effects { views, frames, log, apply, tasks, refusals, reads, reports, orders, .. } = effects;
-        let Effects { splits, ids_wanted, drained, failure, .. } = effects;
+        let Effects {
+            views,
+            frames,
+            log,
+            apply,
+            tasks,
+            refusals,
+            reads,
+            reports,
+            orders,
+            ..
+        } = effects;
+        let Effects {
+            splits,
+            ids_wanted,
+            drained,
+            failure,
+            ..
+        } = effects;
         if let Some(failure) = failure {
-            (self.on_fatal)(FatalError { doing: "reading the store's own records", cause: Box::new(failure) });
+            (self.on_fatal)(FatalError {
+                doing: "reading the store's own records",
+                cause: Box::new(failure),
+            });
             return false;
         }
         self.views.publish(views);
@@ -229,25 +272,37 @@ impl Requests {
         self.next += 1;
         let id = RequestId(self.next);
         if matches!(reply, Reply::Propose(_)) {
-            self.queue_seconds.observe(now.saturating_duration_since(arrived).as_secs_f64());
+            self.queue_seconds
+                .observe(now.saturating_duration_since(arrived).as_secs_f64());
         }
-        self.waiting.insert(id, Pending { reply, stepped: now, committed: None });
+        self.waiting.insert(
+            id,
+            Pending {
+                reply,
+                stepped: now,
+                committed: None,
+            },
+        );
         id
     }
 
     fn committed(&mut self, id: RequestId) {
         if let Some(pending) = self.waiting.get_mut(&id) {
             let now = Instant::now();
-            self.commit_seconds.observe(now.saturating_duration_since(pending.stepped).as_secs_f64());
+            self.commit_seconds
+                .observe(now.saturating_duration_since(pending.stepped).as_secs_f64());
             pending.committed = Some(now);
         }
     }
 
     /// A waiter that went away (its client gave up) is no error: the request was carried out all the same.
     fn answer(&mut self, id: RequestId, result: Result<Vec<OperationResult>, Refusal>) {
-        let Some(pending) = self.waiting.remove(&id) else { return };
+        let Some(pending) = self.waiting.remove(&id) else {
+            return;
+        };
         if let Some(committed) = pending.committed {
-            self.apply_seconds.observe(committed.elapsed().as_secs_f64());
+            self.apply_seconds
+                .observe(committed.elapsed().as_secs_f64());
         }
         match pending.reply {
             Reply::Propose(reply) => drop(reply.send(result)),
@@ -256,7 +311,9 @@ impl Requests {
     }
 
     fn refuse(&mut self, id: RequestId, refusal: Refusal) {
-        let Some(pending) = self.waiting.remove(&id) else { return };
+        let Some(pending) = self.waiting.remove(&id) else {
+            return;
+        };
         match pending.reply {
             Reply::Propose(reply) => drop(reply.send(Err(refusal))),
             Reply::Read(reply) => drop(reply.send(Err(refusal))),
@@ -264,11 +321,16 @@ impl Requests {
     }
 
     fn permit(&mut self, id: RequestId) {
-        let Some(pending) = self.waiting.remove(&id) else { return };
-        self.read_index_seconds.observe(pending.stepped.elapsed().as_secs_f64());
+        let Some(pending) = self.waiting.remove(&id) else {
+            return;
+        };
+        self.read_index_seconds
+            .observe(pending.stepped.elapsed().as_secs_f64());
         match pending.reply {
             Reply::Read(reply) => drop(reply.send(Ok(()))),
-            Reply::Propose(_) => unreachable!("request {id:?} is a proposal, and proposals are not read"),
+            Reply::Propose(_) => {
+                unreachable!("request {id:?} is a proposal, and proposals are not read")
+            }
         }
     }
 

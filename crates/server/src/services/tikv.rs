@@ -28,6 +28,7 @@ use proto::tikvpb::{BatchCommandsRequest, BatchCommandsResponse};
 use proto::{RegionId, StoreId};
 use raft::Role;
 use store::event::Refusal;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 pub use self::check::{ApiVersion, Rules};
@@ -51,7 +52,9 @@ pub struct TikvService<E: Engine> {
 
 impl<E: Engine> Clone for TikvService<E> {
     fn clone(&self) -> Self {
-        TikvService { shared: self.shared.clone() }
+        TikvService {
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -66,7 +69,14 @@ impl<E: Engine> TikvService<E> {
     /// The service of one store.
     pub fn new(node: Handle<E>, rules: Rules, addresses: Arc<dyn Addresses>) -> Self {
         let meters = Meters::new(node.metrics());
-        TikvService { shared: Arc::new(Shared { node, rules, addresses, meters }) }
+        TikvService {
+            shared: Arc::new(Shared {
+                node,
+                rules,
+                addresses,
+                meters,
+            }),
+        }
     }
 
     fn node(&self) -> &Handle<E> {
@@ -83,30 +93,50 @@ impl<E: Engine> TikvService<E> {
         let mut deadline = None;
         loop {
             let changed = self.node().views().changed();
-            let view = self.node().region(region).ok_or(Refusal::RegionNotFound(region))?;
+            let view = self
+                .node()
+                .region(region)
+                .ok_or(Refusal::RegionNotFound(region))?;
             if view.role == Role::Leader {
                 return Ok(());
             }
             if view.leader.is_some() {
-                return Err(Refusal::NotLeader { region, leader: view.leader });
+                return Err(Refusal::NotLeader {
+                    region,
+                    leader: view.leader,
+                });
             }
             if !view.owns_range {
                 return Err(Refusal::RegionNotFound(region));
             }
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + LEADER_PATIENCE);
-            if tokio::time::timeout_at(deadline.into(), changed).await.is_err() {
-                return Err(Refusal::NotLeader { region, leader: None });
+            if tokio::time::timeout_at(deadline.into(), changed)
+                .await
+                .is_err()
+            {
+                return Err(Refusal::NotLeader {
+                    region,
+                    leader: None,
+                });
             }
         }
     }
 
     /// Measures a request and turns its rejection into an answer.
-    async fn measured<A: Answer>(&self, kind: Kind, work: impl Future<Output = Result<A, Reject>>) -> A {
+    async fn measured<A: Answer>(
+        &self,
+        kind: Kind,
+        work: impl Future<Output = Result<A, Reject>>,
+    ) -> A {
         let meter = &self.shared.meters.0[kind as usize];
         meter.requests.inc();
         let start = Instant::now();
         let answer = work.await.unwrap_or_else(|reject| {
-            self.node().metrics().refusals.with_label_values(&[errors::cause(&reject)]).inc();
+            self.node()
+                .metrics()
+                .refusals
+                .with_label_values(&[errors::cause(&reject)])
+                .inc();
             A::rejected(reject)
         });
         meter.seconds.observe(start.elapsed().as_secs_f64());
@@ -160,7 +190,13 @@ macro_rules! service {
             $(
                 async fn $call(&self, request: Request<kv::$request>) -> Result<Response<kv::$answer>, Status> {
                     let request = request.into_inner();
-                    Ok(Response::new(self.measured(Kind::$kind, self.$work(request)).await))
+                    let answer = self.measured(Kind::$kind, self.$work(request)).await;
+                    let unknown = answer.outcome_is_unknown();
+                    let mut response = Response::new(answer);
+                    if unknown {
+                        response.metadata_mut().insert(proto::OUTCOME_UNKNOWN, MetadataValue::from_static("1"));
+                    }
+                    Ok(response)
                 }
             )*
         }

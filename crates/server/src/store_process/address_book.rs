@@ -32,28 +32,43 @@ impl AddressBook {
         let read = || {
             let text = std::fs::read(&file).ok()?;
             let addresses: BTreeMap<u64, String> = serde_json::from_slice(&text).ok()?;
-            Some(addresses.into_iter().map(|(id, address)| (StoreId(id), address)).collect())
+            Some(
+                addresses
+                    .into_iter()
+                    .map(|(id, address)| (StoreId(id), address))
+                    .collect(),
+            )
         };
         let addresses = RwLock::new(read().unwrap_or_default());
-        AddressBook { file, addresses, missed: Notify::new() }
+        AddressBook {
+            file,
+            addresses,
+            missed: Notify::new(),
+        }
     }
 
     /// Takes over what placement knows.
     pub fn update(&self, stores: &[metapb::Store]) {
         let known: BTreeMap<StoreId, String> = stores
             .iter()
-            .filter(|store| store.state() != metapb::StoreState::Tombstone && !store.address.is_empty())
+            .filter(|store| {
+                store.state() != metapb::StoreState::Tombstone && !store.address.is_empty()
+            })
             .map(|store| (StoreId(store.id), store.address.clone()))
             .collect();
         if *self.addresses.read().expect("no holder of the lock panics") == known {
             return;
         }
-        let plain: BTreeMap<u64, &String> = known.iter().map(|(id, address)| (id.0, address)).collect();
+        let plain: BTreeMap<u64, &String> =
+            known.iter().map(|(id, address)| (id.0, address)).collect();
         let text = serde_json::to_vec_pretty(&plain).expect("a map of strings is valid JSON");
         if let Err(error) = self.save(&text) {
             tracing::warn!(%error, file = %self.file.display(), "cannot keep the addresses of stores");
         }
-        *self.addresses.write().expect("no holder of the lock panics") = known;
+        *self
+            .addresses
+            .write()
+            .expect("no holder of the lock panics") = known;
     }
 
     /// Replaces the file in one step, so that it is never half written.
@@ -66,7 +81,11 @@ impl AddressBook {
 
 impl Addresses for AddressBook {
     fn address(&self, store: StoreId) -> Option<String> {
-        self.addresses.read().expect("no holder of the lock panics").get(&store).cloned()
+        self.addresses
+            .read()
+            .expect("no holder of the lock panics")
+            .get(&store)
+            .cloned()
     }
 }
 
@@ -85,7 +104,12 @@ mod tests {
     use super::*;
 
     fn store(id: u64, address: &str, state: metapb::StoreState) -> metapb::Store {
-        metapb::Store { id, address: address.to_owned(), state: state.into(), ..Default::default() }
+        metapb::Store {
+            id,
+            address: address.to_owned(),
+            state: state.into(),
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -102,9 +126,17 @@ mod tests {
         let book = AddressBook::open(file.clone());
         assert_eq!(book.address(StoreId(1)).as_deref(), Some("a:1"));
         assert_eq!(book.address(StoreId(2)).as_deref(), Some("b:2"));
-        assert_eq!(book.address(StoreId(3)), None, "a removed store does not come back");
+        assert_eq!(
+            book.address(StoreId(3)),
+            None,
+            "a removed store does not come back"
+        );
 
         std::fs::write(&file, b"{ torn").expect("the file is writable");
-        assert_eq!(AddressBook::open(file).address(StoreId(1)), None, "a damaged file is an empty book");
+        assert_eq!(
+            AddressBook::open(file).address(StoreId(1)),
+            None,
+            "a damaged file is an empty book"
+        );
     }
 }

@@ -106,7 +106,9 @@ impl Error {
             | Error::NewerFormat { .. }
             | Error::Refused { .. }
             | Error::ShutOut { .. } => Kind::Directory,
-            Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => Kind::PortTaken,
+            Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
+                Kind::PortTaken
+            }
             Error::Setting { .. } => Kind::Config,
             Error::Directory { .. }
             | Error::Listen { .. }

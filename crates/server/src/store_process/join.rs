@@ -26,8 +26,15 @@ const FIRST_REGION: &str = "first-region";
 /// Opens the engine of a directory.
 pub fn open(directory: &Path, config: &EngineConfig) -> Result<RocksEngine, Error> {
     let path = || directory.to_owned();
-    std::fs::create_dir_all(directory)
-        .map_err(|source| engine_error(path(), engine::Error::Io { operation: "creating it", source: source.into() }))?;
+    std::fs::create_dir_all(directory).map_err(|source| {
+        engine_error(
+            path(),
+            engine::Error::Io {
+                operation: "creating it",
+                source: source.into(),
+            },
+        )
+    })?;
     let options = RocksOptions {
         cache_bytes: usize::try_from(config.block_cache.bytes()).unwrap_or(usize::MAX),
         memtable_bytes: usize::try_from(config.memtable.bytes()).unwrap_or(usize::MAX),
@@ -39,7 +46,10 @@ pub fn open(directory: &Path, config: &EngineConfig) -> Result<RocksEngine, Erro
 fn engine_error(path: PathBuf, error: engine::Error) -> Error {
     match error {
         engine::Error::InUse { .. } => Error::DirectoryInUse { path },
-        error => Error::Directory { path, source: error.into() },
+        error => Error::Directory {
+            path,
+            source: error.into(),
+        },
     }
 }
 
@@ -47,7 +57,11 @@ fn engine_error(path: PathBuf, error: engine::Error) -> Error {
 pub fn store_error(path: &Path, error: store::Error) -> Error {
     let path = path.to_owned();
     match error {
-        store::Error::Format { found, supported } => Error::NewerFormat { path, found, supported },
+        store::Error::Format { found, supported } => Error::NewerFormat {
+            path,
+            found,
+            supported,
+        },
         source => Error::Directory { path, source },
     }
 }
@@ -68,13 +82,23 @@ pub async fn join<E: Engine>(
         None => create(engine, directory, placement).await?,
     };
     if !has_regions(engine).map_err(|error| engine_error(directory.to_owned(), error))? {
-        bootstrap(engine, directory, placement, &this_store(StoreId(identity.store_id))).await?;
+        bootstrap(
+            engine,
+            directory,
+            placement,
+            &this_store(StoreId(identity.store_id)),
+        )
+        .await?;
     }
     Ok(())
 }
 
 /// A directory of another cluster is refused, if placement can tell.
-async fn check_cluster(identity: &StoreIdentity, directory: &Path, placement: &PlacementClient) -> Result<(), Error> {
+async fn check_cluster(
+    identity: &StoreIdentity,
+    directory: &Path,
+    placement: &PlacementClient,
+) -> Result<(), Error> {
     match tokio::time::timeout(GREETING, placement.leader()).await {
         Ok(Ok(leader)) if leader.cluster_id != identity.cluster_id => Err(Error::OtherCluster {
             path: directory.to_owned(),
@@ -84,7 +108,10 @@ async fn check_cluster(identity: &StoreIdentity, directory: &Path, placement: &P
         }),
         Ok(Ok(_)) => Ok(()),
         Ok(Err(reason)) => {
-            tracing::warn!(reason, "placement does not answer; starting with what is here");
+            tracing::warn!(
+                reason,
+                "placement does not answer; starting with what is here"
+            );
             Ok(())
         }
         Err(_) => {
@@ -95,7 +122,11 @@ async fn check_cluster(identity: &StoreIdentity, directory: &Path, placement: &P
 }
 
 /// A new store. Its id is never used again, so one that dies before it is written down costs a number.
-async fn create<E: Engine>(engine: &E, directory: &Path, placement: &PlacementClient) -> Result<StoreIdentity, Error> {
+async fn create<E: Engine>(
+    engine: &E,
+    directory: &Path,
+    placement: &PlacementClient,
+) -> Result<StoreIdentity, Error> {
     let (cluster_id, api_version) = loop {
         match describe_cluster(placement).await {
             Ok(found) => break found,
@@ -109,13 +140,18 @@ async fn create<E: Engine>(engine: &E, directory: &Path, placement: &PlacementCl
     }
     let id = StoreId(allocate(placement, 1).await?);
     tracing::info!(store = %id, cluster = cluster_id, api_version, "joining as a new store");
-    identity::create(engine, cluster_id, id, api_version).map_err(|error| store_error(directory, error))
+    identity::create(engine, cluster_id, id, api_version)
+        .map_err(|error| store_error(directory, error))
 }
 
 /// The cluster's id and the version of its client interface.
 async fn describe_cluster(placement: &PlacementClient) -> Result<(u64, u32), String> {
     let leader = placement.leader().await?;
-    let request = ClusterStatusRequest { header: Some(AdminHeader { cluster_id: leader.cluster_id }) };
+    let request = ClusterStatusRequest {
+        header: Some(AdminHeader {
+            cluster_id: leader.cluster_id,
+        }),
+    };
     let mut client = AdminClient::new(leader.channel);
     let answer = tokio::time::timeout(PATIENCE, client.cluster_status(request)).await;
     let status = answer
@@ -133,8 +169,11 @@ async fn allocate(placement: &PlacementClient, count: u32) -> Result<u64, Error>
     let answer = persist(|| async {
         placement
             .call(PATIENCE, |mut client, header| {
-                let request = pdpb::AllocIdRequest { header: Some(header), count };
-async move { client.alloc_id(request).await }
+                let request = pdpb::AllocIdRequest {
+                    header: Some(header),
+                    count,
+                };
+                async move { client.alloc_id(request).await }
             })
             .await
     })
@@ -156,7 +195,9 @@ async fn bootstrap<E: Engine>(
     this_store: &metapb::Store,
 ) -> Result<(), Error> {
     let file = directory.join(FIRST_REGION);
-    let kept = std::fs::read(&file).ok().and_then(|bytes| metapb::Region::decode(&bytes[..]).ok());
+    let kept = std::fs::read(&file)
+        .ok()
+        .and_then(|bytes| metapb::Region::decode(&bytes[..]).ok());
     if kept.is_none() && is_bootstrapped(placement).await? {
         return Ok(());
     }
@@ -166,7 +207,10 @@ async fn bootstrap<E: Engine>(
             let id = allocate(placement, 2).await?;
             let region = first_region(id, id + 1, this_store.id);
             write_durably(&file, &region.encode_to_vec()).map_err(|source| {
-                let error = engine::Error::Io { operation: "writing the first region", source: source.into() };
+                let error = engine::Error::Io {
+                    operation: "writing the first region",
+                    source: source.into(),
+                };
                 engine_error(directory.to_owned(), error)
             })?;
             region
@@ -174,25 +218,42 @@ async fn bootstrap<E: Engine>(
     };
     if is_ours(placement, this_store, &region).await? {
         tracing::info!(region = region.id, "bootstrapping the cluster");
-        identity::bootstrap(engine, std::slice::from_ref(&region)).map_err(|error| store_error(directory, error))?;
+        identity::bootstrap(engine, std::slice::from_ref(&region))
+            .map_err(|error| store_error(directory, error))?;
     }
     forget(&file).map_err(|source| {
-        let error = engine::Error::Io { operation: "removing the proposal of a first region", source: source.into() };
+        let error = engine::Error::Io {
+            operation: "removing the proposal of a first region",
+            source: source.into(),
+        };
         engine_error(directory.to_owned(), error)
     })
 }
 
 /// Whether placement takes the region as the first, or has taken it.
-async fn is_ours(placement: &PlacementClient, this_store: &metapb::Store, region: &metapb::Region) -> Result<bool, Error> {
+async fn is_ours(
+    placement: &PlacementClient,
+    this_store: &metapb::Store,
+    region: &metapb::Region,
+) -> Result<bool, Error> {
     let asked = placement.call(PATIENCE, |mut client, header| {
         let (store, region) = (Some(this_store.clone()), Some(region.clone()));
-        let request = pdpb::BootstrapRequest { header: Some(header), store, region };
-async move { client.bootstrap(request).await }
+        let request = pdpb::BootstrapRequest {
+            header: Some(header),
+            store,
+            region,
+        };
+        async move { client.bootstrap(request).await }
     });
     match asked.await {
         Ok(_) => return Ok(true),
-        Err(PlacementError::Refused { kind: pdpb::ErrorType::AlreadyBootstrapped, .. }) => {}
-        Err(PlacementError::Refused { message, .. }) => return Err(Error::Refused { reason: message }),
+        Err(PlacementError::Refused {
+            kind: pdpb::ErrorType::AlreadyBootstrapped,
+            ..
+        }) => {}
+        Err(PlacementError::Refused { message, .. }) => {
+            return Err(Error::Refused { reason: message });
+        }
         Err(error @ PlacementError::Unreachable { .. }) => {
             // Whether it was taken is not known; ask below until it is.
             tracing::warn!(%error, "waiting for placement");
@@ -206,20 +267,29 @@ async move { client.bootstrap(request).await }
     let stores = persist(|| async {
         placement
             .call(PATIENCE, |mut client, header| {
-                let request = pdpb::GetAllStoresRequest { header: Some(header), ..Default::default() };
+                let request = pdpb::GetAllStoresRequest {
+                    header: Some(header),
+                    ..Default::default()
+                };
                 async move { client.get_all_stores(request).await }
             })
             .await
     });
-    Ok(stores.await?.stores.iter().any(|store| store.id == this_store.id))
+    Ok(stores
+        .await?
+        .stores
+        .iter()
+        .any(|store| store.id == this_store.id))
 }
 
 async fn is_bootstrapped(placement: &PlacementClient) -> Result<bool, Error> {
     let answer = persist(|| async {
         placement
             .call(PATIENCE, |mut client, header| {
-                let request = pdpb::IsBootstrappedRequest { header: Some(header) };
-async move { client.is_bootstrapped(request).await }
+                let request = pdpb::IsBootstrappedRequest {
+                    header: Some(header),
+                };
+                async move { client.is_bootstrapped(request).await }
             })
             .await
     });
@@ -231,8 +301,12 @@ async fn persist<T>(mut call: impl AsyncFnMut() -> Result<T, PlacementError>) ->
     loop {
         match call().await {
             Ok(answer) => return Ok(answer),
-            Err(error @ PlacementError::Unreachable { .. }) => tracing::warn!(%error, "waiting for placement"),
-            Err(PlacementError::Refused { message, .. }) => return Err(Error::Refused { reason: message }),
+            Err(error @ PlacementError::Unreachable { .. }) => {
+                tracing::warn!(%error, "waiting for placement")
+            }
+            Err(PlacementError::Refused { message, .. }) => {
+                return Err(Error::Refused { reason: message });
+            }
         }
     }
 }
@@ -243,8 +317,15 @@ fn first_region(region: u64, peer: u64, store_id: u64) -> metapb::Region {
         id: region,
         start_key: Bytes::new(),
         end_key: Bytes::new(),
-        region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 1 }),
-        peers: vec![metapb::Peer { id: peer, store_id, ..Default::default() }],
+        region_epoch: Some(metapb::RegionEpoch {
+            conf_ver: 1,
+            version: 1,
+        }),
+        peers: vec![metapb::Peer {
+            id: peer,
+            store_id,
+            ..Default::default()
+        }],
         ..Default::default()
     }
 }
@@ -254,10 +335,16 @@ fn has_regions<E: Engine>(engine: &E) -> Result<bool, engine::Error> {
     let (start, end) = store::keys::region_states();
     let mut found = false;
     let bounds = (Bound::Included(&start[..]), Bound::Excluded(&end[..]));
-    engine.view().scan(Family::State, bounds.0, bounds.1, Direction::Forward, &mut |_, _| {
-        found = true;
-        false
-    })?;
+    engine.view().scan(
+        Family::State,
+        bounds.0,
+        bounds.1,
+        Direction::Forward,
+        &mut |_, _| {
+            found = true;
+            false
+        },
+    )?;
     Ok(found)
 }
 

@@ -35,9 +35,11 @@ impl Network for Outgoing {
         let (chunks, stream) = mpsc::channel(CHUNKS_AHEAD);
         let transport = self.transport.clone();
         let of_head = head.clone();
-        let call = self
-            .runtime
-            .spawn(async move { transport.send_snapshot(to, of_head, ReceiverStream::new(stream)).await });
+        let call = self.runtime.spawn(async move {
+            transport
+                .send_snapshot(to, of_head, ReceiverStream::new(stream))
+                .await
+        });
         read_chunks(&head.files, &read, &chunks);
         drop(chunks);
         match self.runtime.block_on(call) {
@@ -53,7 +55,11 @@ impl Network for Outgoing {
 }
 
 /// Reads files into a channel, until its other end goes away.
-fn read_chunks(files: &[SnapshotFile], read: &ReadFile, chunks: &mpsc::Sender<io::Result<SnapshotChunk>>) {
+fn read_chunks(
+    files: &[SnapshotFile],
+    read: &ReadFile,
+    chunks: &mpsc::Sender<io::Result<SnapshotChunk>>,
+) {
     for (number, file) in files.iter().enumerate() {
         let mut offset = 0;
         while offset < file.bytes {
@@ -61,7 +67,12 @@ fn read_chunks(files: &[SnapshotFile], read: &ReadFile, chunks: &mpsc::Sender<io
                 Ok(data) if data.is_empty() => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
                 Ok(data) => {
                     let crc32c = crc32c::crc32c(&data);
-                    let chunk = SnapshotChunk { file: number as u32, offset, data, crc32c };
+                    let chunk = SnapshotChunk {
+                        file: number as u32,
+                        offset,
+                        data,
+                        crc32c,
+                    };
                     offset += chunk.data.len() as u64;
                     Ok(chunk)
                 }
@@ -85,7 +96,10 @@ pub struct Incoming<E: Engine> {
 impl<E: Engine> Incoming<E> {
     /// For a node.
     pub fn new(node: Handle<E>) -> Self {
-        Incoming { node, receiving: Arc::default() }
+        Incoming {
+            node,
+            receiving: Arc::default(),
+        }
     }
 }
 
@@ -107,7 +121,9 @@ impl<E: Engine> Receiver for Incoming<E> {
         let staged = self.node.engine().stage_list().map_err(io::Error::other)?;
         let mut receiving = self.receiving.lock().expect("no holder of the lock panics");
         // A file that is here already may be on its way into the engine, so it is not touched.
-        if names.iter().any(|name| receiving.contains(*name)) || staged.iter().any(|name| names.contains(name.as_str())) {
+        if names.iter().any(|name| receiving.contains(*name))
+            || staged.iter().any(|name| names.contains(name.as_str()))
+        {
             return Err(io::Error::from(io::ErrorKind::AlreadyExists));
         }
         receiving.extend(names.into_iter().map(str::to_owned));
@@ -139,7 +155,11 @@ pub struct Staging<E: Engine> {
 impl<E: Engine> SnapshotSink for Staging<E> {
     fn chunk(&mut self, chunk: SnapshotChunk) -> io::Result<()> {
         let wanted = loop {
-            let wanted = self.head.files.get(self.file).ok_or_else(|| invalid("more chunks than announced"))?;
+            let wanted = self
+                .head
+                .files
+                .get(self.file)
+                .ok_or_else(|| invalid("more chunks than announced"))?;
             if self.offset < wanted.bytes {
                 break wanted;
             }
@@ -155,15 +175,24 @@ impl<E: Engine> SnapshotSink for Staging<E> {
         if crc32c::crc32c(&chunk.data) != chunk.crc32c {
             return Err(invalid("a chunk is damaged"));
         }
-        self.node.engine().stage_append(&wanted.name, &chunk.data).map_err(io::Error::other)?;
+        self.node
+            .engine()
+            .stage_append(&wanted.name, &chunk.data)
+            .map_err(io::Error::other)?;
         self.offset += chunk.data.len() as u64;
         Ok(())
     }
 
     fn finish(mut self) -> io::Result<bool> {
         for wanted in &self.head.files {
-            let staged = self.node.engine().stage_finish(&wanted.name).map_err(io::Error::other)?;
-            if (staged.bytes, staged.keys, staged.crc32c) != (wanted.bytes, wanted.keys, wanted.crc32c) {
+            let staged = self
+                .node
+                .engine()
+                .stage_finish(&wanted.name)
+                .map_err(io::Error::other)?;
+            if (staged.bytes, staged.keys, staged.crc32c)
+                != (wanted.bytes, wanted.keys, wanted.crc32c)
+            {
                 return Err(invalid("a file is not what was announced"));
             }
         }
@@ -175,7 +204,12 @@ impl<E: Engine> SnapshotSink for Staging<E> {
 
 impl<E: Engine> Drop for Staging<E> {
     fn drop(&mut self) {
-        let names: Vec<String> = self.head.files.iter().map(|file| file.name.clone()).collect();
+        let names: Vec<String> = self
+            .head
+            .files
+            .iter()
+            .map(|file| file.name.clone())
+            .collect();
         if !self.kept
             && let Err(error) = self.node.engine().stage_remove(&names)
         {

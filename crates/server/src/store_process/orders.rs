@@ -7,11 +7,18 @@ use store::event::{Order, OrderKind};
 /// The order in an answer of the heartbeat stream; `None` when it asks for nothing that stores of this version do.
 ///
 /// `region` is the descriptor known here. It tells a voter that shall become a learner from a peer that is new.
-pub fn from_wire(answer: pdpb::RegionHeartbeatResponse, region: Option<&metapb::Region>) -> Option<Order> {
+pub fn from_wire(
+    answer: pdpb::RegionHeartbeatResponse,
+    region: Option<&metapb::Region>,
+) -> Option<Order> {
     let id = RegionId::from_wire(answer.region_id)?;
     let epoch = answer.region_epoch?;
     let kind = kind(answer, region)?;
-    Some(Order { region: id, epoch, kind })
+    Some(Order {
+        region: id,
+        epoch,
+        kind,
+    })
 }
 
 /// What an order asks for, in a word. Keys stay out of logs (R36).
@@ -25,7 +32,10 @@ pub fn name(kind: &OrderKind) -> &'static str {
     }
 }
 
-fn kind(answer: pdpb::RegionHeartbeatResponse, region: Option<&metapb::Region>) -> Option<OrderKind> {
+fn kind(
+    answer: pdpb::RegionHeartbeatResponse,
+    region: Option<&metapb::Region>,
+) -> Option<OrderKind> {
     if let Some(change) = answer.change_peer {
         return single(change, region);
     }
@@ -39,7 +49,8 @@ fn kind(answer: pdpb::RegionHeartbeatResponse, region: Option<&metapb::Region>) 
         return Some(OrderKind::TransferLeader(PeerId(transfer.peer?.id)));
     }
     let split = answer.split_region?;
-    (split.policy() == pdpb::CheckPolicy::Usekey && !split.keys.is_empty()).then_some(OrderKind::Split(split.keys))
+    (split.policy() == pdpb::CheckPolicy::Usekey && !split.keys.is_empty())
+        .then_some(OrderKind::Split(split.keys))
 }
 
 fn single(change: pdpb::ChangePeer, region: Option<&metapb::Region>) -> Option<OrderKind> {
@@ -47,11 +58,18 @@ fn single(change: pdpb::ChangePeer, region: Option<&metapb::Region>) -> Option<O
     let change_type = change.change_type();
     let peer = change.peer?;
     let id = PeerId(peer.id);
-    let present = region.is_some_and(|region| region.peers.iter().any(|present| present.id == peer.id));
+    let present =
+        region.is_some_and(|region| region.peers.iter().any(|present| present.id == peer.id));
     Some(match change_type {
-        AddLearnerNode if present => OrderKind::EnterJoint { promote: Vec::new(), demote: vec![id] },
+        AddLearnerNode if present => OrderKind::EnterJoint {
+            promote: Vec::new(),
+            demote: vec![id],
+        },
         AddLearnerNode => OrderKind::AddLearner(peer),
-        AddNode => OrderKind::EnterJoint { promote: vec![id], demote: Vec::new() },
+        AddNode => OrderKind::EnterJoint {
+            promote: vec![id],
+            demote: Vec::new(),
+        },
         RemoveNode => OrderKind::RemoveLearner(id),
     })
 }
@@ -78,17 +96,38 @@ mod tests {
     use super::*;
 
     fn change(id: u64, change_type: eraftpb::ConfChangeType) -> pdpb::ChangePeer {
-        let peer = metapb::Peer { id, store_id: id * 10, ..Default::default() };
-        pdpb::ChangePeer { peer: Some(peer), change_type: change_type.into() }
+        let peer = metapb::Peer {
+            id,
+            store_id: id * 10,
+            ..Default::default()
+        };
+        pdpb::ChangePeer {
+            peer: Some(peer),
+            change_type: change_type.into(),
+        }
     }
 
     fn answer() -> pdpb::RegionHeartbeatResponse {
-        let region_epoch = Some(metapb::RegionEpoch { conf_ver: 2, version: 3 });
-        pdpb::RegionHeartbeatResponse { region_id: 7, region_epoch, ..Default::default() }
+        let region_epoch = Some(metapb::RegionEpoch {
+            conf_ver: 2,
+            version: 3,
+        });
+        pdpb::RegionHeartbeatResponse {
+            region_id: 7,
+            region_epoch,
+            ..Default::default()
+        }
     }
 
     fn translated(answer: pdpb::RegionHeartbeatResponse) -> Option<OrderKind> {
-        let region = metapb::Region { id: 7, peers: vec![metapb::Peer { id: 1, ..Default::default() }], ..Default::default() };
+        let region = metapb::Region {
+            id: 7,
+            peers: vec![metapb::Peer {
+                id: 1,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
         let order = from_wire(answer, Some(&region))?;
         assert_eq!((order.region, order.epoch.version), (RegionId(7), 3));
         Some(order.kind)
@@ -96,10 +135,22 @@ mod tests {
 
     #[test]
     fn changes_of_peers_are_translated() {
-        let one = |change| translated(pdpb::RegionHeartbeatResponse { change_peer: Some(change), ..answer() });
-        assert!(matches!(one(change(2, AddLearnerNode)), Some(OrderKind::AddLearner(peer)) if peer.store_id == 20));
-        assert!(matches!(one(change(2, RemoveNode)), Some(OrderKind::RemoveLearner(PeerId(2)))));
-        assert!(matches!(one(change(2, AddNode)), Some(OrderKind::EnterJoint { promote, .. }) if promote == [PeerId(2)]));
+        let one = |change| {
+            translated(pdpb::RegionHeartbeatResponse {
+                change_peer: Some(change),
+                ..answer()
+            })
+        };
+        assert!(
+            matches!(one(change(2, AddLearnerNode)), Some(OrderKind::AddLearner(peer)) if peer.store_id == 20)
+        );
+        assert!(matches!(
+            one(change(2, RemoveNode)),
+            Some(OrderKind::RemoveLearner(PeerId(2)))
+        ));
+        assert!(
+            matches!(one(change(2, AddNode)), Some(OrderKind::EnterJoint { promote, .. }) if promote == [PeerId(2)])
+        );
         assert!(
             matches!(one(change(1, AddLearnerNode)), Some(OrderKind::EnterJoint { demote, .. }) if demote == [PeerId(1)]),
             "a peer that is there already becomes a learner"
@@ -107,7 +158,10 @@ mod tests {
 
         let many = |changes| {
             let change_peer_v2 = Some(pdpb::ChangePeerV2 { changes });
-            translated(pdpb::RegionHeartbeatResponse { change_peer_v2, ..answer() })
+            translated(pdpb::RegionHeartbeatResponse {
+                change_peer_v2,
+                ..answer()
+            })
         };
         let Some(OrderKind::EnterJoint { promote, demote }) =
             many(vec![change(2, AddNode), change(1, AddLearnerNode)])
@@ -117,22 +171,54 @@ mod tests {
         assert_eq!((promote, demote), (vec![PeerId(2)], vec![PeerId(1)]));
         assert!(many(vec![]).is_none());
         assert!(many(vec![change(2, AddNode), change(1, RemoveNode)]).is_none());
-        assert!(matches!(many(vec![change(3, AddLearnerNode)]), Some(OrderKind::AddLearner(_))));
+        assert!(matches!(
+            many(vec![change(3, AddLearnerNode)]),
+            Some(OrderKind::AddLearner(_))
+        ));
     }
 
     #[test]
     fn other_steps_are_translated_or_ignored() {
-        let transfer = pdpb::TransferLeader { peer: Some(metapb::Peer { id: 5, ..Default::default() }), peers: vec![] };
-        let transfer = translated(pdpb::RegionHeartbeatResponse { transfer_leader: Some(transfer), ..answer() });
-        assert!(matches!(transfer, Some(OrderKind::TransferLeader(PeerId(5)))));
+        let transfer = pdpb::TransferLeader {
+            peer: Some(metapb::Peer {
+                id: 5,
+                ..Default::default()
+            }),
+            peers: vec![],
+        };
+        let transfer = translated(pdpb::RegionHeartbeatResponse {
+            transfer_leader: Some(transfer),
+            ..answer()
+        });
+        assert!(matches!(
+            transfer,
+            Some(OrderKind::TransferLeader(PeerId(5)))
+        ));
 
         let split = |policy: pdpb::CheckPolicy, keys: Vec<bytes::Bytes>| {
-            let split_region = Some(pdpb::SplitRegion { policy: policy.into(), keys });
-            translated(pdpb::RegionHeartbeatResponse { split_region, ..answer() })
+            let split_region = Some(pdpb::SplitRegion {
+                policy: policy.into(),
+                keys,
+            });
+            translated(pdpb::RegionHeartbeatResponse {
+                split_region,
+                ..answer()
+            })
         };
-        assert!(matches!(split(pdpb::CheckPolicy::Usekey, vec!["k".into()]), Some(OrderKind::Split(keys)) if keys == ["k"]));
+        assert!(
+            matches!(split(pdpb::CheckPolicy::Usekey, vec!["k".into()]), Some(OrderKind::Split(keys)) if keys == ["k"])
+        );
         assert!(split(pdpb::CheckPolicy::Scan, vec![]).is_none());
         assert!(translated(answer()).is_none());
-        assert!(from_wire(pdpb::RegionHeartbeatResponse { region_id: 0, ..answer() }, None).is_none());
+        assert!(
+            from_wire(
+                pdpb::RegionHeartbeatResponse {
+                    region_id: 0,
+                    ..answer()
+                },
+                None
+            )
+            .is_none()
+        );
     }
 }

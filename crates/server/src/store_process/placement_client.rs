@@ -77,7 +77,9 @@ pub struct Leader {
 /// Says with which boot counter a request is made (R30). The public interface has no field for it.
 pub fn with_boot<T>(request: T, boot: u64) -> Request<T> {
     let mut request = Request::new(request);
-    request.metadata_mut().insert(placement::BOOT_METADATA, boot.into());
+    request
+        .metadata_mut()
+        .insert(placement::BOOT_METADATA, boot.into());
     request
 }
 
@@ -90,7 +92,10 @@ pub struct PlacementClient {
 impl PlacementClient {
     /// A client that starts at these addresses, `host:port` with or without `http://`.
     pub fn new(seeds: &[String]) -> Self {
-        PlacementClient { seeds: seeds.to_vec(), leader: Mutex::new(None) }
+        PlacementClient {
+            seeds: seeds.to_vec(),
+            leader: Mutex::new(None),
+        }
     }
 
     /// The leader as last known, or looked for now.
@@ -105,7 +110,8 @@ impl PlacementClient {
         for seed in &self.seeds {
             match find_leader(seed).await {
                 Ok(leader) => {
-                    *self.leader.lock().expect("no holder of the lock panics") = Some(leader.clone());
+                    *self.leader.lock().expect("no holder of the lock panics") =
+                        Some(leader.clone());
                     return Ok(leader);
                 }
                 Err(error) => last = format!("{seed}: {error}"),
@@ -125,7 +131,10 @@ impl PlacementClient {
     }
 
     fn known(&self) -> Option<Leader> {
-        self.leader.lock().expect("no holder of the lock panics").clone()
+        self.leader
+            .lock()
+            .expect("no holder of the lock panics")
+            .clone()
     }
 
     /// Calls the leader until it answers, for at most `patience`; at least once.
@@ -146,9 +155,18 @@ impl PlacementClient {
             let last = match self.leader().await {
                 Err(error) => error,
                 Ok(leader) => {
-                    let header = RequestHeader { cluster_id: leader.cluster_id, ..Default::default() };
-                    let answer = tokio::time::timeout(ANSWER_MAX, call(PdClient::new(leader.channel), header)).await;
-                    match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
+                    let header = RequestHeader {
+                        cluster_id: leader.cluster_id,
+                        ..Default::default()
+                    };
+                    let answer = tokio::time::timeout(
+                        ANSWER_MAX,
+                        call(PdClient::new(leader.channel), header),
+                    )
+                    .await;
+                    match answer
+                        .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
+                    {
                         Ok(answer) => match refusal(answer.get_ref()) {
                             None => return Ok(answer.into_inner()),
                             Some(error) if is_final(error.r#type()) => {
@@ -163,7 +181,10 @@ impl PlacementClient {
             };
             self.forget();
             if Instant::now() + PAUSE >= deadline {
-                return Err(PlacementError::Unreachable { addresses: self.seeds.join(", "), last });
+                return Err(PlacementError::Unreachable {
+                    addresses: self.seeds.join(", "),
+                    last,
+                });
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -174,7 +195,11 @@ impl PlacementClient {
 async fn find_leader(address: &str) -> Result<Leader, String> {
     let text = |error: tonic::transport::Error| crate::exit::chain(&error);
     let endpoint = |address: &str| {
-        let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+        let url = if address.contains("://") {
+            address.to_owned()
+        } else {
+            format!("http://{address}")
+        };
         let endpoint = Endpoint::from_shared(url).map_err(text)?;
         Ok::<_, String>(
             endpoint
@@ -186,34 +211,58 @@ async fn find_leader(address: &str) -> Result<Leader, String> {
         )
     };
     let channel = endpoint(address)?.connect().await.map_err(text)?;
-    let members = tokio::time::timeout(ANSWER_MAX, PdClient::new(channel.clone()).get_members(pdpb::GetMembersRequest::default()))
-        .await
-        .map_err(|_| "no answer in time".to_owned())?
-        .map_err(|status| status.message().to_owned())?
-        .into_inner();
+    let members = tokio::time::timeout(
+        ANSWER_MAX,
+        PdClient::new(channel.clone()).get_members(pdpb::GetMembersRequest::default()),
+    )
+    .await
+    .map_err(|_| "no answer in time".to_owned())?
+    .map_err(|status| status.message().to_owned())?
+    .into_inner();
     if let Some(error) = refusal(&members) {
         return Err(error.message.clone());
     }
-    let cluster_id = members.header.as_ref().map_or(0, |header| header.cluster_id);
-    let leader = members.leader.as_ref().and_then(|leader| leader.client_urls.first());
+    let cluster_id = members
+        .header
+        .as_ref()
+        .map_or(0, |header| header.cluster_id);
+    let leader = members
+        .leader
+        .as_ref()
+        .and_then(|leader| leader.client_urls.first());
     let leader = leader.ok_or("it knows no leader")?;
     if cluster_id == 0 {
         return Err("it knows no cluster id".to_owned());
     }
-    let bare = |url: &str| url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let bare = |url: &str| {
+        url.trim_start_matches("http://")
+            .trim_end_matches('/')
+            .to_owned()
+    };
     let channel = if bare(leader) == bare(address) {
         channel
     } else {
         endpoint(leader)?.connect().await.map_err(text)?
     };
-    Ok(Leader { channel, cluster_id, address: bare(leader) })
+    Ok(Leader {
+        channel,
+        cluster_id,
+        address: bare(leader),
+    })
 }
 
 fn refusal(answer: &impl Answer) -> Option<&pdpb::Error> {
-    answer.header()?.error.as_ref().filter(|error| error.r#type() != pdpb::ErrorType::Ok)
+    answer
+        .header()?
+        .error
+        .as_ref()
+        .filter(|error| error.r#type() != pdpb::ErrorType::Ok)
 }
 
 /// Whether asking again, or another member, would end the same.
 fn is_final(kind: pdpb::ErrorType) -> bool {
-    !matches!(kind, pdpb::ErrorType::Unknown | pdpb::ErrorType::Ok | pdpb::ErrorType::NotBootstrapped)
+    !matches!(
+        kind,
+        pdpb::ErrorType::Unknown | pdpb::ErrorType::Ok | pdpb::ErrorType::NotBootstrapped
+    )
 }

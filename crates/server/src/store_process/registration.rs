@@ -59,9 +59,12 @@ pub async fn register(
     patience: Duration,
 ) -> Result<(), PlacementError> {
     let put = placement.call(patience, |mut client, header| {
-        let request = pdpb::PutStoreRequest { header: Some(header), store: Some(store.clone()) };
+        let request = pdpb::PutStoreRequest {
+            header: Some(header),
+            store: Some(store.clone()),
+        };
         let request = with_boot(request, boot);
-async move { client.put_store(request).await }
+        async move { client.put_store(request).await }
     });
     put.await.map(drop)
 }
@@ -102,14 +105,20 @@ impl<E: Engine> Registration<E> {
             register(&self.placement, &self.store, boot, PATIENCE).await?;
         }
         let beat = self.placement.call(PATIENCE, |mut client, header| {
-            let request =
-                pdpb::StoreHeartbeatRequest { header: Some(header), stats: Some(self.stats()), ..Default::default() };
+            let request = pdpb::StoreHeartbeatRequest {
+                header: Some(header),
+                stats: Some(self.stats()),
+                ..Default::default()
+            };
             let request = with_boot(request, boot);
-async move { client.store_heartbeat(request).await }
+            async move { client.store_heartbeat(request).await }
         });
         beat.await?;
         let stores = self.placement.call(PATIENCE, |mut client, header| {
-            let request = pdpb::GetAllStoresRequest { header: Some(header), ..Default::default() };
+            let request = pdpb::GetAllStoresRequest {
+                header: Some(header),
+                ..Default::default()
+            };
             async move { client.get_all_stores(request).await }
         });
         self.addresses.update(&stores.await?.stores);
@@ -152,11 +161,18 @@ async move { client.store_heartbeat(request).await }
     }
 
     /// One stream, to its end; why it ended.
-    async fn stream(&self, leader: &Leader, reports: &mut BTreeMap<RegionId, RegionReport>) -> String {
+    async fn stream(
+        &self,
+        leader: &Leader,
+        reports: &mut BTreeMap<RegionId, RegionReport>,
+    ) -> String {
         let (sender, receiver) = mpsc::channel(REPORTS_AHEAD);
         let mut client = PdClient::new(leader.channel.clone());
         reports.retain(|id, _| self.leads(*id));
-        let opening: Vec<_> = reports.values().map(|report| self.heartbeat(leader, report)).collect();
+        let opening: Vec<_> = reports
+            .values()
+            .map(|report| self.heartbeat(leader, report))
+            .collect();
         let outgoing = futures::stream::iter(opening).chain(ReceiverStream::new(receiver));
         // The answer's head may come only with the first order, so the stream is fed before it is there.
         let mut call = Box::pin(client.region_heartbeat(outgoing));
@@ -195,11 +211,16 @@ async move { client.store_heartbeat(request).await }
     }
 
     fn leads(&self, region: RegionId) -> bool {
-        self.node.region(region).is_some_and(|view| view.role == Role::Leader)
+        self.node
+            .region(region)
+            .is_some_and(|view| view.role == Role::Leader)
     }
 
     fn heartbeat(&self, leader: &Leader, report: &RegionReport) -> pdpb::RegionHeartbeatRequest {
-        let down = |(peer, seconds): &(metapb::Peer, u64)| pdpb::PeerStats { peer: Some(peer.clone()), down_seconds: *seconds };
+        let down = |(peer, seconds): &(metapb::Peer, u64)| pdpb::PeerStats {
+            peer: Some(*peer),
+            down_seconds: *seconds,
+        };
         pdpb::RegionHeartbeatRequest {
             header: Some(pdpb::RequestHeader {
                 cluster_id: leader.cluster_id,
@@ -219,7 +240,10 @@ async move { client.store_heartbeat(request).await }
     }
 
     fn take_order(&self, answer: pdpb::RegionHeartbeatResponse) -> Result<(), String> {
-        if let Some(error) = answer.header.as_ref().and_then(|header| header.error.as_ref())
+        if let Some(error) = answer
+            .header
+            .as_ref()
+            .and_then(|header| header.error.as_ref())
             && error.r#type() != pdpb::ErrorType::Ok
         {
             return Err(error.message.clone());
@@ -240,26 +264,47 @@ async move { client.store_heartbeat(request).await }
         for (region, result) in &news.orders {
             match result {
                 Ok(()) => tracing::debug!(%region, "an order was taken up"),
-                Err(reason @ (OrderRefusal::LaneBusy | OrderRefusal::Joint | OrderRefusal::EpochNotMatch)) => {
+                Err(
+                    reason @ (OrderRefusal::LaneBusy
+                    | OrderRefusal::Joint
+                    | OrderRefusal::EpochNotMatch),
+                ) => {
                     tracing::debug!(%region, %reason, "an order was refused");
                 }
                 Err(reason) => tracing::info!(%region, %reason, "an order was refused"),
             }
         }
         let mut client = PdClient::new(leader.channel.clone());
-        let header = || Some(pdpb::RequestHeader { cluster_id: leader.cluster_id, ..Default::default() });
+        let header = || {
+            Some(pdpb::RequestHeader {
+                cluster_id: leader.cluster_id,
+                ..Default::default()
+            })
+        };
         for regions in news.splits {
             tracing::info!(regions = ?regions.iter().map(|region| region.id).collect::<Vec<_>>(), "split");
-            let told = client.report_batch_split(pdpb::ReportBatchSplitRequest { header: header(), regions });
+            let told = client.report_batch_split(pdpb::ReportBatchSplitRequest {
+                header: header(),
+                regions,
+            });
             // The pieces report themselves as well.
             if !matches!(tokio::time::timeout(PATIENCE, told).await, Ok(Ok(_))) {
                 tracing::debug!("placement was not told of a split");
             }
         }
         if news.ids_wanted > 0 {
-            let asked = client.alloc_id(pdpb::AllocIdRequest { header: header(), count: news.ids_wanted });
+            let asked = client.alloc_id(pdpb::AllocIdRequest {
+                header: header(),
+                count: news.ids_wanted,
+            });
             match tokio::time::timeout(PATIENCE, asked).await {
-                Ok(Ok(answer)) if answer.get_ref().header.as_ref().is_none_or(|header| header.error.is_none()) => {
+                Ok(Ok(answer))
+                    if answer
+                        .get_ref()
+                        .header
+                        .as_ref()
+                        .is_none_or(|header| header.error.is_none()) =>
+                {
                     let answer = answer.into_inner();
                     self.node.ids((first_id(&answer)..=answer.id).collect());
                 }
@@ -284,7 +329,9 @@ async fn next(
 fn gone(kind: pdpb::ErrorType) -> bool {
     matches!(
         kind,
-        pdpb::ErrorType::StoreTombstone | pdpb::ErrorType::DuplicatedEntry | pdpb::ErrorType::IncompatibleVersion
+        pdpb::ErrorType::StoreTombstone
+            | pdpb::ErrorType::DuplicatedEntry
+            | pdpb::ErrorType::IncompatibleVersion
     )
 }
 

@@ -31,7 +31,10 @@ pub async fn serve<E: Engine, R: Receiver>(
     peers: PeerService<R>,
     closing: oneshot::Receiver<()>,
 ) -> Result<(), Error> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Serving { address: address.clone(), source };
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Serving {
+        address: address.clone(),
+        source,
+    };
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<TikvServer<TikvService<E>>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -50,10 +53,13 @@ pub async fn serve<E: Engine, R: Receiver>(
         .add_service(reflection)
         .add_service(tikv)
         .add_service(peers.server())
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
-            // Fired, or its owner is gone: either way it is time.
-            drop(closing.await);
-        })
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            async {
+                // Fired, or its owner is gone: either way it is time.
+                drop(closing.await);
+            },
+        )
         .await
         .map_err(|error| failed(error.into()))
 }

@@ -7,7 +7,10 @@ use engine::{RocksEngine, RocksOptions};
 use proto::kvrpcpb as kv;
 use proto::pontoon::v1::{Frame, SnapshotHead};
 use proto::tikvpb::tikv_client::TikvClient;
-use proto::tikvpb::{BatchCommandsEmptyRequest, BatchCommandsRequest, batch_commands_request, batch_commands_response};
+use proto::tikvpb::{
+    BatchCommandsEmptyRequest, BatchCommandsRequest, batch_commands_request,
+    batch_commands_response,
+};
 use proto::{RegionId, StoreId, memcomparable, metapb};
 use raft::Role;
 use tokio::net::TcpListener;
@@ -16,7 +19,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::link::Incoming;
-use super::{StoreConfig, check, describe, server};
+use super::{StoreConfig, check, describe, listen, reserve, server};
+use crate::exit::Kind;
 use crate::metrics::Metrics;
 use crate::runtime::fatal::exit_process;
 use crate::runtime::{Network, Node, Options, ReadFile};
@@ -62,48 +66,104 @@ impl Running {
     /// Two regions, 1 and 2, that meet in the middle.
     async fn start(api: ApiVersion) -> Running {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let options = RocksOptions { cache_bytes: 8 << 20, memtable_bytes: 8 << 20, ..Default::default() };
+        let options = RocksOptions {
+            cache_bytes: 8 << 20,
+            memtable_bytes: 8 << 20,
+            ..Default::default()
+        };
         let engine = RocksEngine::open(directory.path(), &options).expect("an empty directory");
         store::identity::create(&engine, 5, StoreId(1), api.number()).expect("an empty engine");
         let region = |id: u64, start_key: bytes::Bytes, end_key: bytes::Bytes| metapb::Region {
             id,
             start_key,
             end_key,
-            region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 1 }),
-            peers: vec![metapb::Peer { id: id * 10, store_id: 1, ..Default::default() }],
+            region_epoch: Some(metapb::RegionEpoch {
+                conf_ver: 1,
+                version: 1,
+            }),
+            peers: vec![metapb::Peer {
+                id: id * 10,
+                store_id: 1,
+                ..Default::default()
+            }],
             ..Default::default()
         };
-        let regions = [region(1, "".into(), middle(api)), region(2, middle(api), "".into())];
+        let regions = [
+            region(1, "".into(), middle(api)),
+            region(2, middle(api), "".into()),
+        ];
         store::identity::bootstrap(&engine, &regions).expect("an identity is there");
         let identity = store::identity::bump_boot(&engine).expect("an identity is there");
-        let options = store::Options { ids_low: 0, ..Default::default() };
+        let options = store::Options {
+            ids_low: 0,
+            ..Default::default()
+        };
         let store = store::Store::open(engine.clone(), options).expect("a sound engine");
-        let options = Options { tick: Duration::from_millis(5), ..Default::default() };
-        let node = Node::start(store, engine, Arc::new(Alone), &options, Arc::new(Metrics::new()), exit_process());
+        let options = Options {
+            tick: Duration::from_millis(5),
+            ..Default::default()
+        };
+        let node = Node::start(
+            store,
+            engine,
+            Arc::new(Alone),
+            &options,
+            Arc::new(Metrics::new()),
+            exit_process(),
+        );
         let node = node.expect("threads");
         let handle = node.handle();
 
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it listens").to_string();
-        let rules = Rules { cluster_id: 5, store_id: 1, api };
+        let rules = Rules {
+            cluster_id: 5,
+            store_id: 1,
+            api,
+        };
         let tikv = TikvService::new(handle.clone(), rules, Arc::new(Alone));
-        let me = transport::Identity { cluster_id: 5, store: StoreId(1), boot: identity.boot, format: identity.format };
+        let me = transport::Identity {
+            cluster_id: 5,
+            store: StoreId(1),
+            boot: identity.boot,
+            format: identity.format,
+        };
         let peers = transport::PeerService::new(me, Incoming::new(handle.clone()));
         let (close, closing) = oneshot::channel();
-        tokio::spawn(server::serve(listener, address.clone(), tikv, peers, closing));
+        tokio::spawn(server::serve(
+            listener,
+            address.clone(),
+            tikv,
+            peers,
+            closing,
+        ));
 
         for region in [RegionId(1), RegionId(2)] {
             loop {
                 let changed = handle.views().changed();
-                if handle.region(region).is_some_and(|view| view.role == Role::Leader) {
+                if handle
+                    .region(region)
+                    .is_some_and(|view| view.role == Role::Leader)
+                {
                     break;
                 }
                 changed.await;
             }
         }
-        let channel = Channel::from_shared(format!("http://{address}")).expect("a URI").connect().await.expect("it serves");
+        let channel = Channel::from_shared(format!("http://{address}"))
+            .expect("a URI")
+            .connect()
+            .await
+            .expect("it serves");
         let client = TikvClient::new(channel.clone()).max_decoding_message_size(32 << 20);
-        Running { _directory: directory, node: Some(node), client, channel, close: Some(close), api }
+        Running {
+            _directory: directory,
+            node: Some(node),
+            client,
+            channel,
+            close: Some(close),
+            api,
+        }
     }
 
     fn context(&self, region: u64) -> Option<kv::Context> {
@@ -113,8 +173,15 @@ impl Running {
         };
         Some(kv::Context {
             region_id: region,
-            region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 1 }),
-            peer: Some(metapb::Peer { id: region * 10, store_id: 1, ..Default::default() }),
+            region_epoch: Some(metapb::RegionEpoch {
+                conf_ver: 1,
+                version: 1,
+            }),
+            peer: Some(metapb::Peer {
+                id: region * 10,
+                store_id: 1,
+                ..Default::default()
+            }),
             api_version: version.into(),
             ..Default::default()
         })
@@ -122,20 +189,56 @@ impl Running {
 
     async fn put(&mut self, region: u64, key: &str, value: &str, ttl: u64) -> kv::RawPutResponse {
         let (key, value) = (self.key(key), value.to_owned().into());
-        let request = kv::RawPutRequest { context: self.context(region), key, value, ttl, ..Default::default() };
-        self.client.raw_put(request).await.expect("an answer").into_inner()
+        let request = kv::RawPutRequest {
+            context: self.context(region),
+            key,
+            value,
+            ttl,
+            ..Default::default()
+        };
+        self.client
+            .raw_put(request)
+            .await
+            .expect("an answer")
+            .into_inner()
     }
 
     async fn get(&mut self, region: u64, key: &str) -> kv::RawGetResponse {
-        let request = kv::RawGetRequest { context: self.context(region), key: self.key(key), ..Default::default() };
-        self.client.raw_get(request).await.expect("an answer").into_inner()
+        let request = kv::RawGetRequest {
+            context: self.context(region),
+            key: self.key(key),
+            ..Default::default()
+        };
+        self.client
+            .raw_get(request)
+            .await
+            .expect("an answer")
+            .into_inner()
     }
 
-    async fn scan(&mut self, region: u64, start: &str, end: &str, limit: u32, reverse: bool) -> kv::RawScanResponse {
+    async fn scan(
+        &mut self,
+        region: u64,
+        start: &str,
+        end: &str,
+        limit: u32,
+        reverse: bool,
+    ) -> kv::RawScanResponse {
         let (start_key, end_key) = (self.bound(start), self.bound(end));
         let context = self.context(region);
-        let request = kv::RawScanRequest { context, start_key, end_key, limit, reverse, ..Default::default() };
-        self.client.raw_scan(request).await.expect("an answer").into_inner()
+        let request = kv::RawScanRequest {
+            context,
+            start_key,
+            end_key,
+            limit,
+            reverse,
+            ..Default::default()
+        };
+        self.client
+            .raw_scan(request)
+            .await
+            .expect("an answer")
+            .into_inner()
     }
 
     fn key(&self, key: &str) -> bytes::Bytes {
@@ -146,19 +249,27 @@ impl Running {
     }
 
     fn bound(&self, key: &str) -> bytes::Bytes {
-        if key.is_empty() { bytes::Bytes::new() } else { self.key(key) }
+        if key.is_empty() {
+            bytes::Bytes::new()
+        } else {
+            self.key(key)
+        }
     }
 
     /// Keys without their prefix.
     fn keys(&self, kvs: &[kv::KvPair]) -> Vec<String> {
         let prefix = self.key("").len();
-        kvs.iter().map(|pair| String::from_utf8_lossy(&pair.key[prefix..]).into_owned()).collect()
+        kvs.iter()
+            .map(|pair| String::from_utf8_lossy(&pair.key[prefix..]).into_owned())
+            .collect()
     }
 
     async fn end(mut self) {
         let _ = self.close.take().expect("closed once").send(());
         let node = self.node.take().expect("stopped once");
-        tokio::task::spawn_blocking(move || node.stop()).await.expect("the threads end");
+        tokio::task::spawn_blocking(move || node.stop())
+            .await
+            .expect("the threads end");
     }
 }
 
@@ -191,10 +302,29 @@ async fn keys_and_scans(api: ApiVersion) {
         ..Default::default()
     };
     // "nothing" lies in the other region.
-    let answer = store.client.raw_batch_get(request.clone()).await.expect("an answer").into_inner();
-    assert!(answer.region_error.expect("refused").key_not_in_region.is_some());
-    let request = kv::RawBatchGetRequest { keys: ["c", "aa", "a"].map(|key| store.key(key)).into(), ..request };
-    let answer = store.client.raw_batch_get(request).await.expect("an answer").into_inner();
+    let answer = store
+        .client
+        .raw_batch_get(request.clone())
+        .await
+        .expect("an answer")
+        .into_inner();
+    assert!(
+        answer
+            .region_error
+            .expect("refused")
+            .key_not_in_region
+            .is_some()
+    );
+    let request = kv::RawBatchGetRequest {
+        keys: ["c", "aa", "a"].map(|key| store.key(key)).into(),
+        ..request
+    };
+    let answer = store
+        .client
+        .raw_batch_get(request)
+        .await
+        .expect("an answer")
+        .into_inner();
     assert_eq!(store.keys(&answer.pairs), ["c", "a"]);
 
     let request = kv::RawDeleteRangeRequest {
@@ -203,20 +333,39 @@ async fn keys_and_scans(api: ApiVersion) {
         end_key: store.key("c"),
         ..Default::default()
     };
-    let answer = store.client.raw_delete_range(request).await.expect("an answer").into_inner();
+    let answer = store
+        .client
+        .raw_delete_range(request)
+        .await
+        .expect("an answer")
+        .into_inner();
     assert_eq!(answer, kv::RawDeleteRangeResponse::default());
     let scan = store.scan(1, "", "", 10, false).await;
     assert_eq!(store.keys(&scan.kvs), ["c"]);
 
     let request = kv::UnsafeDestroyRangeRequest {
-        context: Some(kv::Context { api_version: store.context(1).expect("set").api_version, ..Default::default() }),
+        context: Some(kv::Context {
+            api_version: store.context(1).expect("set").api_version,
+            ..Default::default()
+        }),
         start_key: store.key("b"),
         end_key: store.key("y"),
     };
-    let answer = store.client.unsafe_destroy_range(request).await.expect("an answer").into_inner();
+    let answer = store
+        .client
+        .unsafe_destroy_range(request)
+        .await
+        .expect("an answer")
+        .into_inner();
     assert_eq!(answer, kv::UnsafeDestroyRangeResponse::default());
-    let (left, right) = (store.scan(1, "", "", 10, false).await, store.scan(2, "", "", 10, false).await);
-    assert_eq!((store.keys(&left.kvs), store.keys(&right.kvs)), (vec![], vec!["z".to_owned()]));
+    let (left, right) = (
+        store.scan(1, "", "", 10, false).await,
+        store.scan(2, "", "", 10, false).await,
+    );
+    assert_eq!(
+        (store.keys(&left.kvs), store.keys(&right.kvs)),
+        (vec![], vec!["z".to_owned()])
+    );
     store.end().await;
 }
 
@@ -241,12 +390,37 @@ async fn values_expire_and_swap_in_version_2() {
         ..Default::default()
     };
     let request = ttl(&store, "brief");
-    let answer = store.client.raw_get_key_ttl(request).await.expect("an answer").into_inner();
-    assert!((990..=1000).contains(&answer.ttl) && !answer.not_found, "{answer:?}");
+    let answer = store
+        .client
+        .raw_get_key_ttl(request)
+        .await
+        .expect("an answer")
+        .into_inner();
+    assert!(
+        (990..=1000).contains(&answer.ttl) && !answer.not_found,
+        "{answer:?}"
+    );
     let request = ttl(&store, "ever");
-    assert_eq!(store.client.raw_get_key_ttl(request).await.expect("an answer").into_inner().ttl, 0);
+    assert_eq!(
+        store
+            .client
+            .raw_get_key_ttl(request)
+            .await
+            .expect("an answer")
+            .into_inner()
+            .ttl,
+        0
+    );
     let request = ttl(&store, "absent");
-    assert!(store.client.raw_get_key_ttl(request).await.expect("an answer").into_inner().not_found);
+    assert!(
+        store
+            .client
+            .raw_get_key_ttl(request)
+            .await
+            .expect("an answer")
+            .into_inner()
+            .not_found
+    );
 
     let swap = |store: &Running, previous: Option<&str>, value: &str| kv::RawCasRequest {
         context: store.context(1),
@@ -257,14 +431,35 @@ async fn values_expire_and_swap_in_version_2() {
         ..Default::default()
     };
     let request = swap(&store, None, "one");
-    let answer = store.client.raw_compare_and_swap(request).await.expect("an answer").into_inner();
+    let answer = store
+        .client
+        .raw_compare_and_swap(request)
+        .await
+        .expect("an answer")
+        .into_inner();
     assert!(answer.succeed && answer.previous_not_exist, "{answer:?}");
     let request = swap(&store, Some("other"), "two");
-    let answer = store.client.raw_compare_and_swap(request).await.expect("an answer").into_inner();
-    assert!(!answer.succeed && answer.previous_value == "one", "{answer:?}");
+    let answer = store
+        .client
+        .raw_compare_and_swap(request)
+        .await
+        .expect("an answer")
+        .into_inner();
+    assert!(
+        !answer.succeed && answer.previous_value == "one",
+        "{answer:?}"
+    );
     let request = swap(&store, Some("one"), "two");
-    let answer = store.client.raw_compare_and_swap(request).await.expect("an answer").into_inner();
-    assert!(answer.succeed && answer.previous_value == "one", "{answer:?}");
+    let answer = store
+        .client
+        .raw_compare_and_swap(request)
+        .await
+        .expect("an answer")
+        .into_inner();
+    assert!(
+        answer.succeed && answer.previous_value == "one",
+        "{answer:?}"
+    );
     assert_eq!(store.get(1, "cas").await.value, "two");
     store.end().await;
 }
@@ -273,33 +468,93 @@ async fn values_expire_and_swap_in_version_2() {
 async fn wrong_requests_get_their_typed_answers() {
     let mut store = Running::start(ApiVersion::V1).await;
     let unknown = store.get(99, "a").await.region_error.expect("refused");
-    assert_eq!(unknown.region_not_found.map(|cause| cause.region_id), Some(99));
-    let outside = store.put(1, "x", "v", 0).await.region_error.expect("refused");
-    assert_eq!(outside.key_not_in_region.map(|cause| cause.region_id), Some(1));
-    assert!(store.put(1, "a", "v", 7).await.error.contains("ttl"), "values of version 1 do not expire");
+    assert_eq!(
+        unknown.region_not_found.map(|cause| cause.region_id),
+        Some(99)
+    );
+    let outside = store
+        .put(1, "x", "v", 0)
+        .await
+        .region_error
+        .expect("refused");
+    assert_eq!(
+        outside.key_not_in_region.map(|cause| cause.region_id),
+        Some(1)
+    );
+    assert!(
+        store.put(1, "a", "v", 7).await.error.contains("ttl"),
+        "values of version 1 do not expire"
+    );
     assert!(store.put(1, "", "v", 0).await.error.contains("empty"));
 
     let large = "v".repeat((6 << 20) + 1);
-    let refused = store.put(1, "a", &large, 0).await.region_error.expect("refused");
-    assert_eq!(refused.raft_entry_too_large.map(|cause| cause.entry_size), Some(large.len() as u64));
+    let refused = store
+        .put(1, "a", &large, 0)
+        .await
+        .region_error
+        .expect("refused");
+    assert_eq!(
+        refused.raft_entry_too_large.map(|cause| cause.entry_size),
+        Some(large.len() as u64)
+    );
     let huge = "v".repeat(17 << 20);
-    let request = kv::RawPutRequest { context: store.context(1), key: "a".into(), value: huge.into(), ..Default::default() };
-    let status = store.client.raw_put(request).await.expect_err("refused before it is read");
+    let request = kv::RawPutRequest {
+        context: store.context(1),
+        key: "a".into(),
+        value: huge.into(),
+        ..Default::default()
+    };
+    let status = store
+        .client
+        .raw_put(request)
+        .await
+        .expect_err("refused before it is read");
     assert_eq!(status.code(), tonic::Code::OutOfRange);
     // Just within: it is stored and read back whole.
     let largest = "v".repeat(6 << 20);
-    assert_eq!(store.put(1, "a", &largest, 0).await, kv::RawPutResponse::default());
+    assert_eq!(
+        store.put(1, "a", &largest, 0).await,
+        kv::RawPutResponse::default()
+    );
     assert_eq!(store.get(1, "a").await.value.len(), largest.len());
 
-    let newer = kv::Context { region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 9 }), ..store.context(1).unwrap() };
-    let request = kv::RawGetRequest { context: Some(newer), key: "a".into(), ..Default::default() };
-    let answer = store.client.raw_get(request).await.expect("an answer").into_inner();
-    let current = answer.region_error.expect("refused").epoch_not_match.expect("epoch_not_match").current_regions;
+    let newer = kv::Context {
+        region_epoch: Some(metapb::RegionEpoch {
+            conf_ver: 1,
+            version: 9,
+        }),
+        ..store.context(1).unwrap()
+    };
+    let request = kv::RawGetRequest {
+        context: Some(newer),
+        key: "a".into(),
+        ..Default::default()
+    };
+    let answer = store
+        .client
+        .raw_get(request)
+        .await
+        .expect("an answer")
+        .into_inner();
+    let current = answer
+        .region_error
+        .expect("refused")
+        .epoch_not_match
+        .expect("epoch_not_match")
+        .current_regions;
     assert_eq!(current[0].id, 1);
 
-    let status = store.client.kv_get(kv::GetRequest::default()).await.expect_err("not served");
+    let status = store
+        .client
+        .kv_get(kv::GetRequest::default())
+        .await
+        .expect_err("not served");
     assert_eq!(status.code(), tonic::Code::Unimplemented);
-    let answer = store.client.raw_coprocessor(kv::RawCoprocessorRequest::default()).await.expect("an answer");
+    let answer = store
+        .client
+        .raw_coprocessor(kv::RawCoprocessorRequest::default())
+        .await
+        .expect("an answer");
     assert!(!answer.into_inner().error.is_empty());
     store.end().await;
 }
@@ -308,13 +563,18 @@ async fn wrong_requests_get_their_typed_answers() {
 async fn a_page_that_is_too_large_is_refused_and_not_cut() {
     let mut store = Running::start(ApiVersion::V1).await;
     for number in 0..6 {
-        let answer = store.put(1, &format!("k{number}"), &"v".repeat(1 << 20), 0).await;
+        let answer = store
+            .put(1, &format!("k{number}"), &"v".repeat(1 << 20), 0)
+            .await;
         assert_eq!(answer, kv::RawPutResponse::default());
     }
     let scan = store.scan(1, "", "", 3, false).await;
     assert_eq!(scan.kvs.len(), 3);
     let scan = store.scan(1, "", "", 6, false).await;
-    let error = scan.kvs[0].error.as_ref().expect("an error in the place of a pair");
+    let error = scan.kvs[0]
+        .error
+        .as_ref()
+        .expect("an error in the place of a pair");
     assert!(error.abort.contains("ask for fewer"), "{}", error.abort);
     store.end().await;
 }
@@ -325,30 +585,71 @@ async fn batched_commands_are_answered_by_id() {
     use batch_commands_response::response::Cmd as Answer;
     let mut store = Running::start(ApiVersion::V1).await;
     let (sender, requests) = tokio::sync::mpsc::channel(4);
-    let mut answers = store.client.batch_commands(ReceiverStream::new(requests)).await.expect("a stream").into_inner();
+    let mut answers = store
+        .client
+        .batch_commands(ReceiverStream::new(requests))
+        .await
+        .expect("a stream")
+        .into_inner();
     let context = store.context(1);
     let mut batch = BatchCommandsRequest::default();
     let mut add = |id: u64, cmd: Ask| {
         batch.request_ids.push(id);
-        batch.requests.push(batch_commands_request::Request { cmd: Some(cmd) });
+        batch
+            .requests
+            .push(batch_commands_request::Request { cmd: Some(cmd) });
     };
     for id in 0..200 {
         let (key, value) = (format!("key-{id}").into(), format!("value-{id}").into());
-        add(id, Ask::RawPut(kv::RawPutRequest { context: context.clone(), key, value, ..Default::default() }));
+        add(
+            id,
+            Ask::RawPut(kv::RawPutRequest {
+                context: context.clone(),
+                key,
+                value,
+                ..Default::default()
+            }),
+        );
     }
-    add(200, Ask::Empty(BatchCommandsEmptyRequest { test_id: 42, delay_time: 0 }));
-    add(201, Ask::RawGet(kv::RawGetRequest { context: context.clone(), key: "absent".into(), ..Default::default() }));
-    add(202, Ask::RawGet(kv::RawGetRequest { context: store.context(9), key: "absent".into(), ..Default::default() }));
+    add(
+        200,
+        Ask::Empty(BatchCommandsEmptyRequest {
+            test_id: 42,
+            delay_time: 0,
+        }),
+    );
+    add(
+        201,
+        Ask::RawGet(kv::RawGetRequest {
+            context: context.clone(),
+            key: "absent".into(),
+            ..Default::default()
+        }),
+    );
+    add(
+        202,
+        Ask::RawGet(kv::RawGetRequest {
+            context: store.context(9),
+            key: "absent".into(),
+            ..Default::default()
+        }),
+    );
     sender.send(batch).await.expect("the stream is open");
 
     let mut seen = std::collections::BTreeSet::new();
     while seen.len() < 203 {
-        let batch = answers.message().await.expect("no error").expect("the stream is open");
+        let batch = answers
+            .message()
+            .await
+            .expect("no error")
+            .expect("the stream is open");
         assert_eq!(batch.responses.len(), batch.request_ids.len());
         for (id, answer) in batch.request_ids.into_iter().zip(batch.responses) {
             assert!(seen.insert(id), "{id} is answered twice");
             match (id, answer.cmd.expect("an answer")) {
-                (0..200, Answer::RawPut(answer)) => assert_eq!(answer, kv::RawPutResponse::default()),
+                (0..200, Answer::RawPut(answer)) => {
+                    assert_eq!(answer, kv::RawPutResponse::default())
+                }
                 (200, Answer::Empty(answer)) => assert_eq!(answer.test_id, 42),
                 (201, Answer::RawGet(answer)) => assert!(answer.not_found),
                 (202, Answer::RawGet(answer)) => assert!(answer.region_error.is_some()),
@@ -359,9 +660,15 @@ async fn batched_commands_are_answered_by_id() {
     assert_eq!(store.get(1, "key-7").await.value, "value-7");
 
     // A batch whose ids do not match ends the stream, not the store.
-    let uneven = BatchCommandsRequest { request_ids: vec![1, 2], ..Default::default() };
+    let uneven = BatchCommandsRequest {
+        request_ids: vec![1, 2],
+        ..Default::default()
+    };
     sender.send(uneven).await.expect("the stream is open");
-    assert_eq!(answers.message().await.expect_err("refused").code(), tonic::Code::InvalidArgument);
+    assert_eq!(
+        answers.message().await.expect_err("refused").code(),
+        tonic::Code::InvalidArgument
+    );
     assert_eq!(store.get(1, "key-7").await.value, "value-7");
     store.end().await;
 }
@@ -372,18 +679,34 @@ async fn health_and_reflection_are_served() {
     let store = Running::start(ApiVersion::V1).await;
     let mut health = tonic_health::pb::health_client::HealthClient::new(store.channel.clone());
     for service in ["", "tikvpb.Tikv"] {
-        let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
+        let request = tonic_health::pb::HealthCheckRequest {
+            service: service.to_owned(),
+        };
         let answer = health.check(request).await.expect("an answer").into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
     }
     let mut reflection =
-        tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(store.channel.clone());
+        tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(
+            store.channel.clone(),
+        );
     let request = tonic_reflection::pb::v1::ServerReflectionRequest {
         host: String::new(),
-        message_request: Some(tonic_reflection::pb::v1::server_reflection_request::MessageRequest::ListServices(String::new())),
+        message_request: Some(
+            tonic_reflection::pb::v1::server_reflection_request::MessageRequest::ListServices(
+                String::new(),
+            ),
+        ),
     };
-    let answers = reflection.server_reflection_info(futures::stream::iter([request])).await.expect("an answer");
-    let answer = answers.into_inner().message().await.expect("no error").expect("one answer");
+    let answers = reflection
+        .server_reflection_info(futures::stream::iter([request]))
+        .await
+        .expect("an answer");
+    let answer = answers
+        .into_inner()
+        .message()
+        .await
+        .expect("no error")
+        .expect("one answer");
     assert!(format!("{answer:?}").contains("tikvpb.Tikv"));
     store.end().await;
 }
@@ -391,13 +714,34 @@ async fn health_and_reflection_are_served() {
 #[test]
 fn settings_that_make_no_sense_are_named() {
     assert!(check(&StoreConfig::default()).is_ok());
-    let mut config = StoreConfig { placement: Vec::new(), ..Default::default() };
-    assert!(check(&config).unwrap_err().to_string().starts_with("placement is wrong"));
-    config = StoreConfig { labels: vec!["zone".to_owned()], ..Default::default() };
-    assert!(check(&config).unwrap_err().to_string().contains("key=value"));
+    let mut config = StoreConfig {
+        placement: Vec::new(),
+        ..Default::default()
+    };
+    assert!(
+        check(&config)
+            .unwrap_err()
+            .to_string()
+            .starts_with("placement is wrong")
+    );
+    config = StoreConfig {
+        labels: vec!["zone".to_owned()],
+        ..Default::default()
+    };
+    assert!(
+        check(&config)
+            .unwrap_err()
+            .to_string()
+            .contains("key=value")
+    );
     config = StoreConfig::default();
     config.raft.heartbeat = config.raft.election_timeout;
-    assert!(check(&config).unwrap_err().to_string().starts_with("raft.heartbeat is wrong"));
+    assert!(
+        check(&config)
+            .unwrap_err()
+            .to_string()
+            .starts_with("raft.heartbeat is wrong")
+    );
 }
 
 #[test]
@@ -408,6 +752,31 @@ fn placement_is_told_where_the_store_is() {
         ..Default::default()
     };
     let store = describe(&config, StoreId(4), 1000);
-    assert_eq!((store.id, store.address.as_str(), store.start_timestamp), (4, "store-1:20160", 1000));
-    assert_eq!((store.labels[1].key.as_str(), store.labels[1].value.as_str()), ("note", "x=y"));
+    assert_eq!(
+        (store.id, store.address.as_str(), store.start_timestamp),
+        (4, "store-1:20160", 1000)
+    );
+    assert_eq!(
+        (store.labels[1].key.as_str(), store.labels[1].value.as_str()),
+        ("note", "x=y")
+    );
+}
+
+#[tokio::test]
+async fn a_taken_port_is_told_from_other_failures() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = taken.local_addr().expect("it listens").to_string();
+    let error = reserve(&address).await.expect_err("the port is taken");
+    assert_eq!(error.kind(), Kind::PortTaken);
+    assert!(error.to_string().contains(&address));
+    let error = reserve("nonsense").await.expect_err("not an address");
+    assert_eq!(error.kind(), Kind::Environment);
+
+    drop(taken);
+    let free = reserve(&address).await.expect("the port is free");
+    assert!(
+        tokio::net::TcpStream::connect(&address).await.is_err(),
+        "nobody is kept waiting by a port that is only reserved"
+    );
+    assert!(listen(free, &address).is_ok());
 }

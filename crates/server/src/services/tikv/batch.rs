@@ -33,7 +33,10 @@ const ANSWERS_MAX: usize = 512;
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Serves a stream.
-pub(super) fn serve<E: Engine>(service: TikvService<E>, requests: Streaming<BatchCommandsRequest>) -> Answers {
+pub(super) fn serve<E: Engine>(
+    service: TikvService<E>,
+    requests: Streaming<BatchCommandsRequest>,
+) -> Answers {
     Box::pin(Serving {
         service,
         requests: Some(requests),
@@ -67,7 +70,8 @@ impl<E: Engine> Stream for Serving<E> {
             this.read(context);
             let mut progressed = false;
             while this.answered.len() < ANSWERS_MAX
-                && let Poll::Ready(Some((id, bytes, answer))) = this.running.poll_next_unpin(context)
+                && let Poll::Ready(Some((id, bytes, answer))) =
+                    this.running.poll_next_unpin(context)
             {
                 progressed = true;
                 this.running_bytes -= bytes;
@@ -112,13 +116,17 @@ impl<E: Engine> Serving<E> {
     fn start(&mut self, batch: BatchCommandsRequest) {
         if batch.requests.len() != batch.request_ids.len() {
             let (requests, ids) = (batch.requests.len(), batch.request_ids.len());
-            return self.fail(Status::invalid_argument(format!("{requests} requests have {ids} ids")));
+            return self.fail(Status::invalid_argument(format!(
+                "{requests} requests have {ids} ids"
+            )));
         }
         for (request, id) in batch.requests.into_iter().zip(batch.request_ids) {
             let bytes = request.encoded_len();
             let service = self.service.clone();
             self.running_bytes += bytes;
-            self.running.push(Box::pin(async move { (id, bytes, service.command(request.cmd).await) }));
+            self.running.push(Box::pin(async move {
+                (id, bytes, service.command(request.cmd).await)
+            }));
         }
     }
 
@@ -148,29 +156,45 @@ impl<E: Engine> TikvService<E> {
     /// Carries out one request of a batch.
     async fn command(self, ask: Option<Ask>) -> Result<Answer, Status> {
         Ok(match ask {
-            Some(Ask::RawGet(request)) => Answer::RawGet(self.measured(Kind::RawGet, self.get(request)).await),
-            Some(Ask::RawPut(request)) => Answer::RawPut(self.measured(Kind::RawPut, self.put(request)).await),
-            Some(Ask::RawDelete(request)) => Answer::RawDelete(self.measured(Kind::RawDelete, self.delete(request)).await),
-            Some(Ask::RawBatchGet(request)) => {
-                Answer::RawBatchGet(self.measured(Kind::RawBatchGet, self.batch_get(request)).await)
+            Some(Ask::RawGet(request)) => {
+                Answer::RawGet(self.measured(Kind::RawGet, self.get(request)).await)
             }
-            Some(Ask::RawBatchPut(request)) => {
-                Answer::RawBatchPut(self.measured(Kind::RawBatchPut, self.batch_put(request)).await)
+            Some(Ask::RawPut(request)) => {
+                Answer::RawPut(self.measured(Kind::RawPut, self.put(request)).await)
             }
-            Some(Ask::RawBatchDelete(request)) => {
-                Answer::RawBatchDelete(self.measured(Kind::RawBatchDelete, self.batch_delete(request)).await)
+            Some(Ask::RawDelete(request)) => {
+                Answer::RawDelete(self.measured(Kind::RawDelete, self.delete(request)).await)
             }
-            Some(Ask::RawDeleteRange(request)) => {
-                Answer::RawDeleteRange(self.measured(Kind::RawDeleteRange, self.delete_range(request)).await)
+            Some(Ask::RawBatchGet(request)) => Answer::RawBatchGet(
+                self.measured(Kind::RawBatchGet, self.batch_get(request))
+                    .await,
+            ),
+            Some(Ask::RawBatchPut(request)) => Answer::RawBatchPut(
+                self.measured(Kind::RawBatchPut, self.batch_put(request))
+                    .await,
+            ),
+            Some(Ask::RawBatchDelete(request)) => Answer::RawBatchDelete(
+                self.measured(Kind::RawBatchDelete, self.batch_delete(request))
+                    .await,
+            ),
+            Some(Ask::RawDeleteRange(request)) => Answer::RawDeleteRange(
+                self.measured(Kind::RawDeleteRange, self.delete_range(request))
+                    .await,
+            ),
+            Some(Ask::RawScan(request)) => {
+                Answer::RawScan(self.measured(Kind::RawScan, self.scan(request)).await)
             }
-            Some(Ask::RawScan(request)) => Answer::RawScan(self.measured(Kind::RawScan, self.scan(request)).await),
-            Some(Ask::RawBatchScan(request)) => {
-                Answer::RawBatchScan(self.measured(Kind::RawBatchScan, self.batch_scan(request)).await)
-            }
-            Some(Ask::RawCoprocessor(request)) => {
-                Answer::RawCoprocessor(self.measured(Kind::RawCoprocessor, self.coprocessor(request)).await)
-            }
-            Some(Ask::Empty(request)) => Answer::Empty(BatchCommandsEmptyResponse { test_id: request.test_id }),
+            Some(Ask::RawBatchScan(request)) => Answer::RawBatchScan(
+                self.measured(Kind::RawBatchScan, self.batch_scan(request))
+                    .await,
+            ),
+            Some(Ask::RawCoprocessor(request)) => Answer::RawCoprocessor(
+                self.measured(Kind::RawCoprocessor, self.coprocessor(request))
+                    .await,
+            ),
+            Some(Ask::Empty(request)) => Answer::Empty(BatchCommandsEmptyResponse {
+                test_id: request.test_id,
+            }),
             Some(
                 Ask::Get(_)
                 | Ask::Scan(_)
@@ -187,7 +211,11 @@ impl<E: Engine> TikvService<E> {
                 | Ask::TxnHeartBeat(_)
                 | Ask::CheckSecondaryLocks(_),
             ) => return Err(Status::unimplemented("transactions are not served")),
-            None => return Err(Status::unimplemented("the batch holds a command that this version does not know")),
+            None => {
+                return Err(Status::unimplemented(
+                    "the batch holds a command that this version does not know",
+                ));
+            }
         })
     }
 }

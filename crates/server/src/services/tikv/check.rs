@@ -67,7 +67,9 @@ impl Rules {
     pub fn check(&self, context: &kvrpcpb::Context, cf: &str) -> Result<(), Reject> {
         if context.cluster_id != 0 && context.cluster_id != self.cluster_id {
             let (asked, actual) = (context.cluster_id, self.cluster_id);
-            return Err(Reject::Text(format!("cluster {asked} was asked for, this store is of cluster {actual}")));
+            return Err(Reject::Text(format!(
+                "cluster {asked} was asked for, this store is of cluster {actual}"
+            )));
         }
         if let Some(peer) = &context.peer
             && peer.store_id != 0
@@ -79,10 +81,15 @@ impl Rules {
         if asked != Ok(self.wire_version()) {
             let asked = asked.map_or("unknown", |version| version.as_str_name());
             let served = self.wire_version().as_str_name();
-            return Err(Reject::Text(format!("the request is of api version {asked}, this cluster has version {served}")));
+            return Err(Reject::Text(format!(
+                "the request is of api version {asked}, this cluster has version {served}"
+            )));
         }
         if !(cf.is_empty() || cf == "default") {
-            return Err(Reject::Text(format!("there is no column family {}: use \"default\"", shorten(cf))));
+            return Err(Reject::Text(format!(
+                "there is no column family {}: use \"default\"",
+                shorten(cf)
+            )));
         }
         Ok(())
     }
@@ -98,7 +105,12 @@ impl Rules {
     /// As [`Rules::key`], for the end of a range, where empty is unbounded.
     pub fn bound(&self, context: &kvrpcpb::Context, key: &Bytes) -> Result<Bytes, Reject> {
         if key.len() > KEY_BYTES_MAX {
-            return Err(too_large(context.region_id, "key", key.len(), KEY_BYTES_MAX));
+            return Err(too_large(
+                context.region_id,
+                "key",
+                key.len(),
+                KEY_BYTES_MAX,
+            ));
         }
         match self.api {
             ApiVersion::V1 => Ok(key.clone()),
@@ -117,7 +129,9 @@ impl Rules {
         match self.api {
             ApiVersion::V1 => Bytes::copy_from_slice(key),
             // Everything in the region space went through `encode`. A key that did not is shown as it is.
-            ApiVersion::V2 => memcomparable::decode(key).unwrap_or_else(|_| Bytes::copy_from_slice(key)),
+            ApiVersion::V2 => {
+                memcomparable::decode(key).unwrap_or_else(|_| Bytes::copy_from_slice(key))
+            }
         }
     }
 
@@ -132,7 +146,12 @@ impl Rules {
     /// Checks a value.
     pub fn value(&self, context: &kvrpcpb::Context, value: &Bytes) -> Result<Bytes, Reject> {
         if value.len() > VALUE_BYTES_MAX {
-            return Err(too_large(context.region_id, "value", value.len(), VALUE_BYTES_MAX));
+            return Err(too_large(
+                context.region_id,
+                "value",
+                value.len(),
+                VALUE_BYTES_MAX,
+            ));
         }
         Ok(value.clone())
     }
@@ -142,9 +161,10 @@ impl Rules {
     pub fn expires_at(&self, ttl_seconds: u64, now: u64) -> Result<u64, Reject> {
         match (ttl_seconds, self.api) {
             (0, _) => Ok(0),
-            (_, ApiVersion::V1) => {
-                Err(Reject::Text("values of api version 1 do not expire: use a ttl of 0, or a cluster of version 2".to_owned()))
-            }
+            (_, ApiVersion::V1) => Err(Reject::Text(
+                "values of api version 1 do not expire: use a ttl of 0, or a cluster of version 2"
+                    .to_owned(),
+            )),
             (ttl, ApiVersion::V2) => Ok(now.saturating_add(ttl)),
         }
     }
@@ -153,7 +173,11 @@ impl Rules {
     pub fn target(&self, context: &kvrpcpb::Context, keys: Keys) -> Target {
         Target {
             region: RegionId(context.region_id),
-            peer: context.peer.as_ref().filter(|peer| peer.id != 0).map(|peer| PeerId(peer.id)),
+            peer: context
+                .peer
+                .as_ref()
+                .filter(|peer| peer.id != 0)
+                .map(|peer| PeerId(peer.id)),
             epoch: context.region_epoch,
             keys,
         }
@@ -168,5 +192,7 @@ fn shorten(name: &str) -> String {
 /// The wall clock in whole seconds.
 pub(super) fn now_seconds() -> u64 {
     // Before 1970 nothing has expired.
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

@@ -48,14 +48,25 @@ impl<E: Engine> TikvService<E> {
     /// What of a range lies in regions of this store, by region.
     fn parts(&self, start: &Bytes, end: &Bytes) -> Vec<(Bytes, Bytes)> {
         let owners = self.node().views().owners();
-        owners.iter().filter_map(|view| intersect(start, end, &view.region)).collect()
+        owners
+            .iter()
+            .filter_map(|view| intersect(start, end, &view.region))
+            .collect()
     }
 
     /// Deletes a part. Regions change meanwhile, so the part is looked up anew for each attempt, and what a region here
     /// does not hold any more is left to the others.
-    async fn destroy_part(&self, mut start: Bytes, end: Bytes, deadline: Instant) -> Result<(), Reject> {
+    async fn destroy_part(
+        &self,
+        mut start: Bytes,
+        end: Bytes,
+        deadline: Instant,
+    ) -> Result<(), Reject> {
         loop {
-            let here = self.node().find(&start).and_then(|view| Some((intersect(&start, &end, &view.region)?, view)));
+            let here = self
+                .node()
+                .find(&start)
+                .and_then(|view| Some((intersect(&start, &end, &view.region)?, view)));
             let Some(((from, to), view)) = here else {
                 // The region went away from this store; its leader is elsewhere and deletes it there.
                 return Ok(());
@@ -67,14 +78,22 @@ impl<E: Engine> TikvService<E> {
                     continue;
                 }
                 Err(error) if Instant::now() >= deadline => {
-                    return Err(Reject::Text(format!("region {} was not destroyed: {error}", view.region.id)));
+                    return Err(Reject::Text(format!(
+                        "region {} was not destroyed: {error}",
+                        view.region.id
+                    )));
                 }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
     }
 
-    async fn destroy_in_region(&self, view: &RegionView, start: Bytes, end: Bytes) -> Result<(), String> {
+    async fn destroy_in_region(
+        &self,
+        view: &RegionView,
+        start: Bytes,
+        end: Bytes,
+    ) -> Result<(), String> {
         let text = |refusal: Refusal| refusal.to_string();
         if view.role == Role::Leader {
             let target = Target {
@@ -83,12 +102,20 @@ impl<E: Engine> TikvService<E> {
                 epoch: view.region.region_epoch,
                 keys: Keys::Range(start.clone(), end.clone()),
             };
-            return self.propose_delete_range(target, start, end).await.map_err(text);
+            return self
+                .propose_delete_range(target, start, end)
+                .await
+                .map_err(text);
         }
         let leader = view.leader.as_ref().ok_or("nobody leads it")?;
         let store = StoreId(leader.store_id);
-        let address = self.shared.addresses.address(store).ok_or_else(|| format!("the address of store {store} is unknown"))?;
-        self.ask_leader(address, leader, &view.region, start, end).await
+        let address = self
+            .shared
+            .addresses
+            .address(store)
+            .ok_or_else(|| format!("the address of store {store} is unknown"))?;
+        self.ask_leader(address, leader, &view.region, start, end)
+            .await
     }
 
     async fn ask_leader(
@@ -99,14 +126,20 @@ impl<E: Engine> TikvService<E> {
         start: Bytes,
         end: Bytes,
     ) -> Result<(), String> {
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
-        let endpoint = endpoint.connect_timeout(Duration::from_secs(1)).timeout(PATIENCE);
-        let channel = endpoint.connect().await.map_err(|error| crate::exit::chain(&error))?;
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| error.to_string())?;
+        let endpoint = endpoint
+            .connect_timeout(Duration::from_secs(1))
+            .timeout(PATIENCE);
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| crate::exit::chain(&error))?;
         let request = kv::RawDeleteRangeRequest {
             context: Some(kv::Context {
                 region_id: region.id,
                 region_epoch: region.region_epoch,
-                peer: Some(leader.clone()),
+                peer: Some(*leader),
                 api_version: self.rules().wire_version().into(),
                 ..Default::default()
             }),
@@ -114,7 +147,10 @@ impl<E: Engine> TikvService<E> {
             end_key: self.rules().client_key(&end),
             cf: String::new(),
         };
-        let answer = TikvClient::new(channel).raw_delete_range(request).await.map_err(|status| status.to_string())?;
+        let answer = TikvClient::new(channel)
+            .raw_delete_range(request)
+            .await
+            .map_err(|status| status.to_string())?;
         let answer = answer.into_inner();
         match (answer.region_error, answer.error.as_str()) {
             (None, "") => Ok(()),

@@ -1,5 +1,8 @@
 //! Raw operations on keys.
 
+// As in the runtime: a refusal is large, and rare.
+#![allow(clippy::result_large_err)]
+
 use bytes::Bytes;
 use engine::Engine;
 use proto::kvrpcpb as kv;
@@ -10,38 +13,66 @@ use store::value::Stored;
 
 use super::TikvService;
 use super::check::{REQUEST_BYTES_MAX, now_seconds};
-use super::errors::Reject;
+use super::errors::{Reject, SWAP_UNKNOWN};
 
 /// Keys above which a batch is read on a thread that may wait for the disk.
 const INLINE_KEYS_MAX: usize = 64;
 
 impl<E: Engine> TikvService<E> {
-    pub(super) async fn get(&self, request: kv::RawGetRequest) -> Result<kv::RawGetResponse, Reject> {
+    pub(super) async fn get(
+        &self,
+        request: kv::RawGetRequest,
+    ) -> Result<kv::RawGetResponse, Reject> {
         let context = request.context.unwrap_or_default();
-        Ok(match self.get_live(&context, &request.key, &request.cf).await? {
-            Some((stored, _)) => kv::RawGetResponse { value: stored.value, ..Default::default() },
-            None => kv::RawGetResponse { not_found: true, ..Default::default() },
-        })
+        Ok(
+            match self.get_live(&context, &request.key, &request.cf).await? {
+                Some((stored, _)) => kv::RawGetResponse {
+                    value: stored.value,
+                    ..Default::default()
+                },
+                None => kv::RawGetResponse {
+                    not_found: true,
+                    ..Default::default()
+                },
+            },
+        )
     }
 
-    pub(super) async fn get_key_ttl(&self, request: kv::RawGetKeyTtlRequest) -> Result<kv::RawGetKeyTtlResponse, Reject> {
+    pub(super) async fn get_key_ttl(
+        &self,
+        request: kv::RawGetKeyTtlRequest,
+    ) -> Result<kv::RawGetKeyTtlResponse, Reject> {
         let context = request.context.unwrap_or_default();
-        Ok(match self.get_live(&context, &request.key, &request.cf).await? {
-            // A live value that expires does so after `now`, so its time left is not 0, which means "never".
-            Some((stored, now)) => {
-                kv::RawGetKeyTtlResponse { ttl: stored.expires_at.saturating_sub(now), ..Default::default() }
-            }
-            None => kv::RawGetKeyTtlResponse { not_found: true, ..Default::default() },
-        })
+        Ok(
+            match self.get_live(&context, &request.key, &request.cf).await? {
+                // A live value that expires does so after `now`, so its time left is not 0, which means "never".
+                Some((stored, now)) => kv::RawGetKeyTtlResponse {
+                    ttl: stored.expires_at.saturating_sub(now),
+                    ..Default::default()
+                },
+                None => kv::RawGetKeyTtlResponse {
+                    not_found: true,
+                    ..Default::default()
+                },
+            },
+        )
     }
 
     /// The value of a key that has not expired, and the second by which that was judged.
-    async fn get_live(&self, context: &kv::Context, key: &Bytes, cf: &str) -> Result<Option<(Stored, u64)>, Reject> {
+    async fn get_live(
+        &self,
+        context: &kv::Context,
+        key: &Bytes,
+        cf: &str,
+    ) -> Result<Option<(Stored, u64)>, Reject> {
         self.rules().check(context, cf)?;
         let key = self.rules().key(context, key)?;
         self.leader_here(context.region_id).await?;
         let data_key = store::keys::data(&key);
-        let permit = self.node().permit(self.rules().target(context, Keys::Points(vec![key]))).await?;
+        let permit = self
+            .node()
+            .permit(self.rules().target(context, Keys::Points(vec![key])))
+            .await?;
         let value = permit.get(&data_key)?.map_err(unreadable)?;
         let Some(value) = value else { return Ok(None) };
         let stored = store::value::decode(value).map_err(unreadable)?;
@@ -49,7 +80,10 @@ impl<E: Engine> TikvService<E> {
         Ok(stored.is_live(now).then_some((stored, now)))
     }
 
-    pub(super) async fn batch_get(&self, request: kv::RawBatchGetRequest) -> Result<kv::RawBatchGetResponse, Reject> {
+    pub(super) async fn batch_get(
+        &self,
+        request: kv::RawBatchGetRequest,
+    ) -> Result<kv::RawBatchGetResponse, Reject> {
         let context = request.context.unwrap_or_default();
         self.rules().check(&context, &request.cf)?;
         let keys = self.keys(&context, &request.keys)?;
@@ -58,9 +92,16 @@ impl<E: Engine> TikvService<E> {
         }
         self.leader_here(context.region_id).await?;
         let data_keys: Vec<Bytes> = keys.iter().map(|key| store::keys::data(key)).collect();
-        let permit = self.node().permit(self.rules().target(&context, Keys::Points(keys))).await?;
+        let permit = self
+            .node()
+            .permit(self.rules().target(&context, Keys::Points(keys)))
+            .await?;
         let read = move || permit.get_many(&data_keys);
-        let values = if request.keys.len() > INLINE_KEYS_MAX { blocking(read).await? } else { read() };
+        let values = if request.keys.len() > INLINE_KEYS_MAX {
+            blocking(read).await?
+        } else {
+            read()
+        };
         let now = now_seconds();
         let mut pairs = Vec::with_capacity(request.keys.len());
         let mut bytes = 0;
@@ -74,24 +115,42 @@ impl<E: Engine> TikvService<E> {
                         "the values asked for have more than {REQUEST_BYTES_MAX} bytes: ask for fewer keys at a time"
                     )));
                 }
-                pairs.push(kv::KvPair { key, value: stored.value, ..Default::default() });
+                pairs.push(kv::KvPair {
+                    key,
+                    value: stored.value,
+                    ..Default::default()
+                });
             }
         }
-        Ok(kv::RawBatchGetResponse { pairs, ..Default::default() })
+        Ok(kv::RawBatchGetResponse {
+            pairs,
+            ..Default::default()
+        })
     }
 
-    pub(super) async fn put(&self, request: kv::RawPutRequest) -> Result<kv::RawPutResponse, Reject> {
+    pub(super) async fn put(
+        &self,
+        request: kv::RawPutRequest,
+    ) -> Result<kv::RawPutResponse, Reject> {
         let context = request.context.unwrap_or_default();
         self.rules().check(&context, &request.cf)?;
         let key = self.rules().key(&context, &request.key)?;
         let value = self.rules().value(&context, &request.value)?;
         let expires_at = self.rules().expires_at(request.ttl, now_seconds())?;
-        let put = wire::Put { key: key.clone(), value, expires_at };
-        self.write(&context, vec![key], vec![operation::Kind::Put(put)]).await?;
+        let put = wire::Put {
+            key: key.clone(),
+            value,
+            expires_at,
+        };
+        self.write(&context, vec![key], vec![operation::Kind::Put(put)])
+            .await?;
         Ok(kv::RawPutResponse::default())
     }
 
-    pub(super) async fn batch_put(&self, request: kv::RawBatchPutRequest) -> Result<kv::RawBatchPutResponse, Reject> {
+    pub(super) async fn batch_put(
+        &self,
+        request: kv::RawBatchPutRequest,
+    ) -> Result<kv::RawBatchPutResponse, Reject> {
         let context = request.context.unwrap_or_default();
         self.rules().check(&context, &request.cf)?;
         let ttls = TimesToLive::new(request.ttl, request.ttls, request.pairs.len())?;
@@ -103,18 +162,26 @@ impl<E: Engine> TikvService<E> {
             let value = self.rules().value(&context, &pair.value)?;
             let expires_at = self.rules().expires_at(ttls.of(position), now)?;
             keys.push(key.clone());
-            operations.push(operation::Kind::Put(wire::Put { key, value, expires_at }));
+            operations.push(operation::Kind::Put(wire::Put {
+                key,
+                value,
+                expires_at,
+            }));
         }
         self.write(&context, keys, operations).await?;
         Ok(kv::RawBatchPutResponse::default())
     }
 
-    pub(super) async fn delete(&self, request: kv::RawDeleteRequest) -> Result<kv::RawDeleteResponse, Reject> {
+    pub(super) async fn delete(
+        &self,
+        request: kv::RawDeleteRequest,
+    ) -> Result<kv::RawDeleteResponse, Reject> {
         let context = request.context.unwrap_or_default();
         self.rules().check(&context, &request.cf)?;
         let key = self.rules().key(&context, &request.key)?;
         let delete = wire::Delete { key: key.clone() };
-        self.write(&context, vec![key], vec![operation::Kind::Delete(delete)]).await?;
+        self.write(&context, vec![key], vec![operation::Kind::Delete(delete)])
+            .await?;
         Ok(kv::RawDeleteResponse::default())
     }
 
@@ -125,7 +192,10 @@ impl<E: Engine> TikvService<E> {
         let context = request.context.unwrap_or_default();
         self.rules().check(&context, &request.cf)?;
         let keys = self.keys(&context, &request.keys)?;
-        let operations = keys.iter().map(|key| operation::Kind::Delete(wire::Delete { key: key.clone() })).collect();
+        let operations = keys
+            .iter()
+            .map(|key| operation::Kind::Delete(wire::Delete { key: key.clone() }))
+            .collect();
         self.write(&context, keys, operations).await?;
         Ok(kv::RawBatchDeleteResponse::default())
     }
@@ -142,7 +212,9 @@ impl<E: Engine> TikvService<E> {
             return Ok(kv::RawDeleteRangeResponse::default());
         }
         self.leader_here(context.region_id).await?;
-        let target = self.rules().target(&context, Keys::Range(start.clone(), end.clone()));
+        let target = self
+            .rules()
+            .target(&context, Keys::Range(start.clone(), end.clone()));
         self.propose_delete_range(target, start, end).await?;
         Ok(kv::RawDeleteRangeResponse::default())
     }
@@ -154,14 +226,22 @@ impl<E: Engine> TikvService<E> {
         end_key: Bytes,
     ) -> Result<(), Refusal> {
         let range = operation::Kind::DeleteRange(wire::DeleteRange { start_key, end_key });
-        self.node().propose(target, vec![wire::Operation { kind: Some(range) }]).await.map(drop)
+        self.node()
+            .propose(target, vec![wire::Operation { kind: Some(range) }])
+            .await
+            .map(drop)
     }
 
-    pub(super) async fn compare_and_swap(&self, request: kv::RawCasRequest) -> Result<kv::RawCasResponse, Reject> {
+    pub(super) async fn compare_and_swap(
+        &self,
+        request: kv::RawCasRequest,
+    ) -> Result<kv::RawCasResponse, Reject> {
         let context = request.context.unwrap_or_default();
         self.rules().check(&context, &request.cf)?;
         if request.delete {
-            return Err(Reject::Text("compare-and-swap cannot delete: swap in a value, or use a plain delete".to_owned()));
+            return Err(Reject::Text(
+                "compare-and-swap cannot delete: swap in a value, or use a plain delete".to_owned(),
+            ));
         }
         let key = self.rules().key(&context, &request.key)?;
         let value = self.rules().value(&context, &request.value)?;
@@ -173,17 +253,27 @@ impl<E: Engine> TikvService<E> {
             previous: (!request.previous_not_exist).then_some(request.previous_value),
             now,
         };
-        let results = match self.write(&context, vec![key], vec![operation::Kind::CompareAndSwap(swap)]).await {
+        let results = match self
+            .write(
+                &context,
+                vec![key],
+                vec![operation::Kind::CompareAndSwap(swap)],
+            )
+            .await
+        {
             Ok(results) => results,
             // A client repeats after any region error, and a swap that took effect would then report failure (R26). Only
             // a plain error reaches the caller.
             Err(Refusal::Unknown) => {
-                return Err(Reject::Text("the outcome of the compare-and-swap is not known: read the key".to_owned()));
+                return Err(Reject::Text(SWAP_UNKNOWN.to_owned()));
             }
             Err(refusal) => return Err(refusal.into()),
         };
         match results.into_iter().next() {
-            Some(OperationResult::Swapped { succeeded, previous }) => Ok(kv::RawCasResponse {
+            Some(OperationResult::Swapped {
+                succeeded,
+                previous,
+            }) => Ok(kv::RawCasResponse {
                 succeed: succeeded,
                 previous_not_exist: previous.is_none(),
                 previous_value: previous.unwrap_or_default(),
@@ -197,12 +287,16 @@ impl<E: Engine> TikvService<E> {
         &self,
         _request: kv::RawCoprocessorRequest,
     ) -> Result<kv::RawCoprocessorResponse, Reject> {
-        Err(Reject::Text("coprocessor plugins are not supported".to_owned()))
+        Err(Reject::Text(
+            "coprocessor plugins are not supported".to_owned(),
+        ))
     }
 
     /// Checks keys, all of them before any is used.
     fn keys(&self, context: &kv::Context, keys: &[Bytes]) -> Result<Vec<Bytes>, Reject> {
-        keys.iter().map(|key| self.rules().key(context, key)).collect()
+        keys.iter()
+            .map(|key| self.rules().key(context, key))
+            .collect()
     }
 
     /// Proposes operations on keys as one request.
@@ -216,8 +310,13 @@ impl<E: Engine> TikvService<E> {
             return Ok(Vec::new());
         }
         self.leader_here(context.region_id).await?;
-        let operations = operations.into_iter().map(|kind| wire::Operation { kind: Some(kind) }).collect();
-        self.node().propose(self.rules().target(context, Keys::Points(keys)), operations).await
+        let operations = operations
+            .into_iter()
+            .map(|kind| wire::Operation { kind: Some(kind) })
+            .collect();
+        self.node()
+            .propose(self.rules().target(context, Keys::Points(keys)), operations)
+            .await
     }
 }
 
@@ -235,7 +334,9 @@ impl TimesToLive {
             0 => Ok(TimesToLive::Same(all)),
             1 => Ok(TimesToLive::Same(each[0])),
             given if given == pairs => Ok(TimesToLive::Each(each)),
-            given => Err(Reject::Text(format!("there are {given} times to live for {pairs} pairs: give one each, or one"))),
+            given => Err(Reject::Text(format!(
+                "there are {given} times to live for {pairs} pairs: give one each, or one"
+            ))),
         }
     }
 
@@ -249,13 +350,20 @@ impl TimesToLive {
 }
 
 /// Runs work that may wait for the disk away from the threads that serve.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Reject> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Reject::Text("the store is stopping".to_owned()))
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Reject> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Reject::Text("the store is stopping".to_owned()))
 }
 
 /// The engine cannot read what was asked for. Another replica can, so the client is sent away, and a person is told.
 pub(super) fn unreadable(error: engine::Error) -> Reject {
     let text = crate::exit::chain(&error);
     tracing::error!(error = %text, "cannot read data");
-    Reject::Region(Box::new(proto::errorpb::Error { message: format!("cannot read: {text}"), ..Default::default() }))
+    Reject::Region(Box::new(proto::errorpb::Error {
+        message: format!("cannot read: {text}"),
+        ..Default::default()
+    }))
 }

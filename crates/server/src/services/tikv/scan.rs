@@ -27,25 +27,54 @@ struct Wanted {
 }
 
 impl<E: Engine> TikvService<E> {
-    pub(super) async fn scan(&self, request: kv::RawScanRequest) -> Result<kv::RawScanResponse, Reject> {
+    pub(super) async fn scan(
+        &self,
+        request: kv::RawScanRequest,
+    ) -> Result<kv::RawScanResponse, Reject> {
         let context = request.context.unwrap_or_default();
         self.rules().check(&context, &request.cf)?;
-        let range = kv::KeyRange { start_key: request.start_key, end_key: request.end_key };
-        let wanted = self.wanted(&context, &range, request.limit, request.key_only, request.reverse)?;
+        let range = kv::KeyRange {
+            start_key: request.start_key,
+            end_key: request.end_key,
+        };
+        let wanted = self.wanted(
+            &context,
+            &range,
+            request.limit,
+            request.key_only,
+            request.reverse,
+        )?;
         let kvs = self.scan_ranges(&context, vec![wanted]).await?;
-        Ok(kv::RawScanResponse { kvs, ..Default::default() })
+        Ok(kv::RawScanResponse {
+            kvs,
+            ..Default::default()
+        })
     }
 
-    pub(super) async fn batch_scan(&self, request: kv::RawBatchScanRequest) -> Result<kv::RawBatchScanResponse, Reject> {
+    pub(super) async fn batch_scan(
+        &self,
+        request: kv::RawBatchScanRequest,
+    ) -> Result<kv::RawBatchScanResponse, Reject> {
         let context = request.context.unwrap_or_default();
         self.rules().check(&context, &request.cf)?;
         let wanted = request
             .ranges
             .iter()
-            .map(|range| self.wanted(&context, range, request.each_limit, request.key_only, request.reverse))
+            .map(|range| {
+                self.wanted(
+                    &context,
+                    range,
+                    request.each_limit,
+                    request.key_only,
+                    request.reverse,
+                )
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let kvs = self.scan_ranges(&context, wanted).await?;
-        Ok(kv::RawBatchScanResponse { kvs, ..Default::default() })
+        Ok(kv::RawBatchScanResponse {
+            kvs,
+            ..Default::default()
+        })
     }
 
     /// In reverse `start_key` is the upper, exclusive bound and `end_key` the lower, inclusive one.
@@ -59,17 +88,38 @@ impl<E: Engine> TikvService<E> {
     ) -> Result<Wanted, Reject> {
         let start = self.rules().bound(context, &range.start_key)?;
         let end = self.rules().bound(context, &range.end_key)?;
-        let (lower, upper, direction) =
-            if reverse { (end, start, Direction::Backward) } else { (start, end, Direction::Forward) };
-        Ok(Wanted { lower, upper, limit: limit as usize, key_only, direction })
+        let (lower, upper, direction) = if reverse {
+            (end, start, Direction::Backward)
+        } else {
+            (start, end, Direction::Forward)
+        };
+        Ok(Wanted {
+            lower,
+            upper,
+            limit: limit as usize,
+            key_only,
+            direction,
+        })
     }
 
-    async fn scan_ranges(&self, context: &kv::Context, wanted: Vec<Wanted>) -> Result<Vec<kv::KvPair>, Reject> {
+    async fn scan_ranges(
+        &self,
+        context: &kv::Context,
+        wanted: Vec<Wanted>,
+    ) -> Result<Vec<kv::KvPair>, Reject> {
         self.leader_here(context.region_id).await?;
-        let (view, region) = self.node().read(self.rules().target(context, Keys::Clamped)).await?;
+        let (view, region) = self
+            .node()
+            .read(self.rules().target(context, Keys::Clamped))
+            .await?;
         let rules = *self.rules();
         blocking(move || {
-            let mut page = Page { rules, now: now_seconds(), pairs: Vec::new(), bytes: 0 };
+            let mut page = Page {
+                rules,
+                now: now_seconds(),
+                pairs: Vec::new(),
+                bytes: 0,
+            };
             for wanted in wanted {
                 page.add(&view, &region, &wanted)?;
             }
@@ -89,9 +139,16 @@ struct Page {
 
 impl Page {
     /// Adds what the region holds of a range, up to its limit.
-    fn add<V: View>(&mut self, view: &V, region: &RegionView, wanted: &Wanted) -> Result<(), Reject> {
+    fn add<V: View>(
+        &mut self,
+        view: &V,
+        region: &RegionView,
+        wanted: &Wanted,
+    ) -> Result<(), Reject> {
         let (start_key, end_key) = (&region.region.start_key, &region.region.end_key);
-        let Some((start, end)) = store::read::clamp(&wanted.lower, &wanted.upper, start_key, end_key) else {
+        let Some((start, end)) =
+            store::read::clamp(&wanted.lower, &wanted.upper, start_key, end_key)
+        else {
             return Ok(());
         };
         let scan = Scan {
@@ -107,7 +164,11 @@ impl Page {
         let cut = found.next.is_some() && found.pairs.len() < wanted.limit;
         for (key, value) in found.pairs {
             self.bytes += key.len() + value.len();
-            self.pairs.push(kv::KvPair { key: self.rules.client_key(&key), value, ..Default::default() });
+            self.pairs.push(kv::KvPair {
+                key: self.rules.client_key(&key),
+                value,
+                ..Default::default()
+            });
         }
         if cut || self.bytes > PAGE_BYTES_MAX && self.pairs.len() > 1 {
             return Err(Reject::Text(format!(
