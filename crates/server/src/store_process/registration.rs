@@ -228,7 +228,7 @@ impl<E: Engine> Registration<E> {
                 ..Default::default()
             }),
             region: Some(report.region.clone()),
-            leader: Some(report.leader.clone()),
+            leader: Some(report.leader),
             term: report.term,
             down_peers: report.down.iter().map(down).collect(),
             pending_peers: report.pending.clone(),

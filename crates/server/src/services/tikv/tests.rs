@@ -175,7 +175,7 @@ fn an_answer_without_error_field_puts_mistakes_into_a_pair() {
         scan.kvs[0].error.as_ref().map(|error| error.abort.as_str()),
         Some("no")
     );
-    let error = Reject::Region(Box::new(errorpb::Error::default()));
+    let error = Reject::Region(Box::default());
     assert!(
         kv::RawBatchGetResponse::rejected(error)
             .region_error
