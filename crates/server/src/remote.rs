@@ -81,7 +81,8 @@ impl Remote {
             };
             let next = last.end_key.clone();
             // A page that does not lead on would be asked for forever.
-            let leads_on = !next.is_empty() && next > start_key && (end.is_empty() || next < end_key);
+            let leads_on =
+                !next.is_empty() && next > start_key && (end.is_empty() || next < end_key);
             if !full || !leads_on {
                 return Ok(regions);
             }
@@ -231,9 +232,13 @@ fn failure(error: Error) -> Failure {
 fn admin_failure(kind: admin_error::Kind, message: &str) -> Failure {
     let refused = Failure::new(Kind::Refused, "placement refused").because(message);
     match kind {
-        admin_error::Kind::UnknownRegion | admin_error::Kind::UnknownStore => Failure::new(Kind::NotFound, message),
+        admin_error::Kind::UnknownRegion | admin_error::Kind::UnknownStore => {
+            Failure::new(Kind::NotFound, message)
+        }
         admin_error::Kind::NotBootstrapped => refused.hint("no store has joined yet; start one"),
-        admin_error::Kind::Busy => refused.hint("another operator works on it; try again when it is done"),
+        admin_error::Kind::Busy => {
+            refused.hint("another operator works on it; try again when it is done")
+        }
         _ => refused,
     }
 }

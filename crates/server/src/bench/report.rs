@@ -18,9 +18,8 @@ pub struct Latencies {
     shards: Vec<Mutex<Histogram<u64>>>,
 }
 
-impl Latencies {
-    /// Nothing recorded yet.
-    pub fn new() -> Self {
+impl Default for Latencies {
+    fn default() -> Self {
         let shard = || {
             let empty =
                 Histogram::new_with_max(LATENCY_MAX_US, 3).expect("the bounds are in order");
@@ -30,7 +29,9 @@ impl Latencies {
             shards: (0..SHARDS).map(|_| shard()).collect(),
         }
     }
+}
 
+impl Latencies {
     /// Records a latency seen by a client.
     pub fn record(&self, client: usize, latency: Duration) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_those_of_all_clients_together() {
-        let latencies = Latencies::new();
+        let latencies = Latencies::default();
         for micros in 1..=1000_u64 {
             latencies.record(micros as usize, Duration::from_micros(micros));
         }
@@ -226,7 +227,7 @@ mod tests {
 
     #[test]
     fn latencies_beyond_the_range_count_at_its_end() {
-        let latencies = Latencies::new();
+        let latencies = Latencies::default();
         latencies.record(0, Duration::ZERO);
         latencies.record(0, Duration::from_secs(3600));
         let summary = latencies.summary();

@@ -139,8 +139,8 @@ pub async fn run(args: BenchArgs) -> Result<()> {
             .map(|rate| Duration::from_secs_f64(args.clients as f64 / rate)),
         measure_from,
         until: measure_from + args.duration,
-        put: Latencies::new(),
-        get: Latencies::new(),
+        put: Latencies::default(),
+        get: Latencies::default(),
         errors: AtomicU64::new(0),
         first_error: OnceLock::new(),
     });

@@ -48,7 +48,7 @@ pub enum Connection {
         /// Connections, in turn to every endpoint.
         clients: Vec<etcd_client::Client>,
         /// The one that this client uses.
-        own: KvClient,
+        own: Box<KvClient>,
     },
 }
 
@@ -80,7 +80,7 @@ impl Connection {
                         .map_err(|error| unreachable(endpoint, &error))?;
                     connections.push(client);
                 }
-                let own = connections[0].kv_client();
+                let own = Box::new(connections[0].kv_client());
                 Ok(Self::Etcd {
                     clients: connections,
                     own,
@@ -97,7 +97,7 @@ impl Connection {
                 cluster: cluster.clone(),
             },
             Self::Etcd { clients, .. } => Self::Etcd {
-                own: clients[client % clients.len()].kv_client(),
+                own: Box::new(clients[client % clients.len()].kv_client()),
                 clients: Vec::new(),
             },
         }

@@ -58,21 +58,17 @@ pub fn run(args: ServeArgs) -> Result<()> {
     ended.map_err(|error| describe(name, &error))
 }
 
-/// An error of a server process as a failure, with the kind that its root tells.
+/// An error of a server process as a failure, with the kind that the process gives it.
 fn describe(name: &str, error: &anyhow::Error) -> Failure {
-    let io = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<std::io::Error>());
-    let of_process = error.chain().find_map(|cause| {
-        let of_store = cause.downcast_ref().map(store_process::Error::kind);
-        of_store.or_else(|| cause.downcast_ref().map(placement_process::Error::kind))
+    let kind = error.chain().find_map(|cause| {
+        let store = cause.downcast_ref().map(store_process::Error::kind);
+        store.or_else(|| cause.downcast_ref().map(placement_process::Error::kind))
     });
-    let kind = match (of_process, io.map(std::io::Error::kind)) {
-        (Some(kind), _) => kind,
-        (None, Some(std::io::ErrorKind::AddrInUse)) => Kind::PortTaken,
-        (None, _) => Kind::Environment,
-    };
-    Failure::new(kind, format!("the {name} stopped")).because(format!("{error:#}"))
+    Failure::new(
+        kind.unwrap_or(Kind::Environment),
+        format!("the {name} stopped"),
+    )
+    .because(format!("{error:#}"))
 }
 
 /// Logs to standard error; `PONTOON_LOG` filters, for example `info,raft=debug`.

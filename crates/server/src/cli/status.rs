@@ -84,7 +84,10 @@ pub async fn look(remote: &Remote) -> Result<Overview> {
 pub fn table(overview: &Overview) -> String {
     let facts = output::facts([
         ("cluster", overview.cluster_id.to_string()),
-        ("placement", format!("leader in term {}", overview.placement_term)),
+        (
+            "placement",
+            format!("leader in term {}", overview.placement_term),
+        ),
         ("api version", overview.api_version.to_string()),
         ("replicas", overview.replicas.to_string()),
         (

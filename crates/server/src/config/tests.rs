@@ -120,10 +120,14 @@ fn shown_defaults_are_the_defaults_and_explain_every_key() {
 
 #[test]
 fn settings_survive_being_written() {
-    let mut sample = Sample::default();
-    sample.data_dir = "with \"quotes\"".to_owned();
-    sample.raft.heartbeat = Span::millis(1500);
-    sample.raft.append_bytes_max = Size(1000);
+    let sample = Sample {
+        data_dir: "with \"quotes\"".to_owned(),
+        raft: SampleRaft {
+            heartbeat: Span::millis(1500),
+            append_bytes_max: Size(1000),
+        },
+        ..Sample::default()
+    };
     assert_eq!(
         parse::<Sample>(&to_toml(&sample), "written").unwrap(),
         sample

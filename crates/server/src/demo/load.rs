@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -28,9 +28,11 @@ pub const FILE_BYTES_MAX: u64 = 6 << 20;
 /// Keys above this are left out: no key may be larger.
 const KEY_BYTES_MAX: usize = 8 << 10;
 /// Generated records.
-pub const MADE_RECORDS: u64 = 50_000;
+pub const MADE_RECORDS: u64 = 30_000;
 /// Writes outstanding.
-const LOADERS: usize = 64;
+const LOADERS: usize = 128;
+/// How long one record is tried. A slow machine is no reason to give up.
+const RECORD_LIMIT: Duration = Duration::from_secs(90);
 /// Bytes of the writes outstanding, so that large files take turns.
 const OUTSTANDING_BYTES: usize = 24 << 20;
 
@@ -214,7 +216,7 @@ impl Plan {
                         .await
                         .expect("the semaphore is never closed");
                     let started = Instant::now();
-                    keys.put(key.clone(), value, None).await?;
+                    put(&keys, key, &value).await?;
                     latencies.record(loader, started.elapsed());
                     bar.inc(bytes as u64);
                     loaded
@@ -233,6 +235,17 @@ impl Plan {
         let loaded = std::mem::take(&mut *loaded.lock().expect("no holder of this lock panics"));
         let skipped = std::mem::take(&mut *skipped.lock().expect("no holder of this lock panics"));
         Ok((loaded, skipped))
+    }
+}
+
+/// Writes a record, again and again if need be: nobody else writes its key, so once more does no harm.
+async fn put(keys: &Keys, key: &Bytes, value: &Bytes) -> Result<()> {
+    let deadline = Instant::now() + RECORD_LIMIT;
+    loop {
+        match keys.put(key.clone(), value.clone(), None).await {
+            Err(failure) if failure.kind() == Kind::Unreachable && Instant::now() < deadline => {}
+            ended => return ended,
+        }
     }
 }
 

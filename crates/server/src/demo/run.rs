@@ -169,7 +169,7 @@ impl Show {
         let first_key = plan.first_key();
         let (loaded_keys, planned_bytes) = (plan.len() as u64, plan.bytes);
         let bar = phase("load", planned_bytes);
-        let load = Arc::new(Latencies::new());
+        let load = Arc::new(Latencies::default());
         let (loaded, skipped) = plan.write(&keys, &load, &bar).await?;
         let loaded_bytes = bar.position();
         done(
@@ -200,7 +200,7 @@ impl Show {
         );
         let mut bases = vec![first_key];
         bases.extend(splits.iter().cloned());
-        let write = Arc::new(Latencies::new());
+        let write = Arc::new(Latencies::default());
         let mut writers = Writers::start(&keys, &bases, &write);
         let name = self.cluster.add_store()?;
         self.cluster.wait_up(&name, SERVE_LIMIT).await?;
@@ -246,7 +246,7 @@ impl Show {
         );
 
         let bar = phase("read back every acknowledged write", 1);
-        let read = Arc::new(Latencies::new());
+        let read = Arc::new(Latencies::default());
         let verdict = verify(&keys, loaded, &parts, &read, &bar).await?;
         done(
             &bar,

@@ -58,7 +58,13 @@ impl Keys {
     ///
     /// # Errors
     /// The cluster does not answer or refuses.
-    pub async fn scan(&self, start: Bytes, end: Bytes, limit: usize, keys_only: bool) -> Result<Vec<(Bytes, Bytes)>> {
+    pub async fn scan(
+        &self,
+        start: Bytes,
+        end: Bytes,
+        limit: usize,
+        keys_only: bool,
+    ) -> Result<Vec<(Bytes, Bytes)>> {
         let mut scan = Scan::new(start, end).limit(limit);
         if keys_only {
             scan = scan.keys_only();
