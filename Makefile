@@ -36,7 +36,8 @@ test: tidy test-pure test-linked test-tikv-client
 
 ## The binary, target/release/pontoon or the like.
 build: needs
-	cargo build --release -p server
+	@cargo build --release -p server
+	echo "the binary is $(PONTOON)"
 
 tidy: needs
 	cargo test --release -p tests --test tidy
@@ -76,6 +77,12 @@ needs:
 	    echo "cargo is missing: install Rust from https://rustup.rs" >&2
 	    exit 1
 	fi
+	for tool in c++ make git; do
+	    if ! command -v $$tool >/dev/null; then
+	        echo "$$tool is missing: apt-get install build-essential git" >&2
+	        exit 1
+	    fi
+	done
 	if [ -n "$${LIBCLANG_PATH:-}" ]; then
 	    exit 0
 	fi
