@@ -786,12 +786,32 @@ impl Leader {
             .take(self.settings.sweep_regions_max)
             .map(RegionInfo::id)
             .collect();
-        self.swept = match ids.last() {
-            Some(last) if ids.len() == self.settings.sweep_regions_max => *last,
-            _ => RegionId(0),
-        };
+        let whole = ids.len() < self.settings.sweep_regions_max;
+        self.swept = ids
+            .last()
+            .copied()
+            .filter(|_| !whole)
+            .unwrap_or(RegionId(0));
         for id in ids {
             self.check(id, now);
+        }
+        if whole {
+            self.bury_stores();
+        }
+    }
+
+    /// Once a round: a store that was taken out and has no peer left is gone for good.
+    fn bury_stores(&mut self) {
+        let empty = |id: &StoreId| self.stores.leaving(*id) && self.regions.counts(*id).0 == 0;
+        let gone: Vec<_> = self.stores.ids().filter(empty).collect();
+        if gone.is_empty() || !self.regions.is_whole() {
+            return;
+        }
+        for id in gone {
+            if let Some(record) = self.stores.bury(id) {
+                self.note(format!("store {id} holds nothing any more and is removed"));
+                let _ = self.outbox.stage(state::put_store(id, &record));
+            }
         }
     }
 

@@ -190,6 +190,19 @@ impl Regions {
             .map(|(_, region)| region)
     }
 
+    /// Whether every key has a region: then what the view does not show is not there. Looks at all of them.
+    pub fn is_whole(&self) -> bool {
+        let mut end = Some(Bytes::new());
+        for id in self.by_start.values() {
+            let region = &self.by_id[id].region;
+            if end.as_ref() != Some(&region.start_key) {
+                return false;
+            }
+            end = Some(region.end_key.clone()).filter(|end| !end.is_empty());
+        }
+        end.is_none()
+    }
+
     /// Number of regions.
     pub fn len(&self) -> usize {
         self.by_id.len()

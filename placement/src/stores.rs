@@ -203,6 +203,15 @@ impl Stores {
             .is_some_and(|entry| entry.store().state() == metapb::StoreState::Offline)
     }
 
+    /// A store that was taken out holds nothing any more: it is gone for good. Returns its record.
+    pub fn bury(&mut self, id: StoreId) -> Option<wire::PlacementStore> {
+        let entry = self.entries.get_mut(&id)?;
+        let store = entry.record.store.as_mut()?;
+        store.set_state(metapb::StoreState::Tombstone);
+        store.set_node_state(metapb::NodeState::Removed);
+        Some(entry.record.clone())
+    }
+
     /// Free bytes as last told; `None` when nothing is known.
     pub fn available_bytes(&self, id: StoreId) -> Option<u64> {
         let space = self.entries.get(&id)?.space?;

@@ -1,16 +1,24 @@
 //! Plain HTTP on the port of a placement member: `/pd/api/v1/regions` and `/pd/api/v1/stores` in the shape that tools for
 //! PD read, `/health` for a prober, `/metrics` for Prometheus.
+//!
+//! Tools ask any member, so one that does not lead passes what concerns the cluster on to the leader, once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
 use engine::Engine;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use placement::{Answer, Refusal, RegionInfo, Request as Ask, StoreInfo};
 use proto::{RegionId, metapb};
 use serde_json::{Value, json};
@@ -21,6 +29,10 @@ use crate::runtime::Handle;
 
 /// Regions asked for at a time.
 const PAGE: usize = 4096;
+/// Time for the leader to begin its answer to a request that was passed on.
+const FORWARD_MAX: Duration = Duration::from_secs(5);
+/// Marks a request that was passed on: it is not passed on again.
+const FORWARDED: HeaderName = HeaderName::from_static("pontoon-forwarded");
 
 /// What the routes need.
 pub struct Http<E: Engine> {
@@ -38,23 +50,47 @@ struct Shared<E: Engine> {
     members: Arc<Members>,
     node: Handle<E>,
     metrics: Arc<Metrics>,
+    client: Client<HttpConnector, Body>,
 }
 
 impl<E: Engine> Http<E> {
     /// For a member.
     pub fn new(placement: Placement, members: Arc<Members>, node: Handle<E>, metrics: Arc<Metrics>) -> Self {
-        Http { shared: Arc::new(Shared { placement, members, node, metrics }) }
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        Http { shared: Arc::new(Shared { placement, members, node, metrics, client }) }
     }
 
     /// The routes.
     pub fn router(self) -> Router {
-        Router::new()
-            .route("/health", get(health::<E>))
-            .route("/metrics", get(metrics::<E>))
+        let cluster = Router::new()
             .route("/pd/api/v1/regions", get(regions::<E>))
             .route("/pd/api/v1/region/id/{id}", get(region_by_id::<E>))
             .route("/pd/api/v1/stores", get(stores::<E>))
+            .route_layer(from_fn_with_state(self.clone(), forward::<E>));
+        Router::new()
+            .route("/health", get(health::<E>))
+            .route("/metrics", get(metrics::<E>))
+            .merge(cluster)
             .with_state(self)
+    }
+}
+
+/// Passes a request on to the leader, if that is another member.
+async fn forward<E: Engine>(State(http): State<Http<E>>, request: Request, next: Next) -> Response {
+    let shared = &http.shared;
+    let standing = shared.placement.standing();
+    let leader = standing.leader.and_then(|leader| shared.members.address(leader));
+    let Some(leader) = leader.filter(|_| standing.serving.is_none() && !request.headers().contains_key(FORWARDED)) else {
+        return next.run(request).await;
+    };
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let passed_on = Request::get(format!("http://{leader}{path}")).header(FORWARDED, "1").body(Body::empty());
+    let Ok(passed_on) = passed_on else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    match tokio::time::timeout(FORWARD_MAX, shared.client.request(passed_on)).await {
+        Ok(Ok(answer)) => answer.map(Body::new),
+        Ok(Err(_)) | Err(_) => refuse(&http, &Refusal::NotLeader),
     }
 }
 
@@ -116,10 +152,7 @@ async fn regions<E: Engine>(State(http): State<Http<E>>) -> Response {
     Json(json!({ "count": all.len(), "regions": all })).into_response()
 }
 
-async fn region_by_id<E: Engine>(
-    State(http): State<Http<E>>,
-    axum::extract::Path(id): axum::extract::Path<u64>,
-) -> Response {
+async fn region_by_id<E: Engine>(State(http): State<Http<E>>, Path(id): Path<u64>) -> Response {
     match http.shared.placement.ask(Ask::Region(RegionId(id))).await {
         Ok(Answer::Region(found)) => Json(region(&found)).into_response(),
         Ok(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),

@@ -17,8 +17,18 @@ use crate::placement_process::{Input, ORDERS_MAX};
 const REQUESTS_AT_ONCE: usize = 1024;
 
 /// Answers requests for timestamps in their order. Those that wait together share one confirmation of the leadership. The
-/// first that cannot be answered ends the stream: callers of it read no header.
+/// first that cannot be answered ends the stream, since callers read no header, and so does the loss of the leadership:
+/// whoever has nothing to ask now looks for the new leader before it asks again.
 pub fn timestamps(service: PdService, requests: Streaming<pdpb::TsoRequest>) -> BoxStream<pdpb::TsoResponse> {
+    let serving = service.placement.standing().serving;
+    let placement = service.placement.clone();
+    let deposed = async move {
+        match serving {
+            Some(term) => placement.deposed(term).await,
+            // The first request is refused.
+            None => std::future::pending().await,
+        }
+    };
     let answers = requests
         .map(move |request| {
             let service = service.clone();
@@ -26,11 +36,12 @@ pub fn timestamps(service: PdService, requests: Streaming<pdpb::TsoRequest>) -> 
         })
         .buffered(REQUESTS_AT_ONCE);
     let mut failed = false;
-    Box::pin(answers.take_while(move |answer| {
+    let answers = answers.take_while(move |answer| {
         let go_on = !failed;
         failed |= answer.is_err();
         std::future::ready(go_on)
-    }))
+    });
+    Box::pin(answers.take_until(deposed))
 }
 
 async fn timestamp(service: &PdService, request: pdpb::TsoRequest) -> Result<pdpb::TsoResponse, Status> {
