@@ -145,19 +145,17 @@ enum Finding {
 /// What was found in all files.
 #[derive(Debug, Default)]
 struct Survey {
-    /// Number of the last record before anything bad.
-    last: Option<u64>,
+    /// Number and file of the last record before anything bad.
+    last: Option<(u64, usize)>,
     /// The first bad place.
     bad: Option<Place>,
     /// Whether a record was readable behind it.
     readable_behind: bool,
-    /// The highest number known to be synced, from records behind it.
-    synced_behind: u64,
-    /// The first place where a file does not continue the one before, with the last number before it, and the highest
-    /// number known to be synced from all records behind it.
-    gap: Option<(Place, u64, u64)>,
-    /// File of the last record.
-    last_file: usize,
+    /// Where a file does not continue the one before, with the last number before it; before anything bad.
+    gaps: Vec<(Place, u64)>,
+    /// The highest number known to be synced. Marks tell only of records before them, so if it is above the number of
+    /// some record, it comes from a mark behind that record.
+    synced: u64,
     /// A finding that no crash explains.
     impossible: Option<&'static str>,
 }
@@ -177,26 +175,21 @@ impl Survey {
             }
             return;
         };
-        if let Some((_, _, synced)) = &mut self.gap {
-            *synced = (*synced).max(mark.synced);
-        }
+        self.synced = self.synced.max(mark.synced);
         if self.bad.is_some() {
             self.readable_behind = true;
-            self.synced_behind = self.synced_behind.max(mark.synced);
             return;
         }
         match self.last {
-            Some(last) if mark.number == last + 1 => (),
-            None => (),
-            Some(last) if mark.number > last && file != self.last_file => {
-                if self.gap.is_none() {
-                    self.gap = Some(((file, start), last, mark.synced));
-                }
+            Some((last, last_file)) if mark.number > last + 1 && file != last_file => {
+                self.gaps.push(((file, start), last));
             }
-            Some(_) => self.impossible = Some("numbers of records do not ascend by one"),
+            Some((last, _)) if mark.number != last + 1 => {
+                self.impossible = Some("numbers of records do not ascend by one");
+            }
+            Some(_) | None => (),
         }
-        self.last = Some(mark.number);
-        self.last_file = file;
+        self.last = Some((mark.number, file));
     }
 
     /// Where to cut, if anywhere; or why the log is damaged.
@@ -207,14 +200,12 @@ impl Survey {
         // A file that lost its unsynced end while the next one kept something: the end is where the gap is. If what is
         // missing was synced, the files before the gap are of no use any more, and those between were deleted already;
         // should they be in use after all, the manifest knows their synced length and RocksDB refuses.
-        if let Some((place, last, synced)) = self.gap
-            && synced <= last
-        {
-            return Ok(Some(place));
+        if let Some((place, _)) = self.gaps.iter().find(|(_, last)| self.synced <= *last) {
+            return Ok(Some(*place));
         }
         let Some(bad) = self.bad else { return Ok(None) };
         let was_synced = match self.last {
-            Some(last) => self.synced_behind > last,
+            Some((last, _)) => self.synced > last,
             // Which number is bad cannot be told, so it may have been synced.
             None => self.readable_behind,
         };
@@ -227,10 +218,8 @@ impl Survey {
 
     /// The newest number that a cut leaves.
     fn last_kept(&self, cut: Option<Place>) -> u64 {
-        match (cut, self.gap) {
-            (Some(cut), Some((place, last, _))) if cut == place => last,
-            _ => self.last.unwrap_or(0),
-        }
+        let gap = self.gaps.iter().find(|(place, _)| Some(*place) == cut);
+        gap.map_or(self.last.map_or(0, |(last, _)| last), |(_, last)| *last)
     }
 }
 

@@ -123,6 +123,15 @@ fn gap_that_was_synced_is_a_deleted_file() {
 }
 
 #[test]
+fn gap_behind_a_deleted_file_is_judged_by_itself() {
+    let first = log(1, &[10; 5], 2);
+    let (second, third) = (log(8, &[10; 4], 2), log(20, &[10; 2], 20));
+    let (checked, left) = check_files(&[&first.content, &second.content, &third.content]);
+    assert_eq!(checked.expect("a tail").last_number, 11);
+    assert_eq!(left, [first.content, second.content, vec![]]);
+}
+
+#[test]
 fn torn_file_ends_the_log_for_later_files() {
     let (first, second) = (log(1, &[10; 5], 100), log(6, &[10; 4], 100));
     let torn = &first.content[..first.ends[4] - 1];
