@@ -4,7 +4,8 @@
 //! three readers: rustdoc, `pontoon config show --defaults`, and the check that refuses unknown keys; so the three
 //! cannot drift apart.
 //!
-//! Three layers, the later one wins: the file, variables `PONTOON_CONFIG_<KEY>` (nested keys joined by `__`), and
+//! Three layers, the later one wins: the file, variables `PONTOON_CONFIG_STORE_<KEY>` or
+//! `PONTOON_CONFIG_PLACEMENT_<KEY>` (nested keys joined by `__`), and
 //! `--set key=value` on the command line. What no layer names has its default.
 
 mod check;
@@ -17,7 +18,7 @@ mod value;
 mod tests;
 
 pub use check::ConfigError;
-pub use load::{Overrides, load, parse};
+pub use load::{Overrides, PLACEMENT_ENV, STORE_ENV, load, parse};
 pub use schema::{Key, Section};
 pub use show::{show_defaults, to_toml};
 pub use value::{Size, Span};

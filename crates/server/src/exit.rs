@@ -148,7 +148,13 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 impl From<crate::config::ConfigError> for Failure {
     fn from(error: crate::config::ConfigError) -> Self {
-        Self::new(Kind::Config, chain(&error))
+        let failure = Self::new(Kind::Config, chain(&error));
+        match error {
+            crate::config::ConfigError::UnknownKey { .. } => {
+                failure.hint("`pontoon config show --defaults` lists every key")
+            }
+            _ => failure,
+        }
     }
 }
 

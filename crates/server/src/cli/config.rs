@@ -57,13 +57,15 @@ pub fn run(args: ConfigArgs) -> Result<()> {
         config,
         set,
     } = args.command;
-    let overrides = Overrides(set);
+    let overrides = |prefix| Overrides { prefix, set };
     match (process, config) {
         (Some(Process::Placement), Some(file)) => {
+            let overrides = overrides(config::PLACEMENT_ENV);
             let config: PlacementConfig = config::load(Some(&file), &overrides)?;
             print!("{}", config::to_toml(&config));
         }
         (Some(Process::Store), Some(file)) => {
+            let overrides = overrides(config::STORE_ENV);
             let config: StoreConfig = config::load(Some(&file), &overrides)?;
             print!("{}", config::to_toml(&config));
         }

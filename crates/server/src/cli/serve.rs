@@ -33,9 +33,19 @@ struct Source {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Override a setting of the file, for example --set addr=127.0.0.1:20170. Variables
-    /// PONTOON_CONFIG_<KEY> do the same; --set wins
+    /// PONTOON_CONFIG_STORE_<KEY> and PONTOON_CONFIG_PLACEMENT_<KEY> do the same; --set wins
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+}
+
+impl Source {
+    fn load<T: config::Section>(self, prefix: &'static str) -> Result<T> {
+        let overrides = Overrides {
+            prefix,
+            set: self.set,
+        };
+        Ok(config::load(Some(&self.config), &overrides)?)
+    }
 }
 
 /// Runs the process until it is told to end.
@@ -47,11 +57,11 @@ pub fn run(args: ServeArgs) -> Result<()> {
     abort_on_panic();
     let (name, ended) = match args.process {
         Process::Placement(source) => {
-            let config = config::load(Some(&source.config), &Overrides(source.set))?;
+            let config = source.load(config::PLACEMENT_ENV)?;
             ("placement member", placement_process::run(config))
         }
         Process::Store(source) => {
-            let config = config::load(Some(&source.config), &Overrides(source.set))?;
+            let config = source.load(config::STORE_ENV)?;
             ("store", store_process::run(config))
         }
     };

@@ -28,7 +28,7 @@ pub enum ConfigError {
         message: String,
     },
     /// A key that no setting has.
-    #[error("{origin}, line {line}: unknown key `{key}`{}; `pontoon config show --defaults` lists every key",
+    #[error("{origin}, line {line}: unknown key `{key}`{}",
         .suggestion.as_ref().map(|near| format!(", did you mean `{near}`?")).unwrap_or_default())]
     UnknownKey {
         /// File name, or where else the text came from.

@@ -10,12 +10,20 @@ use figment::{
 
 use super::{ConfigError, Section, check};
 
-/// Prefix of variables that override settings. The rest of the name is the key, nested keys joined by `__`.
-pub const ENV_PREFIX: &str = "PONTOON_CONFIG_";
+/// Prefix of the variables that override a store's settings.
+pub const STORE_ENV: &str = "PONTOON_CONFIG_STORE_";
+/// Prefix of the variables that override a placement member's settings.
+pub const PLACEMENT_ENV: &str = "PONTOON_CONFIG_PLACEMENT_";
 
-/// Settings given on the command line: `key=value`, nested keys joined by dots, the value in TOML or bare text.
+/// What overrides the settings of a file.
 #[derive(Clone, Debug, Default)]
-pub struct Overrides(pub Vec<String>);
+pub struct Overrides {
+    /// Prefix of the variables that do. The rest of the name is the key, nested keys joined by `__`. It names the kind of
+    /// process, so that one environment serves a whole cluster.
+    pub prefix: &'static str,
+    /// Settings given on the command line: `key=value`, nested keys joined by dots, the value in TOML or bare text.
+    pub set: Vec<String>,
+}
 
 /// Loads the settings of a process: the file, then the environment, then `overrides`.
 ///
@@ -34,9 +42,11 @@ pub fn load<T: Section>(file: Option<&Path>, overrides: &Overrides) -> Result<T,
     };
     let from_file: T = parse(&text, &origin)?;
 
-    let mut figment =
-        Figment::from(Serialized::defaults(from_file)).merge(Env::prefixed(ENV_PREFIX).split("__"));
-    for given in &overrides.0 {
+    let mut figment = Figment::from(Serialized::defaults(from_file));
+    if !overrides.prefix.is_empty() {
+        figment = figment.merge(Env::prefixed(overrides.prefix).split("__"));
+    }
+    for given in &overrides.set {
         figment = figment.merge(Layer::parse::<T>(given)?);
     }
     figment.extract().map_err(|error| {

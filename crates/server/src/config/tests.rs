@@ -49,7 +49,7 @@ fn a_dash_for_an_underscore_is_recognised() {
 #[test]
 fn an_unknown_key_that_resembles_nothing_gets_no_suggestion() {
     let message = error("colour = 3");
-    assert!(message.contains("unknown key `colour`;"), "{message}");
+    assert!(message.ends_with("unknown key `colour`"), "{message}");
 }
 
 #[test]
@@ -74,7 +74,10 @@ fn broken_toml_is_refused_with_its_line() {
 
 #[test]
 fn overrides_win_and_are_checked() {
-    let load = |given: &str| load::<Sample>(None, &Overrides(vec![given.to_owned()]));
+    let load = |given: &str| {
+        let set = vec![given.to_owned()];
+        load::<Sample>(None, &Overrides { prefix: "", set })
+    };
     assert_eq!(
         *load("raft.heartbeat=20ms").unwrap().raft.heartbeat,
         *Span::millis(20)
