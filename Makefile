@@ -46,7 +46,8 @@ test-pure: needs
 	cargo test $(PURE_FLAGS)
 
 test-linked: build
-	cargo test --release -p engine -p server -p tests --features engine/rocksdb
+	cargo test --release -p engine -p server --features engine/rocksdb
+	cargo test --release -p tests --test cluster
 
 # The unmodified public client pulls older libraries, so it has a workspace of its own.
 test-tikv-client: build
