@@ -102,7 +102,10 @@ async fn serve(config: PlacementConfig) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Runtime)?;
     let members = Arc::new(check(&config)?);
     // The address is taken first: a taken port is the commonest mistake, and nothing has been written by then.
-    let listen = |source| Error::Listen { address: config.addr.clone(), source };
+    let listen = |source| Error::Listen {
+        address: config.addr.clone(),
+        source,
+    };
     let listener = TcpListener::bind(&config.addr).await.map_err(listen)?;
     let member = Member::start(&config, members, listener)?;
     let drain_timeout = *config.drain_timeout;
@@ -125,11 +128,19 @@ struct Member {
 
 impl Member {
     /// Opens the directory and starts everything. Must be called inside a runtime.
-    fn start(config: &PlacementConfig, members: Arc<Members>, listener: TcpListener) -> Result<Self, Error> {
-        let listen = |source| Error::Listen { address: config.addr.clone(), source };
+    fn start(
+        config: &PlacementConfig,
+        members: Arc<Members>,
+        listener: TcpListener,
+    ) -> Result<Self, Error> {
+        let listen = |source| Error::Listen {
+            address: config.addr.clone(),
+            source,
+        };
         let address = listener.local_addr().map_err(listen)?;
         let engine = open(config)?;
-        let identity = member::take_directory(&engine, &config.data_dir, &members, config.api_version)?;
+        let identity =
+            member::take_directory(&engine, &config.data_dir, &members, config.api_version)?;
         tracing::info!(member = identity.store_id, boot = identity.boot, addr = %address, "starting");
 
         let me = transport::Identity {
@@ -142,40 +153,83 @@ impl Member {
             let members = members.clone();
             move |member: StoreId| {
                 let address = members.address(member).map(str::to_owned);
-                std::future::ready(address.ok_or_else(|| BoxError::from(format!("there is no member {member}"))))
+                std::future::ready(
+                    address.ok_or_else(|| BoxError::from(format!("there is no member {member}"))),
+                )
             }
         };
-        let (transport, events) = transport::Transport::new(me, transport::Config::default(), Arc::new(resolve));
-        let network = Arc::new(link::Outgoing { transport, runtime: tokio::runtime::Handle::current() });
+        let (transport, events) =
+            transport::Transport::new(me, transport::Config::default(), Arc::new(resolve));
+        let network = Arc::new(link::Outgoing {
+            transport,
+            runtime: tokio::runtime::Handle::current(),
+        });
         let metrics = Arc::new(Metrics::new());
         let store = store::Store::open(engine.clone(), store_options(config, identity.boot))
             .map_err(|error| member::store_error(&config.data_dir, error))?;
-        let options = runtime::Options { tick: *config.tick, background: 1, ..Default::default() };
-        let node = Node::start(store, engine, network, &options, metrics.clone(), fatal::exit_process());
+        let options = runtime::Options {
+            tick: *config.tick,
+            background: 1,
+            ..Default::default()
+        };
+        let node = Node::start(
+            store,
+            engine,
+            network,
+            &options,
+            metrics.clone(),
+            fatal::exit_process(),
+        );
         let node = node.map_err(Error::Runtime)?;
         let handle = node.handle();
 
         let (failed, failures) = mpsc::channel(4);
         let mut tasks = tokio::task::JoinSet::new();
-        let (driver, placement) = Driver::new(handle.clone(), members.me(), settings(config), &metrics);
+        let (driver, placement) =
+            Driver::new(handle.clone(), members.me(), settings(config), &metrics);
         tasks.spawn(report(failed.clone(), driver.run()));
         tasks.spawn(report(failed.clone(), watch_links(events, handle.clone())));
         let peers = transport::PeerService::new(me, link::Incoming::new(handle.clone()));
-        let served = Served { placement: placement.clone(), members, node: handle, metrics, peers: peers.clone() };
+        let served = Served {
+            placement: placement.clone(),
+            members,
+            node: handle,
+            metrics,
+            peers: peers.clone(),
+        };
         let (close, closing) = oneshot::channel();
-        let serving = report(failed, server::serve(listener, config.addr.clone(), served, closing));
+        let serving = report(
+            failed,
+            server::serve(listener, config.addr.clone(), served, closing),
+        );
         let serving = tokio::spawn(serving);
-        Ok(Self { node, peers, placement, address, close, serving, tasks, failures })
+        Ok(Self {
+            node,
+            peers,
+            placement,
+            address,
+            close,
+            serving,
+            tasks,
+            failures,
+        })
     }
 
     /// Runs until `signal` completes, then hands the leadership over, unless it completes again.
-    async fn run(mut self, drain_timeout: Duration, mut signal: impl AsyncFnMut()) -> Result<(), Error> {
+    async fn run(
+        mut self,
+        drain_timeout: Duration,
+        mut signal: impl AsyncFnMut(),
+    ) -> Result<(), Error> {
         let result = tokio::select! {
             () = signal() => Ok(()),
             Some(failure) = self.failures.recv() => Err(failure),
         };
         if result.is_ok() && !drain_timeout.is_zero() {
-            tracing::info!(leads = self.placement.standing().serving.is_some(), "handing the leadership over");
+            tracing::info!(
+                leads = self.placement.standing().serving.is_some(),
+                "handing the leadership over"
+            );
             let handle = self.node.handle();
             tokio::select! {
                 drained = handle.drain(drain_timeout) => tracing::info!(all = drained, "handed over"),
@@ -190,7 +244,14 @@ impl Member {
 
     /// Ends everything, in the order that leaves nobody with half an answer.
     async fn stop(self) {
-        let Self { node, peers, close, serving, mut tasks, .. } = self;
+        let Self {
+            node,
+            peers,
+            close,
+            serving,
+            mut tasks,
+            ..
+        } = self;
         peers.close();
         // Nobody listens when the server was the one that failed.
         let _ = close.send(());
@@ -213,13 +274,18 @@ async fn report(failed: mpsc::Sender<Error>, task: impl Future<Output = Result<(
 }
 
 /// Tells the node what the transport lost, and ends the process when another member knows a later start of this one.
-async fn watch_links(events: transport::Events, node: runtime::Handle<RocksEngine>) -> Result<(), Error> {
+async fn watch_links(
+    events: transport::Events,
+    node: runtime::Handle<RocksEngine>,
+) -> Result<(), Error> {
     loop {
         match events.next().await {
             transport::Event::Unreachable(member) => node.unreachable(member),
             transport::Event::Refused(by, refusal) => match refusal.reason() {
                 Reason::Boot => return Err(Error::ShutOut { by }),
-                reason => tracing::warn!(member = %by, reason = reason.as_str_name(), "a member refuses this one"),
+                reason => {
+                    tracing::warn!(member = %by, reason = reason.as_str_name(), "a member refuses this one")
+                }
             },
         }
     }
@@ -233,7 +299,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {
@@ -245,7 +314,12 @@ impl Signals {
 }
 
 fn check(config: &PlacementConfig) -> Result<Members, Error> {
-    let wrong = |setting, reason: &str| Err(Error::Setting { setting, reason: reason.to_owned() });
+    let wrong = |setting, reason: &str| {
+        Err(Error::Setting {
+            setting,
+            reason: reason.to_owned(),
+        })
+    };
     if ![1, 2].contains(&config.api_version) {
         return wrong("api_version", "1 and 2 are known");
     }
@@ -256,22 +330,42 @@ fn check(config: &PlacementConfig) -> Result<Members, Error> {
         return wrong("tick", "it is zero");
     }
     if config.heartbeat.is_zero() || *config.heartbeat * 5 > *config.election_timeout {
-        return wrong("heartbeat", "it must be above zero and at most a fifth of election_timeout");
+        return wrong(
+            "heartbeat",
+            "it must be above zero and at most a fifth of election_timeout",
+        );
     }
-    let me = if config.advertise_addr.is_empty() { &config.addr } else { &config.advertise_addr };
+    let me = if config.advertise_addr.is_empty() {
+        &config.addr
+    } else {
+        &config.advertise_addr
+    };
     Members::new(&config.members, me)
 }
 
 fn open(config: &PlacementConfig) -> Result<RocksEngine, Error> {
     let path = || config.data_dir.clone();
     std::fs::create_dir_all(&config.data_dir).map_err(|source| {
-        let error = engine::Error::Io { operation: "creating it", source: source.into() };
-        Error::Directory { path: path(), source: error.into() }
+        let error = engine::Error::Io {
+            operation: "creating it",
+            source: source.into(),
+        };
+        Error::Directory {
+            path: path(),
+            source: error.into(),
+        }
     })?;
-    let options = RocksOptions { cache_bytes: CACHE_BYTES, memtable_bytes: MEMTABLE_BYTES, ..Default::default() };
+    let options = RocksOptions {
+        cache_bytes: CACHE_BYTES,
+        memtable_bytes: MEMTABLE_BYTES,
+        ..Default::default()
+    };
     RocksEngine::open(&config.data_dir, &options).map_err(|error| match error {
         engine::Error::InUse { .. } => Error::DirectoryInUse { path: path() },
-        error => Error::Directory { path: path(), source: error.into() },
+        error => Error::Directory {
+            path: path(),
+            source: error.into(),
+        },
     })
 }
 

@@ -72,11 +72,22 @@ struct Leadership {
 /// What work ended with.
 enum Done {
     /// The region was read, by a leader of this term.
-    Loaded { term: u64, pairs: Result<Option<BTreeMap<Bytes, Bytes>>, engine::Error> },
+    Loaded {
+        term: u64,
+        pairs: Result<Option<BTreeMap<Bytes, Bytes>>, engine::Error>,
+    },
     /// A write has an outcome.
-    Written { leadership: u64, token: u64, applied: bool },
+    Written {
+        leadership: u64,
+        token: u64,
+        applied: bool,
+    },
     /// A quorum was asked.
-    Confirmed { leadership: u64, round: u64, leads: bool },
+    Confirmed {
+        leadership: u64,
+        round: u64,
+        leads: bool,
+    },
 }
 
 /// What `/metrics` tells of placement.
@@ -93,26 +104,51 @@ impl Figures {
     fn new(metrics: &Metrics) -> Self {
         let counter = |name, help| IntCounter::new(name, help).expect("the name is valid");
         let figures = Figures {
-            leads: IntGauge::new("placement_leads", "1 while this member leads.").expect("the name is valid"),
-            requests: counter("placement_requests_total", "Requests to the placement machine."),
+            leads: IntGauge::new("placement_leads", "1 while this member leads.")
+                .expect("the name is valid"),
+            requests: counter(
+                "placement_requests_total",
+                "Requests to the placement machine.",
+            ),
             reports: counter("placement_region_reports_total", "Reports of regions."),
-            orders: counter("placement_orders_total", "Steps sent to leaders of regions."),
+            orders: counter(
+                "placement_orders_total",
+                "Steps sent to leaders of regions.",
+            ),
             writes: counter("placement_writes_total", "Changes of the replicated state."),
-            confirmations: counter("placement_confirmations_total", "Rounds that confirmed the leadership."),
+            confirmations: counter(
+                "placement_confirmations_total",
+                "Rounds that confirmed the leadership.",
+            ),
         };
         let registry = metrics.registry();
-        let counters = [&figures.requests, &figures.reports, &figures.orders, &figures.writes, &figures.confirmations];
+        let counters = [
+            &figures.requests,
+            &figures.reports,
+            &figures.orders,
+            &figures.writes,
+            &figures.confirmations,
+        ];
         for counter in counters {
-            registry.register(Box::new(counter.clone())).expect("names are distinct");
+            registry
+                .register(Box::new(counter.clone()))
+                .expect("names are distinct");
         }
-        registry.register(Box::new(figures.leads.clone())).expect("names are distinct");
+        registry
+            .register(Box::new(figures.leads.clone()))
+            .expect("names are distinct");
         figures
     }
 }
 
 impl<E: Engine> Driver<E> {
     /// A driver over a running node, and the way to it.
-    pub fn new(node: Handle<E>, me: StoreId, settings: Settings, metrics: &Arc<Metrics>) -> (Self, Placement) {
+    pub fn new(
+        node: Handle<E>,
+        me: StoreId,
+        settings: Settings,
+        metrics: &Arc<Metrics>,
+    ) -> (Self, Placement) {
         let (sender, inputs) = mpsc::channel(INPUTS_MAX);
         let (standing, watched) = watch::channel(Standing::default());
         let driver = Self {
@@ -166,8 +202,14 @@ impl<E: Engine> Driver<E> {
     /// Begins or ends to lead as the region's published view says.
     fn look_at_region(&mut self) -> Result<(), Error> {
         let view = self.node.region(REGION);
-        let leads = view.as_ref().filter(|view| view.role == Role::Leader).map(|view| view.term);
-        if self.leading.is_some_and(|leading| Some(leading.term) != leads) {
+        let leads = view
+            .as_ref()
+            .filter(|view| view.role == Role::Leader)
+            .map(|view| view.term);
+        if self
+            .leading
+            .is_some_and(|leading| Some(leading.term) != leads)
+        {
             self.lose();
         }
         if let Some(term) = leads
@@ -177,7 +219,9 @@ impl<E: Engine> Driver<E> {
         {
             self.load(term);
         }
-        let leader = view.and_then(|view| view.leader).map(|leader| StoreId(leader.store_id));
+        let leader = view
+            .and_then(|view| view.leader)
+            .map(|leader| StoreId(leader.store_id));
         let cluster_id = match self.standing.borrow().cluster_id {
             Some(known) => Some(known),
             None => self.read_cluster_id()?,
@@ -192,7 +236,12 @@ impl<E: Engine> Driver<E> {
     /// The cluster's identity, as far as it is applied here. It never changes.
     fn read_cluster_id(&self) -> Result<Option<u64>, Error> {
         let key = store::keys::data(placement::CLUSTER_KEY);
-        let Some(bytes) = self.node.engine().get(Family::State, &key).map_err(Error::Reading)? else {
+        let Some(bytes) = self
+            .node
+            .engine()
+            .get(Family::State, &key)
+            .map_err(Error::Reading)?
+        else {
             return Ok(None);
         };
         let stored = store::value::decode(bytes).map_err(Error::Reading)?;
@@ -219,7 +268,10 @@ impl<E: Engine> Driver<E> {
 
     fn lead(&mut self, term: u64, pairs: BTreeMap<Bytes, Bytes>) -> Result<(), Error> {
         self.leaderships += 1;
-        self.leading = Some(Leadership { number: self.leaderships, term });
+        self.leading = Some(Leadership {
+            number: self.leaderships,
+            term,
+        });
         let cluster_id = rand::random::<u64>().max(1);
         let effects = self.machine.lead(term, pairs, cluster_id, self.now())?;
         tracing::info!(term, "leading the placement group");
@@ -229,8 +281,13 @@ impl<E: Engine> Driver<E> {
     }
 
     fn lose(&mut self) {
-        let Some(leading) = self.leading.take() else { return };
-        tracing::info!(term = leading.term, "not leading the placement group any more");
+        let Some(leading) = self.leading.take() else {
+            return;
+        };
+        tracing::info!(
+            term = leading.term,
+            "not leading the placement group any more"
+        );
         self.figures.leads.set(0);
         // Nobody sends to a leader that is none: streams end, and stores look for the new one.
         self.streams.clear();
@@ -249,7 +306,11 @@ impl<E: Engine> Driver<E> {
                     self.lead(term, pairs)?;
                 }
             }
-            Done::Written { leadership, token, applied } => {
+            Done::Written {
+                leadership,
+                token,
+                applied,
+            } => {
                 self.writes -= 1;
                 if current == Some(leadership) {
                     if applied {
@@ -259,7 +320,11 @@ impl<E: Engine> Driver<E> {
                     }
                 }
             }
-            Done::Confirmed { leadership, round, leads } => {
+            Done::Confirmed {
+                leadership,
+                round,
+                leads,
+            } => {
                 if let Some(leading) = self.leading.filter(|leading| leading.number == leadership) {
                     // The view is published before the answer of the read, so it tells the term of that answer or a
                     // later one: a leadership in between would show.
@@ -275,13 +340,19 @@ impl<E: Engine> Driver<E> {
     }
 
     fn leads_in(&self, term: u64) -> bool {
-        self.node.region(REGION).is_some_and(|view| view.role == Role::Leader && view.term == term)
+        self.node
+            .region(REGION)
+            .is_some_and(|view| view.role == Role::Leader && view.term == term)
     }
 
     fn on_input(&mut self, input: Input) {
         match input {
             Input::Request { request, reply } => self.on_request(request, reply),
-            Input::Open { store, stream, orders } => {
+            Input::Open {
+                store,
+                stream,
+                orders,
+            } => {
                 if self.leading.is_some() {
                     self.streams.insert(store, Stream { id: stream, orders });
                 }
@@ -291,7 +362,11 @@ impl<E: Engine> Driver<E> {
                 self.step(Event::Report(report));
             }
             Input::Close { store, stream } => {
-                if self.streams.get(&store).is_some_and(|open| open.id == stream) {
+                if self
+                    .streams
+                    .get(&store)
+                    .is_some_and(|open| open.id == stream)
+                {
                     self.streams.remove(&store);
                 }
             }
@@ -344,9 +419,15 @@ impl<E: Engine> Driver<E> {
     }
 
     fn send(&self, order: &Order) {
-        let Some(stream) = self.streams.get(&order.store) else { return };
+        let Some(stream) = self.streams.get(&order.store) else {
+            return;
+        };
         let cluster_id = self.standing.borrow().cluster_id.unwrap_or(0);
-        if stream.orders.try_send(Ok(convert::order(order, cluster_id))).is_ok() {
+        if stream
+            .orders
+            .try_send(Ok(convert::order(order, cluster_id)))
+            .is_ok()
+        {
             self.figures.orders.inc();
         }
     }
@@ -357,9 +438,18 @@ impl<E: Engine> Driver<E> {
         let node = self.node.clone();
         self.work.push(Box::pin(async move {
             let token = write.token;
-            let keys = write.changes.iter().map(|change| change.key.clone()).collect();
+            let keys = write
+                .changes
+                .iter()
+                .map(|change| change.key.clone())
+                .collect();
             let operations: Vec<_> = write.changes.into_iter().map(operation).collect();
-            let target = Target { region: REGION, peer: None, epoch: None, keys: Keys::Points(keys) };
+            let target = Target {
+                region: REGION,
+                peer: None,
+                epoch: None,
+                keys: Keys::Points(keys),
+            };
             let applied = loop {
                 match node.propose(target.clone(), operations.clone()).await {
                     Ok(results) => break results.iter().all(took_effect),
@@ -370,7 +460,11 @@ impl<E: Engine> Driver<E> {
                     }
                 }
             };
-            Done::Written { leadership, token, applied }
+            Done::Written {
+                leadership,
+                token,
+                applied,
+            }
         }));
     }
 
@@ -388,7 +482,11 @@ impl<E: Engine> Driver<E> {
                     }
                 }
             };
-            Done::Confirmed { leadership, round, leads }
+            Done::Confirmed {
+                leadership,
+                round,
+                leads,
+            }
         }));
     }
 
@@ -401,14 +499,24 @@ impl<E: Engine> Driver<E> {
     }
 
     fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX), monotonic: self.started.elapsed() }
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Now {
+            wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
+            monotonic: self.started.elapsed(),
+        }
     }
 }
 
 /// The region, whatever its epoch and whoever leads it.
 fn whole_region() -> Target {
-    Target { region: REGION, peer: None, epoch: None, keys: Keys::Clamped }
+    Target {
+        region: REGION,
+        peer: None,
+        epoch: None,
+        keys: Keys::Clamped,
+    }
 }
 
 /// A change as an operation: a value is set only over the one it replaces.
@@ -438,21 +546,27 @@ fn scan(view: &impl View) -> Result<BTreeMap<Bytes, Bytes>, engine::Error> {
     let (start, end) = (store::keys::data(b""), store::keys::data_end(b""));
     let mut pairs = BTreeMap::new();
     let mut damaged = None;
-    view.scan(Family::State, Bound::Included(&start), Bound::Excluded(&end), Direction::Forward, &mut |key, value| {
-        let user = store::keys::user_key(key).map(Bytes::copy_from_slice);
-        match (user, store::value::decode(Bytes::copy_from_slice(value))) {
-            (Some(user), Ok(stored)) => {
-                pairs.insert(user, stored.value);
-                true
+    view.scan(
+        Family::State,
+        Bound::Included(&start),
+        Bound::Excluded(&end),
+        Direction::Forward,
+        &mut |key, value| {
+            let user = store::keys::user_key(key).map(Bytes::copy_from_slice);
+            match (user, store::value::decode(Bytes::copy_from_slice(value))) {
+                (Some(user), Ok(stored)) => {
+                    pairs.insert(user, stored.value);
+                    true
+                }
+                (_, Err(error)) => {
+                    damaged = Some(error);
+                    false
+                }
+                // Outside the bounds of the scan.
+                (None, Ok(_)) => true,
             }
-            (_, Err(error)) => {
-                damaged = Some(error);
-                false
-            }
-            // Outside the bounds of the scan.
-            (None, Ok(_)) => true,
-        }
-    })?;
+        },
+    )?;
     match damaged {
         Some(error) => Err(error),
         None => Ok(pairs),

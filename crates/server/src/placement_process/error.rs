@@ -53,7 +53,9 @@ pub enum Error {
     #[error("the replicated state cannot be read")]
     Reading(#[source] engine::Error),
     /// Another process uses a copy of the directory (R30).
-    #[error("member {by} refuses this one: a later start of this member is running, its directory is used twice")]
+    #[error(
+        "member {by} refuses this one: a later start of this member is running, its directory is used twice"
+    )]
     ShutOut {
         /// Who refuses.
         by: proto::StoreId,
@@ -93,10 +95,13 @@ impl Error {
     /// What the failure means to whoever started the process.
     pub fn kind(&self) -> Kind {
         match self {
-            Error::DirectoryInUse { .. } | Error::OtherMember { .. } | Error::NewerFormat { .. } | Error::ShutOut { .. } => {
-                Kind::Directory
+            Error::DirectoryInUse { .. }
+            | Error::OtherMember { .. }
+            | Error::NewerFormat { .. }
+            | Error::ShutOut { .. } => Kind::Directory,
+            Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
+                Kind::PortTaken
             }
-            Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => Kind::PortTaken,
             Error::Setting { .. } => Kind::Config,
             Error::Directory { .. }
             | Error::State(_)

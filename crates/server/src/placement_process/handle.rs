@@ -62,8 +62,16 @@ pub struct Placement {
 
 impl Placement {
     /// For a driver that takes `inputs` and publishes `standing`.
-    pub fn new(me: StoreId, inputs: mpsc::Sender<Input>, standing: watch::Receiver<Standing>) -> Self {
-        Self { me, inputs, standing }
+    pub fn new(
+        me: StoreId,
+        inputs: mpsc::Sender<Input>,
+        standing: watch::Receiver<Standing>,
+    ) -> Self {
+        Self {
+            me,
+            inputs,
+            standing,
+        }
     }
 
     /// Asks, and waits for the answer.
@@ -81,7 +89,10 @@ impl Placement {
     /// # Errors
     /// [`Refusal::NotLeader`] when the driver is gone.
     pub async fn send(&self, input: Input) -> Result<(), Refusal> {
-        self.inputs.send(input).await.map_err(|_| Refusal::NotLeader)
+        self.inputs
+            .send(input)
+            .await
+            .map_err(|_| Refusal::NotLeader)
     }
 
     /// Where this member stands now.
@@ -93,14 +104,20 @@ impl Placement {
     pub async fn deposed(&self, term: u64) {
         let mut standing = self.standing.clone();
         // An error means that the driver is gone, and nobody leads here.
-        drop(standing.wait_for(|standing| standing.serving != Some(term)).await);
+        drop(
+            standing
+                .wait_for(|standing| standing.serving != Some(term))
+                .await,
+        );
     }
 
     /// Where this member stands once it knows a leader that serves, or after `patience`.
     pub async fn settled(&self, patience: Duration) -> Standing {
         let mut standing = self.standing.clone();
         let settled = |standing: &Standing| {
-            let led = standing.leader.is_some_and(|leader| leader != self.me || standing.serving.is_some());
+            let led = standing
+                .leader
+                .is_some_and(|leader| leader != self.me || standing.serving.is_some());
             led && standing.cluster_id.is_some()
         };
         drop(tokio::time::timeout(patience, standing.wait_for(settled)).await);

@@ -29,19 +29,35 @@ impl Members {
     /// # Errors
     /// [`Error::Setting`] when the list is no group or does not name this member.
     pub fn new(addresses: &[String], me: &str) -> Result<Self, Error> {
-        let addresses: Vec<String> = addresses.iter().map(|address| bare(address).to_owned()).collect();
-        let wrong = |reason: String| Error::Setting { setting: "members", reason };
+        let addresses: Vec<String> = addresses
+            .iter()
+            .map(|address| bare(address).to_owned())
+            .collect();
+        let wrong = |reason: String| Error::Setting {
+            setting: "members",
+            reason,
+        };
         if ![1, 3, 5].contains(&addresses.len()) {
-            return Err(wrong(format!("it names {} members: 1, 3 or 5 make a group", addresses.len())));
+            return Err(wrong(format!(
+                "it names {} members: 1, 3 or 5 make a group",
+                addresses.len()
+            )));
         }
-        if let Some(twice) = addresses.iter().find(|address| addresses.iter().filter(|other| other == address).count() > 1) {
+        if let Some(twice) = addresses
+            .iter()
+            .find(|address| addresses.iter().filter(|other| other == address).count() > 1)
+        {
             return Err(wrong(format!("it names {twice} twice")));
         }
         let me = bare(me);
         let me = addresses
             .iter()
             .position(|address| address == me)
-            .ok_or_else(|| wrong(format!("it does not name {me}, this member's advertise_addr")))?;
+            .ok_or_else(|| {
+                wrong(format!(
+                    "it does not name {me}, this member's advertise_addr"
+                ))
+            })?;
         Ok(Self { addresses, me })
     }
 
@@ -68,10 +84,17 @@ impl Members {
 
     /// The first descriptor of the region, the same at every member.
     pub fn first_region(&self) -> metapb::Region {
-        let peer = |position| metapb::Peer { id: id(position).0, store_id: id(position).0, ..Default::default() };
+        let peer = |position| metapb::Peer {
+            id: id(position).0,
+            store_id: id(position).0,
+            ..Default::default()
+        };
         metapb::Region {
             id: REGION.0,
-            region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 1 }),
+            region_epoch: Some(metapb::RegionEpoch {
+                conf_ver: 1,
+                version: 1,
+            }),
             peers: (0..self.addresses.len()).map(peer).collect(),
             ..Default::default()
         }
@@ -92,7 +115,9 @@ impl Members {
 
     /// All members as clients are told of them.
     pub fn describe_all(&self) -> Vec<pdpb::Member> {
-        (0..self.addresses.len()).filter_map(|position| self.describe(id(position))).collect()
+        (0..self.addresses.len())
+            .filter_map(|position| self.describe(id(position)))
+            .collect()
     }
 }
 
@@ -109,11 +134,17 @@ fn bare(address: &str) -> &str {
 ///
 /// # Errors
 /// [`Error::OtherMember`] when it belongs to another group or another member.
-pub fn take_directory<E: Engine>(engine: &E, path: &Path, members: &Members, api_version: u32) -> Result<StoreIdentity, Error> {
+pub fn take_directory<E: Engine>(
+    engine: &E,
+    path: &Path,
+    members: &Members,
+    api_version: u32,
+) -> Result<StoreIdentity, Error> {
     let failed = |error| store_error(path, error);
     let identity = match identity::read(engine).map_err(failed)? {
         Some(identity) => identity,
-        None => identity::create(engine, members.group_id(), members.me(), api_version).map_err(failed)?,
+        None => identity::create(engine, members.group_id(), members.me(), api_version)
+            .map_err(failed)?,
     };
     if (identity.cluster_id, identity.store_id) != (members.group_id(), members.me().0) {
         return Err(Error::OtherMember {
@@ -130,7 +161,11 @@ pub fn take_directory<E: Engine>(engine: &E, path: &Path, members: &Members, api
 pub fn store_error(path: &Path, error: store::Error) -> Error {
     let path: PathBuf = path.to_owned();
     match error {
-        store::Error::Format { found, supported } => Error::NewerFormat { path, found, supported },
+        store::Error::Format { found, supported } => Error::NewerFormat {
+            path,
+            found,
+            supported,
+        },
         source => Error::Directory { path, source },
     }
 }
@@ -142,15 +177,30 @@ mod tests {
     use super::*;
 
     fn list(addresses: &[&str]) -> Vec<String> {
-        addresses.iter().map(|address| (*address).to_owned()).collect()
+        addresses
+            .iter()
+            .map(|address| (*address).to_owned())
+            .collect()
     }
 
     #[test]
     fn a_list_that_is_no_group_is_refused() {
-        for (addresses, me) in [(&["a:1", "b:1"][..], "a:1"), (&["a:1", "b:1", "a:1"], "a:1"), (&["a:1"], "b:1"), (&[], "a:1")] {
-            assert!(matches!(Members::new(&list(addresses), me), Err(Error::Setting { .. })), "{addresses:?}");
+        for (addresses, me) in [
+            (&["a:1", "b:1"][..], "a:1"),
+            (&["a:1", "b:1", "a:1"], "a:1"),
+            (&["a:1"], "b:1"),
+            (&[], "a:1"),
+        ] {
+            assert!(
+                matches!(
+                    Members::new(&list(addresses), me),
+                    Err(Error::Setting { .. })
+                ),
+                "{addresses:?}"
+            );
         }
-        let members = Members::new(&list(&["http://a:1", "b:1", "c:1"]), "b:1").expect("a group of three");
+        let members =
+            Members::new(&list(&["http://a:1", "b:1", "c:1"]), "b:1").expect("a group of three");
         assert_eq!(members.me(), StoreId(2));
         assert_eq!(members.address(StoreId(1)), Some("a:1"));
         assert_eq!(members.address(StoreId(0)), None);
@@ -171,9 +221,28 @@ mod tests {
 
         let other = Members::new(&addresses, "b:1").expect("a group of three");
         let error = take_directory(&engine, path, &other, 1).unwrap_err();
-        assert!(matches!(error, Error::OtherMember { member: 1, same_group: true, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                Error::OtherMember {
+                    member: 1,
+                    same_group: true,
+                    ..
+                }
+            ),
+            "{error}"
+        );
         let other = Members::new(&list(&["a:1"]), "a:1").expect("a group of one");
         let error = take_directory(&engine, path, &other, 1).unwrap_err();
-        assert!(matches!(error, Error::OtherMember { same_group: false, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                Error::OtherMember {
+                    same_group: false,
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 }

@@ -49,8 +49,17 @@ pub async fn serve<E: Engine, R: Receiver>(
     served: Served<E, R>,
     closing: oneshot::Receiver<()>,
 ) -> Result<(), Error> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Serving { address: address.clone(), source };
-    let Served { placement, members, node, metrics, peers } = served;
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Serving {
+        address: address.clone(),
+        source,
+    };
+    let Served {
+        placement,
+        members,
+        node,
+        metrics,
+        peers,
+    } = served;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<PdServer<PdService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -74,10 +83,13 @@ pub async fn serve<E: Engine, R: Receiver>(
         .http2_keepalive_interval(Some(SILENCE_MAX))
         .http2_keepalive_timeout(Some(SILENCE_MAX))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
-            // Fired, or its owner is gone: either way it is time.
-            drop(closing.await);
-        })
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            async {
+                // Fired, or its owner is gone: either way it is time.
+                drop(closing.await);
+            },
+        )
         .await
         .map_err(|error| failed(error.into()))
 }

@@ -7,7 +7,8 @@ use proto::keyspacepb::keyspace_client::KeyspaceClient;
 use proto::pdpb::pd_client::PdClient;
 use proto::pontoon::v1::admin_client::AdminClient;
 use proto::pontoon::v1::{
-    AdminHeader, ClusterStatusRequest, ListOperatorsRequest, MoveReplicaRequest, admin_error, operator_status,
+    AdminHeader, ClusterStatusRequest, ListOperatorsRequest, MoveReplicaRequest, admin_error,
+    operator_status,
 };
 use proto::{keyspacepb, metapb, pdpb};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,9 +36,12 @@ impl Group {
         for _ in 0..size {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.expect("a free port"));
         }
-        let address = |listener: &TcpListener| listener.local_addr().expect("it listens").to_string();
+        let address =
+            |listener: &TcpListener| listener.local_addr().expect("it listens").to_string();
         let addresses: Vec<_> = listeners.iter().map(address).collect();
-        let directories: Vec<_> = (0..size).map(|_| tempfile::tempdir().expect("a temporary directory")).collect();
+        let directories: Vec<_> = (0..size)
+            .map(|_| tempfile::tempdir().expect("a temporary directory"))
+            .collect();
         let config = |number: usize| PlacementConfig {
             data_dir: directories[number].path().to_owned(),
             addr: addresses[number].clone(),
@@ -51,7 +55,11 @@ impl Group {
             Some(Member::start(config, members, listener).expect("it starts"))
         };
         let members = configs.iter().zip(listeners).map(start).collect();
-        Group { directories, configs, members }
+        Group {
+            directories,
+            configs,
+            members,
+        }
     }
 
     /// Starts a member again. Its port and directory are free once the connections of the one before are gone.
@@ -59,10 +67,13 @@ impl Group {
         let config = &self.configs[number];
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let started = TcpListener::bind(&config.addr).await.map_err(|error| error.to_string()).and_then(|listener| {
-                let members = Arc::new(check(config).expect("a sound configuration"));
-                Member::start(config, members, listener).map_err(|error| error.to_string())
-            });
+            let started = TcpListener::bind(&config.addr)
+                .await
+                .map_err(|error| error.to_string())
+                .and_then(|listener| {
+                    let members = Arc::new(check(config).expect("a sound configuration"));
+                    Member::start(config, members, listener).map_err(|error| error.to_string())
+                });
             match started {
                 Ok(member) => break self.members[number] = Some(member),
                 Err(error) => assert!(Instant::now() < deadline, "{error}"),
@@ -90,7 +101,12 @@ impl Group {
         loop {
             for (number, member) in self.members.iter().enumerate() {
                 if let Some(member) = member
-                    && member.placement.settled(Duration::from_millis(50)).await.serving.is_some()
+                    && member
+                        .placement
+                        .settled(Duration::from_millis(50))
+                        .await
+                        .serving
+                        .is_some()
                 {
                     return number;
                 }
@@ -101,17 +117,28 @@ impl Group {
 
     async fn channel(&self, number: usize) -> Channel {
         let address = self.members[number].as_ref().expect("it runs").address;
-        Channel::from_shared(format!("http://{address}")).expect("a URI").connect().await.expect("it serves")
+        Channel::from_shared(format!("http://{address}"))
+            .expect("a URI")
+            .connect()
+            .await
+            .expect("it serves")
     }
 
     /// A client of the leader, and the header it uses.
     async fn client(&self) -> (PdClient<Channel>, Option<pdpb::RequestHeader>) {
         let leader = self.leader().await;
         let mut client = PdClient::new(self.channel(leader).await);
-        let members = client.get_members(pdpb::GetMembersRequest::default()).await.expect("it answers").into_inner();
+        let members = client
+            .get_members(pdpb::GetMembersRequest::default())
+            .await
+            .expect("it answers")
+            .into_inner();
         let header = members.header.expect("a header");
         assert_eq!(header.error, None);
-        let header = pdpb::RequestHeader { cluster_id: header.cluster_id, ..Default::default() };
+        let header = pdpb::RequestHeader {
+            cluster_id: header.cluster_id,
+            ..Default::default()
+        };
         (client, Some(header))
     }
 }
@@ -127,26 +154,52 @@ fn refused(header: Option<pdpb::ResponseHeader>) -> pdpb::ErrorType {
 }
 
 fn store(id: u64) -> metapb::Store {
-    metapb::Store { id, address: format!("127.0.0.1:{}", 20160 + id), ..Default::default() }
+    metapb::Store {
+        id,
+        address: format!("127.0.0.1:{}", 20160 + id),
+        ..Default::default()
+    }
 }
 
 fn first_region(store_id: u64) -> metapb::Region {
     metapb::Region {
         id: 8,
-        region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 1 }),
-        peers: vec![metapb::Peer { id: 9, store_id, ..Default::default() }],
+        region_epoch: Some(metapb::RegionEpoch {
+            conf_ver: 1,
+            version: 1,
+        }),
+        peers: vec![metapb::Peer {
+            id: 9,
+            store_id,
+            ..Default::default()
+        }],
         ..Default::default()
     }
 }
 
 /// Allocates identities and makes store 1 with region 8 the cluster's first.
 async fn bootstrap(client: &mut PdClient<Channel>, header: &Option<pdpb::RequestHeader>) {
-    let request = pdpb::AllocIdRequest { header: header.clone(), count: 10 };
-    let ids = client.alloc_id(request).await.expect("it answers").into_inner();
+    let request = pdpb::AllocIdRequest {
+        header: header.clone(),
+        count: 10,
+    };
+    let ids = client
+        .alloc_id(request)
+        .await
+        .expect("it answers")
+        .into_inner();
     assert_eq!((ids.id, ids.count), (10, 10));
-    let request =
-        pdpb::BootstrapRequest { header: header.clone(), store: Some(store(1)), region: Some(first_region(1)) };
-    ok(client.bootstrap(request).await.expect("it answers").into_inner().header);
+    let request = pdpb::BootstrapRequest {
+        header: header.clone(),
+        store: Some(store(1)),
+        region: Some(first_region(1)),
+    };
+    ok(client
+        .bootstrap(request)
+        .await
+        .expect("it answers")
+        .into_inner()
+        .header);
 }
 
 /// One timestamp of an open stream.
@@ -155,7 +208,11 @@ async fn timestamp(
     answers: &mut Streaming<pdpb::TsoResponse>,
     header: &Option<pdpb::RequestHeader>,
 ) -> Option<(i64, i64)> {
-    let request = pdpb::TsoRequest { header: header.clone(), count: 3, ..Default::default() };
+    let request = pdpb::TsoRequest {
+        header: header.clone(),
+        count: 3,
+        ..Default::default()
+    };
     requests.send(request).await.ok()?;
     let answer = answers.message().await.ok()??;
     assert_eq!(answer.count, 3);
@@ -176,14 +233,28 @@ async fn a_group_survives_its_leaders() {
         let (mut client, again) = group.client().await;
         assert_eq!(again, header);
         let (requests, stream) = mpsc::channel(8);
-        let mut answers = client.tso(ReceiverStream::new(stream)).await.expect("it opens").into_inner();
+        let mut answers = client
+            .tso(ReceiverStream::new(stream))
+            .await
+            .expect("it opens")
+            .into_inner();
         for _ in 0..20 {
-            let next = timestamp(&requests, &mut answers, &header).await.expect("the leader lives");
+            let next = timestamp(&requests, &mut answers, &header)
+                .await
+                .expect("the leader lives");
             assert!(next > last, "{next:?} after {last:?}");
             last = next;
         }
-        let request = pdpb::AllocIdRequest { header: header.clone(), count: 1 };
-        let id = client.alloc_id(request).await.expect("it answers").into_inner().id;
+        let request = pdpb::AllocIdRequest {
+            header: header.clone(),
+            count: 1,
+        };
+        let id = client
+            .alloc_id(request)
+            .await
+            .expect("it answers")
+            .into_inner()
+            .id;
         assert!(id > last_id, "{id} after {last_id}");
         last_id = id;
 
@@ -192,7 +263,11 @@ async fn a_group_survives_its_leaders() {
             break;
         }
         group.stop(leader).await;
-        assert_eq!(timestamp(&requests, &mut answers, &header).await, None, "a stopped member gives nothing out");
+        assert_eq!(
+            timestamp(&requests, &mut answers, &header).await,
+            None,
+            "a stopped member gives nothing out"
+        );
         group.leader().await;
         group.restart(leader).await;
     }
@@ -204,11 +279,26 @@ async fn a_group_survives_its_leaders() {
     }
     let (mut client, again) = group.client().await;
     assert_eq!(again, header);
-    let request = pdpb::IsBootstrappedRequest { header: header.clone() };
-    assert!(client.is_bootstrapped(request).await.expect("it answers").into_inner().bootstrapped);
+    let request = pdpb::IsBootstrappedRequest {
+        header: header.clone(),
+    };
+    assert!(
+        client
+            .is_bootstrapped(request)
+            .await
+            .expect("it answers")
+            .into_inner()
+            .bootstrapped
+    );
     let (requests, stream) = mpsc::channel(8);
-    let mut answers = client.tso(ReceiverStream::new(stream)).await.expect("it opens").into_inner();
-    let next = timestamp(&requests, &mut answers, &header).await.expect("the leader lives");
+    let mut answers = client
+        .tso(ReceiverStream::new(stream))
+        .await
+        .expect("it opens")
+        .into_inner();
+    let next = timestamp(&requests, &mut answers, &header)
+        .await
+        .expect("the leader lives");
     assert!(next > last, "{next:?} after {last:?}");
     group.stop_all().await;
 }
@@ -218,61 +308,154 @@ async fn a_group_survives_its_leaders() {
 async fn answers_are_those_that_clients_act_on() {
     let group = Group::start(3, 2).await;
     let (mut client, header) = group.client().await;
-    let request = pdpb::PutStoreRequest { header: header.clone(), store: Some(store(2)) };
-    let early = client.put_store(request.clone()).await.expect("it answers").into_inner();
+    let request = pdpb::PutStoreRequest {
+        header: header.clone(),
+        store: Some(store(2)),
+    };
+    let early = client
+        .put_store(request.clone())
+        .await
+        .expect("it answers")
+        .into_inner();
     assert_eq!(refused(early.header), pdpb::ErrorType::NotBootstrapped);
     bootstrap(&mut client, &header).await;
-    let twice =
-        pdpb::BootstrapRequest { header: header.clone(), store: Some(store(2)), region: Some(first_region(2)) };
-    let twice = client.bootstrap(twice).await.expect("it answers").into_inner();
+    let twice = pdpb::BootstrapRequest {
+        header: header.clone(),
+        store: Some(store(2)),
+        region: Some(first_region(2)),
+    };
+    let twice = client
+        .bootstrap(twice)
+        .await
+        .expect("it answers")
+        .into_inner();
     assert_eq!(refused(twice.header), pdpb::ErrorType::AlreadyBootstrapped);
-    ok(client.put_store(request).await.expect("it answers").into_inner().header);
+    ok(client
+        .put_store(request)
+        .await
+        .expect("it answers")
+        .into_inner()
+        .header);
 
     let leader = group.leader().await;
     for number in 0..3 {
         let mut member = PdClient::new(group.channel(number).await);
-        let members = member.get_members(pdpb::GetMembersRequest::default()).await.expect("it answers").into_inner();
+        let members = member
+            .get_members(pdpb::GetMembersRequest::default())
+            .await
+            .expect("it answers")
+            .into_inner();
         ok(members.header);
         assert_eq!(members.members.len(), 3);
         let told = members.leader.expect("a leader");
-        assert!(members.members.contains(&told), "the leader is one of the members");
+        assert!(
+            members.members.contains(&told),
+            "the leader is one of the members"
+        );
         assert_eq!(told.member_id, leader as u64 + 1);
         if number != leader {
-            let request = pdpb::GetAllStoresRequest { header: header.clone(), ..Default::default() };
-            let stores = member.get_all_stores(request).await.expect("it answers").into_inner();
+            let request = pdpb::GetAllStoresRequest {
+                header: header.clone(),
+                ..Default::default()
+            };
+            let stores = member
+                .get_all_stores(request)
+                .await
+                .expect("it answers")
+                .into_inner();
             assert_eq!(refused(stores.header), pdpb::ErrorType::Unknown);
-            let status = member.tso(futures::stream::pending()).await.expect("it opens");
+            let status = member
+                .tso(futures::stream::pending())
+                .await
+                .expect("it opens");
             drop(status);
         }
     }
 
-    let wrong = Some(pdpb::RequestHeader { cluster_id: 1, ..Default::default() });
-    let request = pdpb::GetRegionRequest { header: wrong.clone(), region_key: "k".into(), ..Default::default() };
-    let region = client.get_region(request).await.expect("it answers").into_inner();
-    assert_eq!((refused(region.header), region.region), (pdpb::ErrorType::InvalidValue, None));
+    let wrong = Some(pdpb::RequestHeader {
+        cluster_id: 1,
+        ..Default::default()
+    });
+    let request = pdpb::GetRegionRequest {
+        header: wrong.clone(),
+        region_key: "k".into(),
+        ..Default::default()
+    };
+    let region = client
+        .get_region(request)
+        .await
+        .expect("it answers")
+        .into_inner();
+    assert_eq!(
+        (refused(region.header), region.region),
+        (pdpb::ErrorType::InvalidValue, None)
+    );
     let (requests, stream) = mpsc::channel(8);
-    let mut answers = client.tso(ReceiverStream::new(stream)).await.expect("it opens").into_inner();
-    assert_eq!(timestamp(&requests, &mut answers, &wrong).await, None, "the stream of another cluster ends");
+    let mut answers = client
+        .tso(ReceiverStream::new(stream))
+        .await
+        .expect("it opens")
+        .into_inner();
+    assert_eq!(
+        timestamp(&requests, &mut answers, &wrong).await,
+        None,
+        "the stream of another cluster ends"
+    );
 
-    let request = pdpb::GetStoreRequest { header: header.clone(), store_id: 2 };
-    let found = client.get_store(request).await.expect("it answers").into_inner();
+    let request = pdpb::GetStoreRequest {
+        header: header.clone(),
+        store_id: 2,
+    };
+    let found = client
+        .get_store(request)
+        .await
+        .expect("it answers")
+        .into_inner();
     assert_eq!(found.store.expect("a store").address, store(2).address);
-    let request = pdpb::GetStoreRequest { header: header.clone(), store_id: 77 };
-    let missing = client.get_store(request).await.expect("it answers").into_inner();
-    assert_eq!((refused(missing.header), missing.store), (pdpb::ErrorType::EntryNotFound, None));
-    let request = pdpb::GetGcSafePointRequest { header: header.clone() };
-    let status = client.get_gc_safe_point(request).await.expect_err("not served");
+    let request = pdpb::GetStoreRequest {
+        header: header.clone(),
+        store_id: 77,
+    };
+    let missing = client
+        .get_store(request)
+        .await
+        .expect("it answers")
+        .into_inner();
+    assert_eq!(
+        (refused(missing.header), missing.store),
+        (pdpb::ErrorType::EntryNotFound, None)
+    );
+    let request = pdpb::GetGcSafePointRequest {
+        header: header.clone(),
+    };
+    let status = client
+        .get_gc_safe_point(request)
+        .await
+        .expect_err("not served");
     assert_eq!(status.code(), tonic::Code::Unimplemented);
 
     let mut keyspaces = KeyspaceClient::new(group.channel(leader).await);
     let mut load = async |name: &str| {
-        let request =
-            keyspacepb::LoadKeyspaceRequest { header: header.clone(), name: name.to_owned(), ..Default::default() };
-        keyspaces.load_keyspace(request).await.expect("it answers").into_inner()
+        let request = keyspacepb::LoadKeyspaceRequest {
+            header: header.clone(),
+            name: name.to_owned(),
+            ..Default::default()
+        };
+        keyspaces
+            .load_keyspace(request)
+            .await
+            .expect("it answers")
+            .into_inner()
     };
     let keyspace = load("DEFAULT").await.keyspace.expect("the keyspace");
-    assert_eq!(keyspace.keyspace, Some(keyspacepb::keyspace_meta::Keyspace::Id(0)));
-    assert_eq!(refused(load("other").await.header), pdpb::ErrorType::EntryNotFound);
+    assert_eq!(
+        keyspace.keyspace,
+        Some(keyspacepb::keyspace_meta::Keyspace::Id(0))
+    );
+    assert_eq!(
+        refused(load("other").await.header),
+        pdpb::ErrorType::EntryNotFound
+    );
     group.stop_all().await;
 }
 
@@ -286,8 +469,16 @@ struct Reports {
 impl Reports {
     async fn open(client: &mut PdClient<Channel>, header: &Option<pdpb::RequestHeader>) -> Reports {
         let (sender, stream) = mpsc::channel(8);
-        let orders = client.region_heartbeat(ReceiverStream::new(stream)).await.expect("it opens").into_inner();
-        Reports { sender, orders, header: header.clone() }
+        let orders = client
+            .region_heartbeat(ReceiverStream::new(stream))
+            .await
+            .expect("it opens")
+            .into_inner();
+        Reports {
+            sender,
+            orders,
+            header: header.clone(),
+        }
     }
 
     async fn report(&self, region: &metapb::Region) {
@@ -302,12 +493,21 @@ impl Reports {
     }
 
     async fn order(&mut self) -> pdpb::RegionHeartbeatResponse {
-        tokio::time::timeout(PATIENCE, self.orders.message()).await.expect("an order in time").expect("no failure").expect("an order")
+        tokio::time::timeout(PATIENCE, self.orders.message())
+            .await
+            .expect("an order in time")
+            .expect("no failure")
+            .expect("an order")
     }
 }
 
 fn learner(id: u64, store_id: u64) -> metapb::Peer {
-    metapb::Peer { id, store_id, role: metapb::PeerRole::Learner.into(), ..Default::default() }
+    metapb::Peer {
+        id,
+        store_id,
+        role: metapb::PeerRole::Learner.into(),
+        ..Default::default()
+    }
 }
 
 /// R22 over the wire: an administrator's move is sent to the region's leader step by step, and a new placement leader
@@ -318,34 +518,87 @@ async fn a_move_outlives_the_placement_leader() {
     let (mut client, header) = group.client().await;
     bootstrap(&mut client, &header).await;
     for id in 2..=4 {
-        let request = pdpb::PutStoreRequest { header: header.clone(), store: Some(store(id)) };
-        ok(client.put_store(request).await.expect("it answers").into_inner().header);
+        let request = pdpb::PutStoreRequest {
+            header: header.clone(),
+            store: Some(store(id)),
+        };
+        ok(client
+            .put_store(request)
+            .await
+            .expect("it answers")
+            .into_inner()
+            .header);
     }
     let mut region = first_region(1);
-    region.region_epoch = Some(metapb::RegionEpoch { conf_ver: 5, version: 1 });
-    region.peers.push(metapb::Peer { id: 6, store_id: 2, ..Default::default() });
-    region.peers.push(metapb::Peer { id: 7, store_id: 3, ..Default::default() });
+    region.region_epoch = Some(metapb::RegionEpoch {
+        conf_ver: 5,
+        version: 1,
+    });
+    region.peers.push(metapb::Peer {
+        id: 6,
+        store_id: 2,
+        ..Default::default()
+    });
+    region.peers.push(metapb::Peer {
+        id: 7,
+        store_id: 3,
+        ..Default::default()
+    });
     let mut reports = Reports::open(&mut client, &header).await;
     reports.report(&region).await;
-    let request = pdpb::GetRegionRequest { header: header.clone(), region_key: "k".into(), ..Default::default() };
-    let found = client.get_region(request).await.expect("it answers").into_inner();
-    assert_eq!((found.region.as_ref(), found.leader), (Some(&region), region.peers.first().copied()));
+    let request = pdpb::GetRegionRequest {
+        header: header.clone(),
+        region_key: "k".into(),
+        ..Default::default()
+    };
+    let found = client
+        .get_region(request)
+        .await
+        .expect("it answers")
+        .into_inner();
+    assert_eq!(
+        (found.region.as_ref(), found.leader),
+        (Some(&region), region.peers.first().copied())
+    );
 
     let leader = group.leader().await;
     let mut admin = AdminClient::new(group.channel(leader).await);
     let cluster_id = header.as_ref().map_or(0, |header| header.cluster_id);
     let admin_header = Some(AdminHeader { cluster_id });
-    let request = MoveReplicaRequest { header: admin_header, region_id: 8, from_store: 2, to_store: 4 };
-    let operator = admin.move_replica(request).await.expect("it answers").into_inner();
+    let request = MoveReplicaRequest {
+        header: admin_header,
+        region_id: 8,
+        from_store: 2,
+        to_store: 4,
+    };
+    let operator = admin
+        .move_replica(request)
+        .await
+        .expect("it answers")
+        .into_inner();
     assert_eq!(operator.error, None);
-    let again = admin.move_replica(request).await.expect("it answers").into_inner();
-    assert_eq!(again.error.expect("a refusal").kind(), admin_error::Kind::Busy);
-    let change = reports.order().await.change_peer.expect("a learner is to be added");
+    let again = admin
+        .move_replica(request)
+        .await
+        .expect("it answers")
+        .into_inner();
+    assert_eq!(
+        again.error.expect("a refusal").kind(),
+        admin_error::Kind::Busy
+    );
+    let change = reports
+        .order()
+        .await
+        .change_peer
+        .expect("a learner is to be added");
     let new = change.peer.expect("a peer");
     assert_eq!((new.store_id, new.role()), (4, metapb::PeerRole::Learner));
 
     // The learner is there, and the swap is ordered.
-    region.region_epoch = Some(metapb::RegionEpoch { conf_ver: 6, version: 1 });
+    region.region_epoch = Some(metapb::RegionEpoch {
+        conf_ver: 6,
+        version: 1,
+    });
     region.peers.push(new);
     reports.report(&region).await;
     let swap = loop {
@@ -357,34 +610,63 @@ async fn a_move_outlives_the_placement_leader() {
     assert_eq!(swap.changes.len(), 2);
 
     group.stop(leader).await;
-    let ended = tokio::time::timeout(PATIENCE, async { while let Some(Ok(_)) = reports.orders.next().await {} }).await;
+    let ended = tokio::time::timeout(PATIENCE, async {
+        while let Some(Ok(_)) = reports.orders.next().await {}
+    })
+    .await;
     assert!(ended.is_ok(), "the stream of a stopped leader ends");
     let (mut client, again) = group.client().await;
     assert_eq!(again, header);
     // The swap was applied while nobody listened.
-    region.region_epoch = Some(metapb::RegionEpoch { conf_ver: 8, version: 1 });
+    region.region_epoch = Some(metapb::RegionEpoch {
+        conf_ver: 8,
+        version: 1,
+    });
     region.peers[3].set_role(metapb::PeerRole::Voter);
     region.peers[1] = learner(6, 2);
     let mut reports = Reports::open(&mut client, &header).await;
     reports.report(&region).await;
-    let change = reports.order().await.change_peer.expect("the old peer is to be removed");
+    let change = reports
+        .order()
+        .await
+        .change_peer
+        .expect("the old peer is to be removed");
     assert_eq!(change.peer.expect("a peer").id, 6);
-    region.region_epoch = Some(metapb::RegionEpoch { conf_ver: 9, version: 1 });
+    region.region_epoch = Some(metapb::RegionEpoch {
+        conf_ver: 9,
+        version: 1,
+    });
     region.peers.remove(1);
     reports.report(&region).await;
 
     let mut admin = AdminClient::new(group.channel(group.leader().await).await);
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let request = ListOperatorsRequest { header: admin_header, operator_id: operator.operator_id, region_id: 0 };
-        let operators = admin.list_operators(request).await.expect("it answers").into_inner().operators;
+        let request = ListOperatorsRequest {
+            header: admin_header,
+            operator_id: operator.operator_id,
+            region_id: 0,
+        };
+        let operators = admin
+            .list_operators(request)
+            .await
+            .expect("it answers")
+            .into_inner()
+            .operators;
         if operators[0].state() == operator_status::State::Done {
             break;
         }
         assert!(Instant::now() < deadline, "{operators:?}");
     }
-    let status = admin.cluster_status(ClusterStatusRequest { header: None }).await.expect("it answers").into_inner();
-    assert_eq!((status.cluster_id, status.regions, status.stores), (cluster_id, 1, 4));
+    let status = admin
+        .cluster_status(ClusterStatusRequest { header: None })
+        .await
+        .expect("it answers")
+        .into_inner();
+    assert_eq!(
+        (status.cluster_id, status.regions, status.stores),
+        (cluster_id, 1, 4)
+    );
     group.stop_all().await;
 }
 
@@ -392,11 +674,17 @@ async fn a_move_outlives_the_placement_leader() {
 async fn get(address: std::net::SocketAddr, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).await.expect("it serves");
     let request = format!("GET {path} HTTP/1.1\r\nHost: placement\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("it reads");
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .expect("it reads");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("text");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    (head.lines().next().expect("a status line").to_owned(), body.to_owned())
+    (
+        head.lines().next().expect("a status line").to_owned(),
+        body.to_owned(),
+    )
 }
 
 /// Tools read JSON over HTTP/1.1 on the port of gRPC.
@@ -407,21 +695,50 @@ async fn plain_http_shares_the_port() {
     bootstrap(&mut client, &header).await;
     let reports = Reports::open(&mut client, &header).await;
     reports.report(&first_region(1)).await;
-    let request = pdpb::GetRegionRequest { header: header.clone(), region_key: "k".into(), ..Default::default() };
-    assert!(client.get_region(request).await.expect("it answers").into_inner().region.is_some());
+    let request = pdpb::GetRegionRequest {
+        header: header.clone(),
+        region_key: "k".into(),
+        ..Default::default()
+    };
+    assert!(
+        client
+            .get_region(request)
+            .await
+            .expect("it answers")
+            .into_inner()
+            .region
+            .is_some()
+    );
 
     // Any member will do.
     for member in group.members.iter().flatten() {
         let (status, body) = get(member.address, "/pd/api/v1/regions").await;
         assert_eq!(status, "HTTP/1.1 200 OK");
         let regions: serde_json::Value = serde_json::from_str(&body).expect("JSON");
-        assert_eq!((&regions["count"], &regions["regions"][0]["id"]), (&1.into(), &8.into()));
+        assert_eq!(
+            (&regions["count"], &regions["regions"][0]["id"]),
+            (&1.into(), &8.into())
+        );
         let (_, body) = get(member.address, "/pd/api/v1/stores").await;
         let stores: serde_json::Value = serde_json::from_str(&body).expect("JSON");
-        assert_eq!((&stores["count"], &stores["stores"][0]["store"]["state_name"]), (&1.into(), &"Up".into()));
+        assert_eq!(
+            (
+                &stores["count"],
+                &stores["stores"][0]["store"]["state_name"]
+            ),
+            (&1.into(), &"Up".into())
+        );
         assert_eq!(get(member.address, "/health").await.0, "HTTP/1.1 200 OK");
     }
-    let address = group.members[group.leader().await].as_ref().expect("it runs").address;
-    assert!(get(address, "/metrics").await.1.contains("placement_leads 1"));
+    let address = group.members[group.leader().await]
+        .as_ref()
+        .expect("it runs")
+        .address;
+    assert!(
+        get(address, "/metrics")
+            .await
+            .1
+            .contains("placement_leads 1")
+    );
     group.stop_all().await;
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use placement::{Answer, OperatorView, Refusal, RegionInfo, Request as Ask, StoreInfo};
 use proto::pontoon::v1::admin_server::Admin;
 use proto::pontoon::v1::{
-    AdminError, AdminHeader, ClusterStatusRequest, ClusterStatusResponse, ListOperatorsRequest, ListOperatorsResponse,
-    ListRegionsRequest, ListRegionsResponse, ListStoresRequest, ListStoresResponse, MoveReplicaRequest, OperatorResponse,
-    OperatorStatus, RegionStatus, SplitRegionRequest, StoreStatus, TransferLeaderRequest, admin_error, operator_status,
+    AdminError, AdminHeader, ClusterStatusRequest, ClusterStatusResponse, ListOperatorsRequest,
+    ListOperatorsResponse, ListRegionsRequest, ListRegionsResponse, ListStoresRequest,
+    ListStoresResponse, MoveReplicaRequest, OperatorResponse, OperatorStatus, RegionStatus,
+    SplitRegionRequest, StoreStatus, TransferLeaderRequest, admin_error, operator_status,
 };
 use proto::{RegionId, StoreId};
 use tonic::{Request, Response, Status};
@@ -50,14 +51,23 @@ impl AdminService {
         if standing.serving.is_none() {
             return Err(self.error(&Refusal::NotLeader));
         }
-        self.placement.ask(ask).await.map_err(|refusal| self.error(&refusal))
+        self.placement
+            .ask(ask)
+            .await
+            .map_err(|refusal| self.error(&refusal))
     }
 
     async fn operator(&self, header: Option<AdminHeader>, ask: Ask) -> Called<OperatorResponse> {
         let response = match self.ask(header, ask).await {
-            Ok(Answer::Operator(operator_id)) => OperatorResponse { error: None, operator_id },
+            Ok(Answer::Operator(operator_id)) => OperatorResponse {
+                error: None,
+                operator_id,
+            },
             Ok(_) => return Err(unexpected()),
-            Err(error) => OperatorResponse { error: Some(error), operator_id: 0 },
+            Err(error) => OperatorResponse {
+                error: Some(error),
+                operator_id: 0,
+            },
         };
         Ok(Response::new(response))
     }
@@ -77,8 +87,16 @@ impl AdminService {
             | Refusal::Invalid(_) => Kind::Invalid,
         };
         // A member that was just elected is not yet the leader it will name.
-        let leader = self.placement.standing().leader.and_then(|leader| self.members.address(leader));
-        AdminError { kind: kind.into(), message: refusal.to_string(), leader: leader.unwrap_or_default().to_owned() }
+        let leader = self
+            .placement
+            .standing()
+            .leader
+            .and_then(|leader| self.members.address(leader));
+        AdminError {
+            kind: kind.into(),
+            message: refusal.to_string(),
+            leader: leader.unwrap_or_default().to_owned(),
+        }
     }
 }
 
@@ -95,7 +113,10 @@ fn store_status(info: StoreInfo) -> StoreStatus {
         regions: info.peers,
         leaders: info.leaders,
         // Never heard in this leadership is as silent as can be.
-        silent_ms: info.silent.unwrap_or(Duration::from_millis(u64::MAX)).as_millis() as u64,
+        silent_ms: info
+            .silent
+            .unwrap_or(Duration::from_millis(u64::MAX))
+            .as_millis() as u64,
         boot: info.boot,
         store: Some(info.store),
     }
@@ -138,54 +159,83 @@ fn operator_status(view: OperatorView) -> OperatorStatus {
 impl Admin for AdminService {
     async fn list_stores(&self, request: Request<ListStoresRequest>) -> Called<ListStoresResponse> {
         let response = match self.ask(request.into_inner().header, Ask::Stores).await {
-            Ok(Answer::Stores(stores)) => {
-                ListStoresResponse { error: None, stores: stores.into_iter().map(store_status).collect() }
-            }
+            Ok(Answer::Stores(stores)) => ListStoresResponse {
+                error: None,
+                stores: stores.into_iter().map(store_status).collect(),
+            },
             Ok(_) => return Err(unexpected()),
-            Err(error) => ListStoresResponse { error: Some(error), stores: Vec::new() },
+            Err(error) => ListStoresResponse {
+                error: Some(error),
+                stores: Vec::new(),
+            },
         };
         Ok(Response::new(response))
     }
 
-    async fn list_regions(&self, request: Request<ListRegionsRequest>) -> Called<ListRegionsResponse> {
+    async fn list_regions(
+        &self,
+        request: Request<ListRegionsRequest>,
+    ) -> Called<ListRegionsResponse> {
         let request = request.into_inner();
         let ask = match RegionId::from_wire(request.region_id) {
             Some(region) => Ask::Region(region),
             None => Ask::Regions {
                 start: request.start_key,
                 end: request.end_key,
-                limit: if request.limit == 0 { REGIONS_DEFAULT } else { request.limit as usize },
+                limit: if request.limit == 0 {
+                    REGIONS_DEFAULT
+                } else {
+                    request.limit as usize
+                },
             },
         };
         let regions = match self.ask(request.header, ask).await {
             Ok(Answer::Regions(regions)) => regions,
             Ok(Answer::Region(region)) => vec![*region],
             Ok(_) => return Err(unexpected()),
-            Err(error) => return Ok(Response::new(ListRegionsResponse { error: Some(error), regions: Vec::new() })),
+            Err(error) => {
+                return Ok(Response::new(ListRegionsResponse {
+                    error: Some(error),
+                    regions: Vec::new(),
+                }));
+            }
         };
         let regions = regions.into_iter().map(region_status).collect();
-        Ok(Response::new(ListRegionsResponse { error: None, regions }))
+        Ok(Response::new(ListRegionsResponse {
+            error: None,
+            regions,
+        }))
     }
 
-    async fn list_operators(&self, request: Request<ListOperatorsRequest>) -> Called<ListOperatorsResponse> {
+    async fn list_operators(
+        &self,
+        request: Request<ListOperatorsRequest>,
+    ) -> Called<ListOperatorsResponse> {
         let request = request.into_inner();
         let ask = Ask::Operators {
             operator: (request.operator_id != 0).then_some(request.operator_id),
             region: RegionId::from_wire(request.region_id),
         };
         let response = match self.ask(request.header, ask).await {
-            Ok(Answer::Operators(operators)) => {
-                ListOperatorsResponse { error: None, operators: operators.into_iter().map(operator_status).collect() }
-            }
+            Ok(Answer::Operators(operators)) => ListOperatorsResponse {
+                error: None,
+                operators: operators.into_iter().map(operator_status).collect(),
+            },
             Ok(_) => return Err(unexpected()),
-            Err(error) => ListOperatorsResponse { error: Some(error), operators: Vec::new() },
+            Err(error) => ListOperatorsResponse {
+                error: Some(error),
+                operators: Vec::new(),
+            },
         };
         Ok(Response::new(response))
     }
 
     async fn split_region(&self, request: Request<SplitRegionRequest>) -> Called<OperatorResponse> {
         let request = request.into_inner();
-        let ask = Ask::Split { region: RegionId(request.region_id), keys: request.keys };
+        let ask = Ask::Split {
+            region: RegionId(request.region_id),
+            keys: request.keys,
+        };
         self.operator(request.header, ask).await
     }
 
@@ -199,13 +249,22 @@ impl Admin for AdminService {
         self.operator(request.header, ask).await
     }
 
-    async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Called<OperatorResponse> {
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeaderRequest>,
+    ) -> Called<OperatorResponse> {
         let request = request.into_inner();
-        let ask = Ask::TransferLeader { region: RegionId(request.region_id), to: StoreId(request.to_store) };
+        let ask = Ask::TransferLeader {
+            region: RegionId(request.region_id),
+            to: StoreId(request.to_store),
+        };
         self.operator(request.header, ask).await
     }
 
-    async fn cluster_status(&self, request: Request<ClusterStatusRequest>) -> Called<ClusterStatusResponse> {
+    async fn cluster_status(
+        &self,
+        request: Request<ClusterStatusRequest>,
+    ) -> Called<ClusterStatusResponse> {
         let response = match self.ask(request.into_inner().header, Ask::Cluster).await {
             Ok(Answer::Cluster(cluster)) => ClusterStatusResponse {
                 error: None,
@@ -220,7 +279,10 @@ impl Admin for AdminService {
                 term: cluster.term,
             },
             Ok(_) => return Err(unexpected()),
-            Err(error) => ClusterStatusResponse { error: Some(error), ..Default::default() },
+            Err(error) => ClusterStatusResponse {
+                error: Some(error),
+                ..Default::default()
+            },
         };
         Ok(Response::new(response))
     }

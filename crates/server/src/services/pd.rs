@@ -37,12 +37,19 @@ type Called<T> = Result<Response<T>, Status>;
 impl PdService {
     /// For a member of a group.
     pub fn new(placement: Placement, members: Arc<Members>) -> Self {
-        Self { placement, members, streams: Arc::default() }
+        Self {
+            placement,
+            members,
+            streams: Arc::default(),
+        }
     }
 
     /// The header of an answer.
     fn header(&self, error: Option<pdpb::Error>) -> pdpb::ResponseHeader {
-        pdpb::ResponseHeader { cluster_id: self.placement.standing().cluster_id.unwrap_or(0), error }
+        pdpb::ResponseHeader {
+            cluster_id: self.placement.standing().cluster_id.unwrap_or(0),
+            error,
+        }
     }
 
     /// The term in which this member serves, if the request is meant for its cluster.
@@ -62,7 +69,11 @@ impl PdService {
     }
 
     /// Asks the machine; the second value is what the header says of a refusal.
-    async fn ask(&self, header: Option<&pdpb::RequestHeader>, ask: Ask) -> (Option<Answer>, pdpb::ResponseHeader) {
+    async fn ask(
+        &self,
+        header: Option<&pdpb::RequestHeader>,
+        ask: Ask,
+    ) -> (Option<Answer>, pdpb::ResponseHeader) {
         if let Err(error) = self.admit(header) {
             return (None, self.header(Some(error)));
         }
@@ -72,7 +83,11 @@ impl PdService {
         }
     }
 
-    async fn region(&self, header: Option<&pdpb::RequestHeader>, ask: Ask) -> pdpb::GetRegionResponse {
+    async fn region(
+        &self,
+        header: Option<&pdpb::RequestHeader>,
+        ask: Ask,
+    ) -> pdpb::GetRegionResponse {
         let (answer, header) = self.ask(header, ask).await;
         let region = match answer {
             Some(Answer::Region(region)) => Some(*region),
@@ -81,7 +96,11 @@ impl PdService {
         convert::region_response(header, region)
     }
 
-    async fn regions(&self, header: Option<&pdpb::RequestHeader>, ask: Ask) -> (Vec<pdpb::Region>, pdpb::ResponseHeader) {
+    async fn regions(
+        &self,
+        header: Option<&pdpb::RequestHeader>,
+        ask: Ask,
+    ) -> (Vec<pdpb::Region>, pdpb::ResponseHeader) {
         let (answer, header) = self.ask(header, ask).await;
         let regions = match answer {
             Some(Answer::Regions(regions)) => regions.into_iter().map(convert::region).collect(),
@@ -93,7 +112,10 @@ impl PdService {
 
 /// A limit of the wire, where 0 and less mean none.
 fn limit(limit: i32) -> usize {
-    usize::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX)
+    usize::try_from(limit)
+        .ok()
+        .filter(|limit| *limit > 0)
+        .unwrap_or(usize::MAX)
 }
 
 /// The boot counter that a store tells beside its request (R30); `None` when it tells none.
@@ -102,7 +124,9 @@ fn boot<T>(request: &Request<T>) -> Result<Option<u64>, Status> {
         return Ok(None);
     };
     let number = value.to_str().ok().and_then(|text| text.parse().ok());
-    number.map(Some).ok_or_else(|| Status::invalid_argument(format!("{BOOT_METADATA} is not a number")))
+    number
+        .map(Some)
+        .ok_or_else(|| Status::invalid_argument(format!("{BOOT_METADATA} is not a number")))
 }
 
 fn missing(field: &str) -> Status {
@@ -111,9 +135,14 @@ fn missing(field: &str) -> Status {
 
 #[tonic::async_trait]
 impl Pd for PdService {
-    async fn get_members(&self, _: Request<pdpb::GetMembersRequest>) -> Called<pdpb::GetMembersResponse> {
+    async fn get_members(
+        &self,
+        _: Request<pdpb::GetMembersRequest>,
+    ) -> Called<pdpb::GetMembersResponse> {
         let standing = self.placement.settled(LEADER_PATIENCE).await;
-        let leader = standing.leader.and_then(|leader| self.members.describe(leader));
+        let leader = standing
+            .leader
+            .and_then(|leader| self.members.describe(leader));
         let unknown = leader.is_none() || standing.cluster_id.is_none();
         let error = unknown.then(|| pdpb::Error {
             r#type: pdpb::ErrorType::Unknown.into(),
@@ -128,8 +157,14 @@ impl Pd for PdService {
         }))
     }
 
-    async fn tso(&self, request: Request<Streaming<pdpb::TsoRequest>>) -> Called<BoxStream<pdpb::TsoResponse>> {
-        Ok(Response::new(streams::timestamps(self.clone(), request.into_inner())))
+    async fn tso(
+        &self,
+        request: Request<Streaming<pdpb::TsoRequest>>,
+    ) -> Called<BoxStream<pdpb::TsoResponse>> {
+        Ok(Response::new(streams::timestamps(
+            self.clone(),
+            request.into_inner(),
+        )))
     }
 
     async fn region_heartbeat(
@@ -139,23 +174,44 @@ impl Pd for PdService {
         streams::regions(self, request.into_inner()).map(Response::new)
     }
 
-    async fn bootstrap(&self, request: Request<pdpb::BootstrapRequest>) -> Called<pdpb::BootstrapResponse> {
+    async fn bootstrap(
+        &self,
+        request: Request<pdpb::BootstrapRequest>,
+    ) -> Called<pdpb::BootstrapResponse> {
         let boot = boot(&request)?;
         let request = request.into_inner();
         let store = request.store.ok_or_else(|| missing("store"))?;
         let region = request.region.ok_or_else(|| missing("region"))?;
-        let ask = Ask::Bootstrap { store, boot, region };
+        let ask = Ask::Bootstrap {
+            store,
+            boot,
+            region,
+        };
         let (_, header) = self.ask(request.header.as_ref(), ask).await;
-        Ok(Response::new(pdpb::BootstrapResponse { header: Some(header), replication_status: None }))
+        Ok(Response::new(pdpb::BootstrapResponse {
+            header: Some(header),
+            replication_status: None,
+        }))
     }
 
-    async fn is_bootstrapped(&self, request: Request<pdpb::IsBootstrappedRequest>) -> Called<pdpb::IsBootstrappedResponse> {
-        let (answer, header) = self.ask(request.get_ref().header.as_ref(), Ask::Cluster).await;
+    async fn is_bootstrapped(
+        &self,
+        request: Request<pdpb::IsBootstrappedRequest>,
+    ) -> Called<pdpb::IsBootstrappedResponse> {
+        let (answer, header) = self
+            .ask(request.get_ref().header.as_ref(), Ask::Cluster)
+            .await;
         let bootstrapped = matches!(answer, Some(Answer::Cluster(cluster)) if cluster.bootstrapped);
-        Ok(Response::new(pdpb::IsBootstrappedResponse { header: Some(header), bootstrapped }))
+        Ok(Response::new(pdpb::IsBootstrappedResponse {
+            header: Some(header),
+            bootstrapped,
+        }))
     }
 
-    async fn alloc_id(&self, request: Request<pdpb::AllocIdRequest>) -> Called<pdpb::AllocIdResponse> {
+    async fn alloc_id(
+        &self,
+        request: Request<pdpb::AllocIdRequest>,
+    ) -> Called<pdpb::AllocIdResponse> {
         let request = request.into_inner();
         // Clients from before the field want one.
         let ask = Ask::AllocateIds(request.count.max(1));
@@ -164,39 +220,76 @@ impl Pd for PdService {
             Some(Answer::Ids { last, count }) => (last, count),
             _ => (0, 0),
         };
-        Ok(Response::new(pdpb::AllocIdResponse { header: Some(header), id, count }))
+        Ok(Response::new(pdpb::AllocIdResponse {
+            header: Some(header),
+            id,
+            count,
+        }))
     }
 
-    async fn put_store(&self, request: Request<pdpb::PutStoreRequest>) -> Called<pdpb::PutStoreResponse> {
+    async fn put_store(
+        &self,
+        request: Request<pdpb::PutStoreRequest>,
+    ) -> Called<pdpb::PutStoreResponse> {
         let boot = boot(&request)?;
         let request = request.into_inner();
         let store = request.store.ok_or_else(|| missing("store"))?;
-        let (_, header) = self.ask(request.header.as_ref(), Ask::PutStore { store, boot }).await;
-        Ok(Response::new(pdpb::PutStoreResponse { header: Some(header), replication_status: None }))
+        let (_, header) = self
+            .ask(request.header.as_ref(), Ask::PutStore { store, boot })
+            .await;
+        Ok(Response::new(pdpb::PutStoreResponse {
+            header: Some(header),
+            replication_status: None,
+        }))
     }
 
-    async fn store_heartbeat(&self, request: Request<pdpb::StoreHeartbeatRequest>) -> Called<pdpb::StoreHeartbeatResponse> {
+    async fn store_heartbeat(
+        &self,
+        request: Request<pdpb::StoreHeartbeatRequest>,
+    ) -> Called<pdpb::StoreHeartbeatResponse> {
         let boot = boot(&request)?;
         let request = request.into_inner();
         let stats = request.stats.ok_or_else(|| missing("stats"))?;
-        let ask = Ask::StoreHeartbeat { store: StoreId(stats.store_id), boot, space: convert::space(&stats) };
+        let ask = Ask::StoreHeartbeat {
+            store: StoreId(stats.store_id),
+            boot,
+            space: convert::space(&stats),
+        };
         let (_, header) = self.ask(request.header.as_ref(), ask).await;
-        Ok(Response::new(pdpb::StoreHeartbeatResponse { header: Some(header), ..Default::default() }))
+        Ok(Response::new(pdpb::StoreHeartbeatResponse {
+            header: Some(header),
+            ..Default::default()
+        }))
     }
 
-    async fn get_store(&self, request: Request<pdpb::GetStoreRequest>) -> Called<pdpb::GetStoreResponse> {
+    async fn get_store(
+        &self,
+        request: Request<pdpb::GetStoreRequest>,
+    ) -> Called<pdpb::GetStoreResponse> {
         let request = request.into_inner();
-        let (answer, header) = self.ask(request.header.as_ref(), Ask::Store(StoreId(request.store_id))).await;
+        let (answer, header) = self
+            .ask(
+                request.header.as_ref(),
+                Ask::Store(StoreId(request.store_id)),
+            )
+            .await;
         let info = match answer {
             Some(Answer::Store(info)) => Some(info),
             _ => None,
         };
         let stats = info.as_ref().map(|info| convert::stats(info));
         let store = info.map(|info| info.store);
-        Ok(Response::new(pdpb::GetStoreResponse { header: Some(header), store, stats }))
+        Ok(Response::new(pdpb::GetStoreResponse {
+            header: Some(header),
+            store,
+            stats,
+        }))
     }
 
-    async fn get_all_stores(&self, request: Request<pdpb::GetAllStoresRequest>) -> Called<pdpb::GetAllStoresResponse> {
+    async fn get_all_stores(
+        &self,
+        request: Request<pdpb::GetAllStoresRequest>,
+    ) -> Called<pdpb::GetAllStoresResponse> {
         let request = request.into_inner();
         let (answer, header) = self.ask(request.header.as_ref(), Ask::Stores).await;
         let stores = match answer {
@@ -204,55 +297,106 @@ impl Pd for PdService {
             _ => Vec::new(),
         };
         let wanted = |store: &proto::metapb::Store| {
-            !request.exclude_tombstone_stores || store.state() != proto::metapb::StoreState::Tombstone
+            !request.exclude_tombstone_stores
+                || store.state() != proto::metapb::StoreState::Tombstone
         };
-        let stores = stores.into_iter().map(|info| info.store).filter(wanted).collect();
-        Ok(Response::new(pdpb::GetAllStoresResponse { header: Some(header), stores }))
+        let stores = stores
+            .into_iter()
+            .map(|info| info.store)
+            .filter(wanted)
+            .collect();
+        Ok(Response::new(pdpb::GetAllStoresResponse {
+            header: Some(header),
+            stores,
+        }))
     }
 
-    async fn get_region(&self, request: Request<pdpb::GetRegionRequest>) -> Called<pdpb::GetRegionResponse> {
+    async fn get_region(
+        &self,
+        request: Request<pdpb::GetRegionRequest>,
+    ) -> Called<pdpb::GetRegionResponse> {
         let request = request.into_inner();
         let ask = Ask::RegionByKey(request.region_key);
-        Ok(Response::new(self.region(request.header.as_ref(), ask).await))
+        Ok(Response::new(
+            self.region(request.header.as_ref(), ask).await,
+        ))
     }
 
-    async fn get_prev_region(&self, request: Request<pdpb::GetRegionRequest>) -> Called<pdpb::GetRegionResponse> {
+    async fn get_prev_region(
+        &self,
+        request: Request<pdpb::GetRegionRequest>,
+    ) -> Called<pdpb::GetRegionResponse> {
         let request = request.into_inner();
         let ask = Ask::PreviousRegion(request.region_key);
-        Ok(Response::new(self.region(request.header.as_ref(), ask).await))
+        Ok(Response::new(
+            self.region(request.header.as_ref(), ask).await,
+        ))
     }
 
-    async fn get_region_by_id(&self, request: Request<pdpb::GetRegionByIdRequest>) -> Called<pdpb::GetRegionResponse> {
+    async fn get_region_by_id(
+        &self,
+        request: Request<pdpb::GetRegionByIdRequest>,
+    ) -> Called<pdpb::GetRegionResponse> {
         let request = request.into_inner();
         let ask = Ask::Region(RegionId(request.region_id));
-        Ok(Response::new(self.region(request.header.as_ref(), ask).await))
+        Ok(Response::new(
+            self.region(request.header.as_ref(), ask).await,
+        ))
     }
 
-    async fn scan_regions(&self, request: Request<pdpb::ScanRegionsRequest>) -> Called<pdpb::ScanRegionsResponse> {
+    async fn scan_regions(
+        &self,
+        request: Request<pdpb::ScanRegionsRequest>,
+    ) -> Called<pdpb::ScanRegionsResponse> {
         let request = request.into_inner();
-        let ask = Ask::Regions { start: request.start_key, end: request.end_key, limit: limit(request.limit) };
+        let ask = Ask::Regions {
+            start: request.start_key,
+            end: request.end_key,
+            limit: limit(request.limit),
+        };
         let (regions, header) = self.regions(request.header.as_ref(), ask).await;
         // The two older lists are read by older clients; there a missing leader is an empty peer.
         Ok(Response::new(pdpb::ScanRegionsResponse {
             header: Some(header),
-            region_metas: regions.iter().filter_map(|region| region.region.clone()).collect(),
-            leaders: regions.iter().map(|region| region.leader.unwrap_or_default()).collect(),
+            region_metas: regions
+                .iter()
+                .filter_map(|region| region.region.clone())
+                .collect(),
+            leaders: regions
+                .iter()
+                .map(|region| region.leader.unwrap_or_default())
+                .collect(),
             regions,
         }))
     }
 
-    async fn ask_batch_split(&self, request: Request<pdpb::AskBatchSplitRequest>) -> Called<pdpb::AskBatchSplitResponse> {
+    async fn ask_batch_split(
+        &self,
+        request: Request<pdpb::AskBatchSplitRequest>,
+    ) -> Called<pdpb::AskBatchSplitResponse> {
         let request = request.into_inner();
-        let peers = request.region.as_ref().map_or(0, |region| region.peers.len() as u32);
-        let ask = Ask::AllocateSplitIds { children: request.split_count, peers };
+        let peers = request
+            .region
+            .as_ref()
+            .map_or(0, |region| region.peers.len() as u32);
+        let ask = Ask::AllocateSplitIds {
+            children: request.split_count,
+            peers,
+        };
         let (answer, header) = self.ask(request.header.as_ref(), ask).await;
         let ids = match answer {
             Some(Answer::SplitIds(ids)) => ids,
             _ => Vec::new(),
         };
-        let split = |ids: placement::SplitIds| pdpb::SplitId { new_region_id: ids.region, new_peer_ids: ids.peers };
+        let split = |ids: placement::SplitIds| pdpb::SplitId {
+            new_region_id: ids.region,
+            new_peer_ids: ids.peers,
+        };
         let ids = ids.into_iter().map(split).collect();
-        Ok(Response::new(pdpb::AskBatchSplitResponse { header: Some(header), ids }))
+        Ok(Response::new(pdpb::AskBatchSplitResponse {
+            header: Some(header),
+            ids,
+        }))
     }
 
     async fn report_batch_split(
@@ -260,45 +404,76 @@ impl Pd for PdService {
         request: Request<pdpb::ReportBatchSplitRequest>,
     ) -> Called<pdpb::ReportBatchSplitResponse> {
         let request = request.into_inner();
-        let (_, header) = self.ask(request.header.as_ref(), Ask::ReportSplit(request.regions)).await;
-        Ok(Response::new(pdpb::ReportBatchSplitResponse { header: Some(header) }))
+        let (_, header) = self
+            .ask(request.header.as_ref(), Ask::ReportSplit(request.regions))
+            .await;
+        Ok(Response::new(pdpb::ReportBatchSplitResponse {
+            header: Some(header),
+        }))
     }
 
-    async fn ask_split(&self, request: Request<pdpb::AskSplitRequest>) -> Called<pdpb::AskSplitResponse> {
+    async fn ask_split(
+        &self,
+        request: Request<pdpb::AskSplitRequest>,
+    ) -> Called<pdpb::AskSplitResponse> {
         let request = request.into_inner();
-        let peers = request.region.as_ref().map_or(0, |region| region.peers.len() as u32);
+        let peers = request
+            .region
+            .as_ref()
+            .map_or(0, |region| region.peers.len() as u32);
         let ask = Ask::AllocateSplitIds { children: 1, peers };
         let (answer, header) = self.ask(request.header.as_ref(), ask).await;
         let ids = match answer {
             Some(Answer::SplitIds(ids)) => ids.into_iter().next(),
             _ => None,
         };
-        let (new_region_id, new_peer_ids) = ids.map_or((0, Vec::new()), |ids| (ids.region, ids.peers));
-        Ok(Response::new(pdpb::AskSplitResponse { header: Some(header), new_region_id, new_peer_ids }))
+        let (new_region_id, new_peer_ids) =
+            ids.map_or((0, Vec::new()), |ids| (ids.region, ids.peers));
+        Ok(Response::new(pdpb::AskSplitResponse {
+            header: Some(header),
+            new_region_id,
+            new_peer_ids,
+        }))
     }
 
-    async fn report_split(&self, request: Request<pdpb::ReportSplitRequest>) -> Called<pdpb::ReportSplitResponse> {
+    async fn report_split(
+        &self,
+        request: Request<pdpb::ReportSplitRequest>,
+    ) -> Called<pdpb::ReportSplitResponse> {
         let request = request.into_inner();
         let pieces = request.left.into_iter().chain(request.right).collect();
-        let (_, header) = self.ask(request.header.as_ref(), Ask::ReportSplit(pieces)).await;
-        Ok(Response::new(pdpb::ReportSplitResponse { header: Some(header) }))
+        let (_, header) = self
+            .ask(request.header.as_ref(), Ask::ReportSplit(pieces))
+            .await;
+        Ok(Response::new(pdpb::ReportSplitResponse {
+            header: Some(header),
+        }))
     }
 
     async fn get_cluster_config(
         &self,
         request: Request<pdpb::GetClusterConfigRequest>,
     ) -> Called<pdpb::GetClusterConfigResponse> {
-        let (answer, header) = self.ask(request.get_ref().header.as_ref(), Ask::Cluster).await;
+        let (answer, header) = self
+            .ask(request.get_ref().header.as_ref(), Ask::Cluster)
+            .await;
         let cluster = match answer {
-            Some(Answer::Cluster(cluster)) => {
-                Some(proto::metapb::Cluster { id: cluster.cluster_id, max_peer_count: cluster.replicas })
-            }
+            Some(Answer::Cluster(cluster)) => Some(proto::metapb::Cluster {
+                id: cluster.cluster_id,
+                max_peer_count: cluster.replicas,
+            }),
             _ => None,
         };
-        Ok(Response::new(pdpb::GetClusterConfigResponse { header: Some(header), cluster }))
+        Ok(Response::new(pdpb::GetClusterConfigResponse {
+            header: Some(header),
+            cluster,
+        }))
     }
 
-    async fn get_cluster_info(&self, _: Request<pdpb::GetClusterInfoRequest>) -> Called<pdpb::GetClusterInfoResponse> {
+    async fn get_cluster_info(
+        &self,
+        _: Request<pdpb::GetClusterInfoRequest>,
+    ) -> Called<pdpb::GetClusterInfoResponse> {
         self.placement.settled(LEADER_PATIENCE).await;
         Ok(Response::new(pdpb::GetClusterInfoResponse {
             header: Some(self.header(None)),

@@ -41,7 +41,9 @@ pub struct Http<E: Engine> {
 
 impl<E: Engine> Clone for Http<E> {
     fn clone(&self) -> Self {
-        Http { shared: self.shared.clone() }
+        Http {
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -55,9 +57,22 @@ struct Shared<E: Engine> {
 
 impl<E: Engine> Http<E> {
     /// For a member.
-    pub fn new(placement: Placement, members: Arc<Members>, node: Handle<E>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        placement: Placement,
+        members: Arc<Members>,
+        node: Handle<E>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Http { shared: Arc::new(Shared { placement, members, node, metrics, client }) }
+        Http {
+            shared: Arc::new(Shared {
+                placement,
+                members,
+                node,
+                metrics,
+                client,
+            }),
+        }
     }
 
     /// The routes.
@@ -79,12 +94,21 @@ impl<E: Engine> Http<E> {
 async fn forward<E: Engine>(State(http): State<Http<E>>, request: Request, next: Next) -> Response {
     let shared = &http.shared;
     let standing = shared.placement.standing();
-    let leader = standing.leader.and_then(|leader| shared.members.address(leader));
-    let Some(leader) = leader.filter(|_| standing.serving.is_none() && !request.headers().contains_key(FORWARDED)) else {
+    let leader = standing
+        .leader
+        .and_then(|leader| shared.members.address(leader));
+    let Some(leader) =
+        leader.filter(|_| standing.serving.is_none() && !request.headers().contains_key(FORWARDED))
+    else {
         return next.run(request).await;
     };
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    let passed_on = Request::get(format!("http://{leader}{path}")).header(FORWARDED, "1").body(Body::empty());
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str());
+    let passed_on = Request::get(format!("http://{leader}{path}"))
+        .header(FORWARDED, "1")
+        .body(Body::empty());
     let Ok(passed_on) = passed_on else {
         return StatusCode::BAD_REQUEST.into_response();
     };
@@ -97,8 +121,12 @@ async fn forward<E: Engine>(State(http): State<Http<E>>, request: Request, next:
 /// A refusal as a status and a line of text.
 fn refuse<E: Engine>(http: &Http<E>, refusal: &Refusal) -> Response {
     let code = match refusal {
-        Refusal::NotLeader | Refusal::Busy(_) | Refusal::NotBootstrapped => StatusCode::SERVICE_UNAVAILABLE,
-        Refusal::RegionNotFound(_) | Refusal::StoreNotFound(_) | Refusal::KeyspaceNotFound(_) => StatusCode::NOT_FOUND,
+        Refusal::NotLeader | Refusal::Busy(_) | Refusal::NotBootstrapped => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        Refusal::RegionNotFound(_) | Refusal::StoreNotFound(_) | Refusal::KeyspaceNotFound(_) => {
+            StatusCode::NOT_FOUND
+        }
         Refusal::AlreadyBootstrapped
         | Refusal::StoreTombstone(_)
         | Refusal::AddressInUse { .. }
@@ -107,14 +135,22 @@ fn refuse<E: Engine>(http: &Http<E>, refusal: &Refusal) -> Response {
     };
     let leader = http.shared.placement.standing().leader;
     let leader = leader.and_then(|leader| http.shared.members.address(leader));
-    (code, Json(json!({ "error": refusal.to_string(), "leader": leader }))).into_response()
+    (
+        code,
+        Json(json!({ "error": refusal.to_string(), "leader": leader })),
+    )
+        .into_response()
 }
 
 async fn health<E: Engine>(State(http): State<Http<E>>) -> Response {
     let standing = http.shared.placement.standing();
     // A member is of use while it knows a leader.
     let healthy = standing.leader.is_some();
-    let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let body = json!({
         "health": healthy.to_string(),
         "healthy": healthy,
@@ -128,20 +164,31 @@ async fn health<E: Engine>(State(http): State<Http<E>>) -> Response {
 async fn metrics<E: Engine>(State(http): State<Http<E>>) -> Response {
     let Shared { node, metrics, .. } = &*http.shared;
     metrics.set_engine(&node.engine().statistics());
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.text()).into_response()
+    (
+        [(CONTENT_TYPE, "text/plain; version=0.0.4")],
+        metrics.text(),
+    )
+        .into_response()
 }
 
 async fn regions<E: Engine>(State(http): State<Http<E>>) -> Response {
     let mut all = Vec::new();
     let mut start = Bytes::new();
     loop {
-        let ask = Ask::Regions { start, end: Bytes::new(), limit: PAGE };
+        let ask = Ask::Regions {
+            start,
+            end: Bytes::new(),
+            limit: PAGE,
+        };
         let page = match http.shared.placement.ask(ask).await {
             Ok(Answer::Regions(page)) => page,
             Ok(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
             Err(refusal) => return refuse(&http, &refusal),
         };
-        let next = page.last().map(|last| last.region.end_key.clone()).filter(|end| !end.is_empty());
+        let next = page
+            .last()
+            .map(|last| last.region.end_key.clone())
+            .filter(|end| !end.is_empty());
         let full = page.len() == PAGE;
         all.extend(page.iter().map(region));
         match next.filter(|_| full) {
@@ -194,7 +241,8 @@ fn region(info: &RegionInfo) -> Value {
 
 fn peer(peer: &metapb::Peer) -> Value {
     let role = peer.role();
-    let mut value = json!({ "id": peer.id, "store_id": peer.store_id, "role_name": role.as_str_name() });
+    let mut value =
+        json!({ "id": peer.id, "store_id": peer.store_id, "role_name": role.as_str_name() });
     if role != metapb::PeerRole::Voter {
         value["role"] = json!(role as i32);
     }
@@ -207,7 +255,10 @@ fn peer(peer: &metapb::Peer) -> Value {
 fn store(info: &StoreInfo) -> Value {
     let store = &info.store;
     let space = info.space.unwrap_or_default();
-    let labels = store.labels.iter().map(|label| json!({ "key": label.key, "value": label.value }));
+    let labels = store
+        .labels
+        .iter()
+        .map(|label| json!({ "key": label.key, "value": label.value }));
     json!({
         "store": {
             "id": store.id,
@@ -235,7 +286,11 @@ fn store(info: &StoreInfo) -> Value {
 
 /// A size as PD writes it, for example `1.5GiB`.
 fn bytes_text(bytes: u64) -> String {
-    bytesize::ByteSize(bytes).display().iec().to_string().replace(' ', "")
+    bytesize::ByteSize(bytes)
+        .display()
+        .iec()
+        .to_string()
+        .replace(' ', "")
 }
 
 /// A key as PD writes it: upper-case hexadecimal.
@@ -250,8 +305,17 @@ mod tests {
     #[test]
     fn regions_have_the_shape_of_pd() {
         let peers = vec![
-            metapb::Peer { id: 2, store_id: 1, ..Default::default() },
-            metapb::Peer { id: 3, store_id: 4, role: metapb::PeerRole::Learner.into(), ..Default::default() },
+            metapb::Peer {
+                id: 2,
+                store_id: 1,
+                ..Default::default()
+            },
+            metapb::Peer {
+                id: 3,
+                store_id: 4,
+                role: metapb::PeerRole::Learner.into(),
+                ..Default::default()
+            },
         ];
         let info = RegionInfo {
             leader: peers.first().copied(),
@@ -259,7 +323,10 @@ mod tests {
             region: metapb::Region {
                 id: 7,
                 start_key: Bytes::from_static(b"k\xff"),
-                region_epoch: Some(metapb::RegionEpoch { conf_ver: 5, version: 3 }),
+                region_epoch: Some(metapb::RegionEpoch {
+                    conf_ver: 5,
+                    version: 3,
+                }),
                 peers,
                 ..Default::default()
             },
@@ -267,10 +334,16 @@ mod tests {
         };
         let value = region(&info);
         assert_eq!(value["id"], 7);
-        assert_eq!((&value["start_key"], &value["end_key"]), (&json!("6BFF"), &json!("")));
+        assert_eq!(
+            (&value["start_key"], &value["end_key"]),
+            (&json!("6BFF"), &json!(""))
+        );
         assert_eq!(value["epoch"], json!({ "conf_ver": 5, "version": 3 }));
         assert_eq!(value["leader"]["store_id"], 1);
-        assert_eq!(value["peers"][1], json!({ "id": 3, "store_id": 4, "role_name": "Learner", "role": 1, "is_learner": true }));
+        assert_eq!(
+            value["peers"][1],
+            json!({ "id": 3, "store_id": 4, "role_name": "Learner", "role": 1, "is_learner": true })
+        );
         assert_eq!(value["approximate_size"], 97);
     }
 

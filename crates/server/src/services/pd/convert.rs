@@ -8,7 +8,9 @@ use proto::{eraftpb, metapb, pdpb};
 pub fn error(refusal: &Refusal) -> pdpb::Error {
     let kind = match refusal {
         // An address is free once the store that had it is silent, so asking again helps.
-        Refusal::NotLeader | Refusal::Busy(_) | Refusal::AddressInUse { .. } => pdpb::ErrorType::Unknown,
+        Refusal::NotLeader | Refusal::Busy(_) | Refusal::AddressInUse { .. } => {
+            pdpb::ErrorType::Unknown
+        }
         Refusal::NotBootstrapped => pdpb::ErrorType::NotBootstrapped,
         Refusal::AlreadyBootstrapped => pdpb::ErrorType::AlreadyBootstrapped,
         Refusal::RegionNotFound(_) => pdpb::ErrorType::RegionNotFound,
@@ -17,7 +19,10 @@ pub fn error(refusal: &Refusal) -> pdpb::Error {
         Refusal::StoreNotFound(_) | Refusal::KeyspaceNotFound(_) => pdpb::ErrorType::EntryNotFound,
         Refusal::Invalid(_) => pdpb::ErrorType::InvalidValue,
     };
-    pdpb::Error { r#type: kind.into(), message: refusal.to_string() }
+    pdpb::Error {
+        r#type: kind.into(),
+        message: refusal.to_string(),
+    }
 }
 
 /// A refusal where the interface has only a status.
@@ -80,7 +85,10 @@ pub fn stats(info: &StoreInfo) -> pdpb::StoreStats {
 /// A step for a region's leader.
 pub fn order(order: &placement::Order, cluster_id: u64) -> pdpb::RegionHeartbeatResponse {
     let mut response = pdpb::RegionHeartbeatResponse {
-        header: Some(pdpb::ResponseHeader { cluster_id, error: None }),
+        header: Some(pdpb::ResponseHeader {
+            cluster_id,
+            error: None,
+        }),
         region_id: order.region.0,
         region_epoch: Some(order.epoch),
         target_peer: Some(order.leader),
@@ -88,35 +96,65 @@ pub fn order(order: &placement::Order, cluster_id: u64) -> pdpb::RegionHeartbeat
     };
     use eraftpb::ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
     match &order.kind {
-        OrderKind::AddLearner(peer) => response.change_peer = Some(change(*peer, metapb::PeerRole::Learner, AddLearnerNode)),
+        OrderKind::AddLearner(peer) => {
+            response.change_peer = Some(change(*peer, metapb::PeerRole::Learner, AddLearnerNode))
+        }
         OrderKind::RemoveLearner(peer) => {
             response.change_peer = Some(change(*peer, metapb::PeerRole::Learner, RemoveNode));
         }
         OrderKind::Swap { promote, demote } => {
-            let promote = promote.iter().map(|peer| change(*peer, metapb::PeerRole::Voter, AddNode));
-            let demote = demote.iter().map(|peer| change(*peer, metapb::PeerRole::Learner, AddLearnerNode));
-            response.change_peer_v2 = Some(pdpb::ChangePeerV2 { changes: promote.chain(demote).collect() });
+            let promote = promote
+                .iter()
+                .map(|peer| change(*peer, metapb::PeerRole::Voter, AddNode));
+            let demote = demote
+                .iter()
+                .map(|peer| change(*peer, metapb::PeerRole::Learner, AddLearnerNode));
+            response.change_peer_v2 = Some(pdpb::ChangePeerV2 {
+                changes: promote.chain(demote).collect(),
+            });
         }
         OrderKind::TransferLeader(peer) => {
-            response.transfer_leader = Some(pdpb::TransferLeader { peer: Some(*peer), peers: vec![*peer] });
+            response.transfer_leader = Some(pdpb::TransferLeader {
+                peer: Some(*peer),
+                peers: vec![*peer],
+            });
         }
         OrderKind::Split(keys) => {
             let policy = pdpb::CheckPolicy::Usekey.into();
-            response.split_region = Some(pdpb::SplitRegion { policy, keys: keys.clone() });
+            response.split_region = Some(pdpb::SplitRegion {
+                policy,
+                keys: keys.clone(),
+            });
         }
     }
     response
 }
 
-fn change(peer: metapb::Peer, role: metapb::PeerRole, kind: eraftpb::ConfChangeType) -> pdpb::ChangePeer {
-    let peer = metapb::Peer { role: role.into(), ..peer };
-    pdpb::ChangePeer { peer: Some(peer), change_type: kind.into() }
+fn change(
+    peer: metapb::Peer,
+    role: metapb::PeerRole,
+    kind: eraftpb::ConfChangeType,
+) -> pdpb::ChangePeer {
+    let peer = metapb::Peer {
+        role: role.into(),
+        ..peer
+    };
+    pdpb::ChangePeer {
+        peer: Some(peer),
+        change_type: kind.into(),
+    }
 }
 
 /// A region as an answer to a lookup.
-pub fn region_response(header: pdpb::ResponseHeader, info: Option<RegionInfo>) -> pdpb::GetRegionResponse {
+pub fn region_response(
+    header: pdpb::ResponseHeader,
+    info: Option<RegionInfo>,
+) -> pdpb::GetRegionResponse {
     let Some(info) = info else {
-        return pdpb::GetRegionResponse { header: Some(header), ..Default::default() };
+        return pdpb::GetRegionResponse {
+            header: Some(header),
+            ..Default::default()
+        };
     };
     let region = region(info);
     pdpb::GetRegionResponse {
@@ -131,7 +169,10 @@ pub fn region_response(header: pdpb::ResponseHeader, info: Option<RegionInfo>) -
 
 /// A region in a list.
 pub fn region(info: RegionInfo) -> pdpb::Region {
-    let down = |(peer, down_seconds)| pdpb::PeerStats { peer: Some(peer), down_seconds };
+    let down = |(peer, down_seconds)| pdpb::PeerStats {
+        peer: Some(peer),
+        down_seconds,
+    };
     pdpb::Region {
         region: Some(info.region),
         leader: info.leader,
@@ -148,32 +189,83 @@ mod tests {
     use super::*;
 
     fn peer(id: u64) -> metapb::Peer {
-        metapb::Peer { id, store_id: id, ..Default::default() }
+        metapb::Peer {
+            id,
+            store_id: id,
+            ..Default::default()
+        }
     }
 
     fn wire(kind: OrderKind) -> pdpb::RegionHeartbeatResponse {
-        let epoch = metapb::RegionEpoch { conf_ver: 3, version: 4 };
-        let order = placement::Order { store: StoreId(1), region: RegionId(7), leader: peer(1), epoch, kind };
+        let epoch = metapb::RegionEpoch {
+            conf_ver: 3,
+            version: 4,
+        };
+        let order = placement::Order {
+            store: StoreId(1),
+            region: RegionId(7),
+            leader: peer(1),
+            epoch,
+            kind,
+        };
         let response = super::order(&order, 9);
-        assert_eq!((response.region_id, response.region_epoch), (7, Some(epoch)));
-        assert_eq!(response.header.as_ref().map(|header| header.cluster_id), Some(9));
+        assert_eq!(
+            (response.region_id, response.region_epoch),
+            (7, Some(epoch))
+        );
+        assert_eq!(
+            response.header.as_ref().map(|header| header.cluster_id),
+            Some(9)
+        );
         response
     }
 
     #[test]
     fn orders_are_said_in_the_public_words() {
-        let change = wire(OrderKind::AddLearner(peer(4))).change_peer.expect("a change");
-        assert_eq!(change.change_type(), eraftpb::ConfChangeType::AddLearnerNode);
-        assert_eq!(change.peer.expect("a peer").role(), metapb::PeerRole::Learner);
-        let change = wire(OrderKind::RemoveLearner(peer(4))).change_peer.expect("a change");
+        let change = wire(OrderKind::AddLearner(peer(4)))
+            .change_peer
+            .expect("a change");
+        assert_eq!(
+            change.change_type(),
+            eraftpb::ConfChangeType::AddLearnerNode
+        );
+        assert_eq!(
+            change.peer.expect("a peer").role(),
+            metapb::PeerRole::Learner
+        );
+        let change = wire(OrderKind::RemoveLearner(peer(4)))
+            .change_peer
+            .expect("a change");
         assert_eq!(change.change_type(), eraftpb::ConfChangeType::RemoveNode);
-        let swap = wire(OrderKind::Swap { promote: vec![peer(4)], demote: vec![peer(2)] });
-        let kinds: Vec<_> = swap.change_peer_v2.expect("changes").changes.iter().map(pdpb::ChangePeer::change_type).collect();
-        assert_eq!(kinds, [eraftpb::ConfChangeType::AddNode, eraftpb::ConfChangeType::AddLearnerNode]);
-        let transfer = wire(OrderKind::TransferLeader(peer(2))).transfer_leader.expect("a transfer");
+        let swap = wire(OrderKind::Swap {
+            promote: vec![peer(4)],
+            demote: vec![peer(2)],
+        });
+        let kinds: Vec<_> = swap
+            .change_peer_v2
+            .expect("changes")
+            .changes
+            .iter()
+            .map(pdpb::ChangePeer::change_type)
+            .collect();
+        assert_eq!(
+            kinds,
+            [
+                eraftpb::ConfChangeType::AddNode,
+                eraftpb::ConfChangeType::AddLearnerNode
+            ]
+        );
+        let transfer = wire(OrderKind::TransferLeader(peer(2)))
+            .transfer_leader
+            .expect("a transfer");
         assert_eq!(transfer.peer, Some(peer(2)));
-        let split = wire(OrderKind::Split(vec!["k".into()])).split_region.expect("a split");
-        assert_eq!((split.policy(), split.keys), (pdpb::CheckPolicy::Usekey, vec!["k".into()]));
+        let split = wire(OrderKind::Split(vec!["k".into()]))
+            .split_region
+            .expect("a split");
+        assert_eq!(
+            (split.policy(), split.keys),
+            (pdpb::CheckPolicy::Usekey, vec!["k".into()])
+        );
     }
 
     #[test]

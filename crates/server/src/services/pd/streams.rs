@@ -19,7 +19,10 @@ const REQUESTS_AT_ONCE: usize = 1024;
 /// Answers requests for timestamps in their order. Those that wait together share one confirmation of the leadership. The
 /// first that cannot be answered ends the stream, since callers read no header, and so does the loss of the leadership:
 /// whoever has nothing to ask now looks for the new leader before it asks again.
-pub fn timestamps(service: PdService, requests: Streaming<pdpb::TsoRequest>) -> BoxStream<pdpb::TsoResponse> {
+pub fn timestamps(
+    service: PdService,
+    requests: Streaming<pdpb::TsoRequest>,
+) -> BoxStream<pdpb::TsoResponse> {
     let serving = service.placement.standing().serving;
     let placement = service.placement.clone();
     let deposed = async move {
@@ -44,14 +47,21 @@ pub fn timestamps(service: PdService, requests: Streaming<pdpb::TsoRequest>) -> 
     Box::pin(answers.take_until(deposed))
 }
 
-async fn timestamp(service: &PdService, request: pdpb::TsoRequest) -> Result<pdpb::TsoResponse, Status> {
+async fn timestamp(
+    service: &PdService,
+    request: pdpb::TsoRequest,
+) -> Result<pdpb::TsoResponse, Status> {
     let refused = |error: pdpb::Error| match error.r#type() {
         pdpb::ErrorType::Unknown => Status::unavailable(error.message),
         _ => Status::failed_precondition(error.message),
     };
     service.admit(request.header.as_ref()).map_err(refused)?;
     match service.placement.ask(Ask::Timestamps(request.count)).await {
-        Ok(Answer::Timestamp { physical_ms, logical, count }) => Ok(pdpb::TsoResponse {
+        Ok(Answer::Timestamp {
+            physical_ms,
+            logical,
+            count,
+        }) => Ok(pdpb::TsoResponse {
             header: Some(service.header(None)),
             count,
             timestamp: Some(pdpb::Timestamp {
@@ -111,14 +121,30 @@ async fn take_reports(
         let store = report.leader.map(|leader| StoreId(leader.store_id));
         if let Some(store) = store.filter(|store| opened != Some(*store)) {
             opened = Some(store);
-            let open = Input::Open { store, stream, orders: orders.clone() };
-            service.placement.send(open).await.map_err(|refusal| convert::status(&refusal))?;
+            let open = Input::Open {
+                store,
+                stream,
+                orders: orders.clone(),
+            };
+            service
+                .placement
+                .send(open)
+                .await
+                .map_err(|refusal| convert::status(&refusal))?;
         }
         let report = Input::Report(Box::new(report));
-        service.placement.send(report).await.map_err(|refusal| convert::status(&refusal))?;
+        service
+            .placement
+            .send(report)
+            .await
+            .map_err(|refusal| convert::status(&refusal))?;
     };
     if let Some(store) = opened {
-        service.placement.send(Input::Close { store, stream }).await.map_err(|refusal| convert::status(&refusal))?;
+        service
+            .placement
+            .send(Input::Close { store, stream })
+            .await
+            .map_err(|refusal| convert::status(&refusal))?;
     }
     ended
 }

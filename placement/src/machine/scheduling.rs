@@ -1,0 +1,232 @@
+//! Who makes operators, and when they are looked at: reports, the sweep, administrators.
+
+use proto::{RegionId, StoreId, metapb};
+
+use super::Leader;
+use crate::checker::{Checker, Finding};
+use crate::commands;
+use crate::event::{Answer, Lookup, Now, Refusal};
+use crate::operator::{Kind, Priority, Step};
+use crate::operators::{Occasion, Plan};
+use crate::regions::RegionInfo;
+use crate::state;
+
+impl Leader {
+    /// Moves the operator of a region forward, or checks whether it needs one.
+    pub(super) fn look_after(&mut self, id: RegionId, now: Now) {
+        let Some(region) = self.regions.get(id) else {
+            return;
+        };
+        self.operators.advance(
+            region,
+            Occasion::Report,
+            &self.stores,
+            now,
+            &self.settings,
+            &mut self.outbox,
+        );
+        self.check(id, now);
+    }
+
+    pub(super) fn check(&mut self, id: RegionId, now: Now) {
+        if self.cluster.bootstrapped_at_ms == 0 {
+            return;
+        }
+        let Some(region) = self.regions.get(id) else {
+            return;
+        };
+        let checker = Checker {
+            settings: &self.settings,
+            replicas: self.cluster.replicas,
+            api_version: self.cluster.api_version,
+            stores: &self.stores,
+            regions: &self.regions,
+            operators: &self.operators,
+            now,
+        };
+        let Some(finding) = checker.check(region) else {
+            return;
+        };
+        let region = region.clone();
+        if let Ok(plan) = self.plan(&region, finding) {
+            // A checker can wait: the region is checked again.
+            let _ = self.start(&region, plan, now);
+        }
+    }
+
+    pub(super) fn plan(&mut self, region: &RegionInfo, finding: Finding) -> Result<Plan, Refusal> {
+        let repair = |kind, steps, cause| Plan {
+            kind,
+            priority: Priority::Repair,
+            steps,
+            cause,
+        };
+        Ok(match finding {
+            Finding::SplitAt(keys) => Plan {
+                kind: Kind::Split,
+                priority: Priority::Rule,
+                steps: vec![Step::Split(keys)],
+                cause: "edges of keyspaces are boundaries of regions".into(),
+            },
+            Finding::Promote(peer) => {
+                let cause = format!(
+                    "learner {} fills a gap: {} voters of {}",
+                    peer.id,
+                    region.voters().count(),
+                    self.cluster.replicas
+                );
+                repair(
+                    Kind::AddReplica,
+                    vec![Step::Swap {
+                        promote: vec![peer],
+                        demote: Vec::new(),
+                    }],
+                    cause,
+                )
+            }
+            Finding::RemoveLearner { peer, why } => {
+                let cause = format!("learner {} belongs to no operator, and {why}", peer.id);
+                repair(Kind::RemoveLearner, vec![Step::RemoveLearner(peer)], cause)
+            }
+            Finding::Add { to, voters } => {
+                let cause = format!(
+                    "{voters} voters of {}; store {to} has the fewest peers",
+                    self.cluster.replicas
+                );
+                let peer = self.new_learner(to)?;
+                repair(Kind::AddReplica, commands::add_steps(&peer), cause)
+            }
+            Finding::Move { from, to } => {
+                let cause = format!(
+                    "store {} is leaving; store {to} has the fewest peers",
+                    from.store_id
+                );
+                let peer = self.new_learner(to)?;
+                repair(
+                    Kind::MoveReplica,
+                    commands::move_steps(region, &from, &peer),
+                    cause,
+                )
+            }
+        })
+    }
+
+    pub(super) fn plan_move(
+        &mut self,
+        region: &RegionInfo,
+        from: StoreId,
+        to: StoreId,
+        now: Now,
+    ) -> Result<Plan, Refusal> {
+        let old = commands::check_move(region, from, to, &self.stores, &self.settings, now)?;
+        let new = self.new_learner(to)?;
+        Ok(Plan {
+            kind: Kind::MoveReplica,
+            priority: Priority::Admin,
+            steps: commands::move_steps(region, old, &new),
+            cause: format!("an administrator moves it from store {from} to store {to}"),
+        })
+    }
+
+    pub(super) fn new_learner(&mut self, store: StoreId) -> Result<metapb::Peer, Refusal> {
+        Ok(metapb::Peer {
+            id: self.take_ids(1)?,
+            store_id: store.0,
+            role: metapb::PeerRole::Learner.into(),
+            ..Default::default()
+        })
+    }
+
+    /// Carries out a command of an administrator.
+    pub(super) fn command(
+        &mut self,
+        id: RegionId,
+        now: Now,
+        plan: impl FnOnce(&mut Self, &RegionInfo) -> Result<Plan, Refusal>,
+    ) -> Result<Answer, Refusal> {
+        self.bootstrapped()?;
+        let region = self
+            .regions
+            .get(id)
+            .cloned()
+            .ok_or(Refusal::RegionNotFound(Lookup::Id(id)))?;
+        if region.leader.is_none() {
+            return Err(Refusal::Busy(format!("region {id} has no known leader")));
+        }
+        let plan = plan(self, &region)?;
+        self.start(&region, plan, now).map(Answer::Operator)
+    }
+
+    /// Starts an operator unless the region has one that may not be replaced.
+    pub(super) fn start(
+        &mut self,
+        region: &RegionInfo,
+        plan: Plan,
+        now: Now,
+    ) -> Result<u64, Refusal> {
+        let id = region.id();
+        if let Some((other, priority, between)) = self.operators.of_region(id) {
+            if priority >= plan.priority || !between || region.is_joint() {
+                return Err(Refusal::Busy(format!("region {id} has operator {other}")));
+            }
+            let reason = format!("replaced: {}", plan.cause);
+            self.operators
+                .cancel(other, reason, now, &self.settings, &mut self.outbox);
+        }
+        if self.operators.len() >= self.settings.operators_max {
+            return Err(Refusal::Busy(format!(
+                "{} operators are under way",
+                self.operators.len()
+            )));
+        }
+        let operator = self.take_ids(1)?;
+        self.operators
+            .start(operator, plan, region, now, &mut self.outbox);
+        self.operators.advance(
+            region,
+            Occasion::Report,
+            &self.stores,
+            now,
+            &self.settings,
+            &mut self.outbox,
+        );
+        Ok(operator)
+    }
+
+    /// Checks the next regions: a store that joined, came back or left concerns regions that have nothing to report.
+    pub(super) fn sweep(&mut self, now: Now) {
+        let ids: Vec<_> = self
+            .regions
+            .after(self.swept)
+            .take(self.settings.sweep_regions_max)
+            .map(RegionInfo::id)
+            .collect();
+        let whole = ids.len() < self.settings.sweep_regions_max;
+        self.swept = ids
+            .last()
+            .copied()
+            .filter(|_| !whole)
+            .unwrap_or(RegionId(0));
+        for id in ids {
+            self.check(id, now);
+        }
+        if whole {
+            self.bury_stores();
+        }
+    }
+
+    /// Once a round: a store that was taken out and has no peer left is gone for good.
+    pub(super) fn bury_stores(&mut self) {
+        let empty = |id: &StoreId| self.stores.leaving(*id) && self.regions.counts(*id).0 == 0;
+        let gone: Vec<_> = self.stores.ids().filter(empty).collect();
+        if gone.is_empty() || !self.regions.is_whole() {
+            return;
+        }
+        for id in gone {
+            if let Some(record) = self.stores.bury(id) {
+                self.note(format!("store {id} holds nothing any more and is removed"));
+                let _ = self.outbox.stage(state::put_store(id, &record));
+            }
+        }
+    }
+}
