@@ -15,7 +15,7 @@ use crate::raft::{FirstTerm, Raft, State};
 use crate::types::{Entry, LogPosition, Payload, PeerId, Term};
 
 /// The votes of one campaign.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Ballots {
     votes: Vec<(PeerId, bool)>,
 }
@@ -27,6 +27,13 @@ impl Ballots {
             Some(_) => {}
             None => self.votes.push((from, granted)),
         }
+    }
+
+    /// The votes by peer; in which order they came means nothing.
+    pub fn sorted(&self) -> Vec<(PeerId, bool)> {
+        let mut votes = self.votes.clone();
+        votes.sort_unstable();
+        votes
     }
 
     fn vote(&self, of: PeerId) -> Option<bool> {

@@ -142,7 +142,7 @@ pub struct LogWrite {
 }
 
 /// A confirmed read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReadReady {
     /// The caller's name for it.
     pub id: ReadId,
@@ -151,7 +151,7 @@ pub struct ReadReady {
 }
 
 /// Entries that are no longer in memory and are wanted for a peer that lags.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fetch {
     /// For whom.
     pub peer: PeerId,

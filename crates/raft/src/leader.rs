@@ -9,7 +9,7 @@ use crate::types::{Index, Membership, PeerId};
 /// # Invariants
 /// 1. `members` are the peers of the latest appended configuration without this one, ascending.
 /// 2. `uncommitted_bytes` is the size of all entries above the commit index.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Leader {
     pub members: Vec<(PeerId, Progress)>,
     pub uncommitted_bytes: usize,

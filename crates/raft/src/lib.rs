@@ -11,7 +11,8 @@
 //! `docs/raft.md` tells the protocol as built. By module: `election` who votes and leads; `follower` a follower's log;
 //! `replicate` a leader's members and commit; `progress` one member; `log` terms, entries, and writes on their way; `quorum`
 //! counting; `membership` configurations; `read` linearizable reads; `transfer` the leader's time and its end; `snapshot`;
-//! `pledge` support between stores (LIVENESS §4); `pack` peers at rest; `effects` gathering; `planted` bugs that tests must find.
+//! `pledge` support between stores (LIVENESS §4); `pack` peers at rest; `effects` gathering; `project` comparing states;
+//! `planted` bugs that tests must find.
 
 mod effects;
 mod election;
@@ -26,6 +27,7 @@ mod pack;
 mod planted;
 mod pledge;
 mod progress;
+mod project;
 mod quorum;
 mod raft;
 mod read;

@@ -5,12 +5,13 @@
 //! say how far the log will be durable when they complete.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 use crate::event::WriteId;
 use crate::types::{Entry, HardState, Index, LogPosition, Term};
 
 /// Indexes from `first` to the next run's `first` have this term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Run {
     pub first: Index,
     pub term: Term,
@@ -342,6 +343,15 @@ impl Log {
             self.marks.pop_front();
         }
         durable
+    }
+
+    /// Feeds what decides the future of the log into `hasher`; writes are named by how long before `newest` they were made.
+    pub fn project(&self, newest: WriteId, hasher: &mut impl Hasher) {
+        (&self.runs, &self.entries, self.last, self.written, self.persisted).hash(hasher);
+        (self.truncate_from, self.applied_to).hash(hasher);
+        for mark in &self.marks {
+            (newest.0 - mark.id.0, mark.last, mark.hard_state).hash(hasher);
+        }
     }
 
     /// Checks what only a scan can check.

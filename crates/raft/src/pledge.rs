@@ -11,7 +11,7 @@ use crate::raft::{Raft, State};
 use crate::types::{PeerId, Term};
 
 /// A follower's promise neither to campaign nor to vote while the support lasts (LIVENESS P1, P3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pledge {
     /// The term it is for.
     pub term: Term,

@@ -7,7 +7,7 @@ use crate::message::SupportId;
 use crate::types::Index;
 
 /// How a member is sent to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Mode {
     /// Where the logs part is a guess: one append at a time. `paused` until it is answered.
     Probe { paused: bool },
@@ -20,7 +20,7 @@ pub(crate) enum Mode {
 /// # Invariants
 /// 1. `matched < next`.
 /// 2. `inflight` ascends and is empty outside of [`Mode::Replicate`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Progress {
     /// Durable there and the same as here, up to this index.
     pub matched: Index,

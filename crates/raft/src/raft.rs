@@ -30,7 +30,7 @@ pub(crate) enum State {
 }
 
 /// How far a split child is on its way to the first term (REGIONS §4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum FirstTerm {
     /// Not a new child, or over.
     Over,

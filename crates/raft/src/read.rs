@@ -27,13 +27,13 @@ const ROUNDS_IN_FLIGHT_MAX: usize = 2;
 const ROUNDS_MAX: usize = 16;
 
 /// Whose read it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Reader {
     Local(ReadId),
     Remote { peer: PeerId, request: u64 },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Round {
     number: u64,
     index: Index,
@@ -47,7 +47,7 @@ struct Round {
 /// # Invariants
 /// 1. `rounds` ascend in `number`; numbers start at 1 in each term, which the heartbeats carry.
 /// 2. A read is in `waiting` or in exactly one round, built after it arrived.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Reads {
     waiting: Vec<Reader>,
     rounds: VecDeque<Round>,
@@ -100,13 +100,13 @@ impl Reads {
 }
 
 /// A follower's reads.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Asks {
     waiting: Vec<ReadId>,
     asked: Vec<Ask>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Ask {
     request: u64,
     age_ticks: u32,

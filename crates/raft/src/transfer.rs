@@ -9,7 +9,7 @@ use crate::raft::{Raft, State};
 use crate::types::PeerId;
 
 /// Leadership on its way to `target`: proposals are refused until it is level, or `T` is over.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(crate) struct Transfer {
     pub target: PeerId,
     elapsed: u32,
