@@ -71,7 +71,8 @@ pub enum Event {
     StepDown(StepDownReason),
     /// The support with this id ended: pledges under it are worth nothing (LIVENESS S4).
     SupportEnded(SupportId),
-    /// The support that a member's store now gives ours (LIVENESS P2).
+    /// The support that a member's store now gives ours (LIVENESS P2). Only a leader listens: what is held when a peer begins to
+    /// lead, and for a member that is added, is to be told then.
     SupportHeld {
         /// The member.
         peer: PeerId,
@@ -114,7 +115,7 @@ pub struct Effects {
     pub reads: Vec<ReadReady>,
     /// Reads that cannot be confirmed here any more.
     pub reads_dropped: Vec<ReadId>,
-    /// Entries wanted back from the log.
+    /// Entries wanted back from the log. Each is answered by exactly one [`Event::Fetched`]; the member gets nothing before.
     pub fetches: Vec<Fetch>,
     /// Peers that need a snapshot, each named once until [`Event::SnapshotEnded`].
     pub snapshots: Vec<PeerId>,

@@ -46,6 +46,8 @@ pub(crate) struct Log {
     /// Bytes of cached entries at or below `trimmed_to`, which are applied.
     applied_bytes: usize,
     applied_to: Index,
+    /// Ticks since the last append.
+    idle_ticks: u32,
 }
 
 impl Log {
@@ -64,6 +66,7 @@ impl Log {
             marks: VecDeque::new(),
             applied_bytes: 0,
             applied_to: compacted.index,
+            idle_ticks: 0,
         };
         for entry in entries {
             log.append(entry);
@@ -86,6 +89,7 @@ impl Log {
             marks: VecDeque::new(),
             applied_bytes: 0,
             applied_to: last,
+            idle_ticks: 0,
         }
     }
 
@@ -203,6 +207,7 @@ impl Log {
             });
         }
         self.last = entry.index;
+        self.idle_ticks = 0;
         self.entries.push_back(entry);
     }
 
@@ -290,6 +295,19 @@ impl Log {
         }
     }
 
+    /// Counts a tick. A log that nobody appended to for `limit` ticks, all applied and durable, keeps nothing in memory but its
+    /// terms: peers are many, and most of them idle. Who lags then is served from disk.
+    pub fn rest(&mut self, limit: u32) {
+        self.idle_ticks = self.idle_ticks.saturating_add(1);
+        let settled = self.applied_to == self.last && self.marks.is_empty();
+        if self.idle_ticks >= limit && settled && self.entries.capacity() > 0 {
+            self.trim(0);
+            self.entries = VecDeque::new();
+            self.marks = VecDeque::new();
+            self.runs.shrink_to_fit();
+        }
+    }
+
     fn pop_applied(&mut self) {
         let entry = self
             .entries
@@ -347,7 +365,14 @@ impl Log {
 
     /// Feeds what decides the future of the log into `hasher`; writes are named by how long before `newest` they were made.
     pub fn project(&self, newest: WriteId, hasher: &mut impl Hasher) {
-        (&self.runs, &self.entries, self.last, self.written, self.persisted).hash(hasher);
+        (
+            &self.runs,
+            &self.entries,
+            self.last,
+            self.written,
+            self.persisted,
+        )
+            .hash(hasher);
         (self.truncate_from, self.applied_to).hash(hasher);
         for mark in &self.marks {
             (newest.0 - mark.id.0, mark.last, mark.hard_state).hash(hasher);

@@ -291,6 +291,7 @@ impl Raft {
     fn on_tick(&mut self) {
         self.lease_bound = self.lease_bound.saturating_sub(1);
         self.age_asks();
+        self.log.rest(4 * self.options.election_ticks);
         match self.state {
             State::Leader(_) => self.tick_leader(),
             State::Follower | State::PreCandidate(_) | State::Candidate(_) => self.tick_election(),

@@ -88,7 +88,7 @@ impl Raft {
     }
 
     pub(crate) fn on_snapshot_ended(&mut self, peer: PeerId, delivered: Option<Index>) {
-        let compacted = self.log.compacted().index;
+        let (compacted, last) = (self.log.compacted().index, self.log.last().index);
         let State::Leader(leader) = &mut self.state else {
             return;
         };
@@ -99,7 +99,7 @@ impl Raft {
             return;
         };
         match delivered {
-            Some(index) => progress.probe(index.max(compacted) + 1),
+            Some(index) => progress.probe(index.clamp(compacted, last) + 1),
             None => {
                 let next = progress.matched + 1;
                 progress.probe(next);

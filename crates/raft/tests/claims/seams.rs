@@ -638,3 +638,47 @@ fn reliability_r34_malformed_messages_are_refused() {
     cluster.arrive(liar);
     assert_eq!(cluster.raft(1).committed(), 1);
 }
+
+#[test]
+fn liveness_q6_an_idle_peer_keeps_no_entries() {
+    let mut cluster = Cluster::led(3, 1);
+    for _ in 0..20 {
+        cluster.propose(1, command("x")).expect("1 leads");
+    }
+    cluster.settle();
+    assert!(cluster.raft(2).cached_entries(0).count() > 0);
+    cluster.run(50);
+    for id in 1..=3 {
+        assert_eq!(cluster.raft(id).cached_entries(0).count(), 0, "peer {id}");
+    }
+    // Whoever lags is served from disk.
+    cluster.isolate(3);
+    cluster.propose(1, command("y")).expect("1 leads");
+    cluster.run(50);
+    cluster.heal();
+    cluster.run(5);
+    assert_eq!(cluster.data(3).len(), 21);
+}
+
+#[test]
+fn liveness_b7_an_answer_to_an_earlier_incarnation_serves_no_read() {
+    let mut cluster = Cluster::led(3, 1);
+    cluster.read(2, 1).expect("2 knows a leader");
+    cluster.deliver(|message| message.to == peer(1));
+    let late: Vec<Message> = cluster.network.drain(..).collect();
+    assert!(
+        late.iter()
+            .any(|message| matches!(message.body, Body::ReadIndexResponse { index: Some(_), .. }))
+    );
+    cluster.crash(2, None);
+    cluster.restart(2);
+    cluster.tick(1, 2);
+    cluster.propose(1, command("new")).expect("1 leads");
+    cluster.settle();
+    cluster.read(2, 2).expect("2 knows a leader again");
+    cluster.network.clear();
+    for message in late {
+        cluster.arrive(message);
+    }
+    assert!(!cluster.node(2).reads.contains_key(&2));
+}
