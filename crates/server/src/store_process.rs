@@ -90,6 +90,9 @@ section! {
         pub heartbeat: Span = Span::millis(100),
         /// Applied entries of a region after which its log is compacted.
         pub compact_entries: u64 = 10_000,
+        /// Applied entries that stay behind a compaction for members that lag a little. Fewer make them need a snapshot
+        /// sooner; more cost disk.
+        pub compact_tail_entries: u64 = 1_000,
         /// The same in bytes.
         pub compact_bytes: Size = Size::mib(64),
         /// Snapshots received at a time.
@@ -226,11 +229,11 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
         store_id: identity.store_id,
         api,
     };
-    let tikv = TikvService::new(handle.clone(), rules, addresses);
+    let (close, closing) = watch::channel(false);
+    let tikv = TikvService::new(handle.clone(), rules, addresses, closing.clone());
     let peers = transport::PeerService::new(me, link::Incoming::new(handle.clone()));
     let listener = listen(socket, &config.addr)?;
     let status_listener = listen(status_socket, &config.status_addr)?;
-    let (closed, closing) = tokio::sync::oneshot::channel::<()>();
     let serving = report(
         failed.clone(),
         server::serve(listener, config.addr.clone(), tikv, peers.clone(), closing),
@@ -256,7 +259,7 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
     }
     peers.close();
     // Either is gone when it was the one that failed.
-    let _ = closed.send(());
+    close.send_replace(true);
     if tokio::time::timeout(CLOSE_MAX, serving).await.is_err() {
         tracing::debug!("connections were still open");
     }
@@ -441,7 +444,11 @@ fn store_options(raft: &RaftConfig, boot: u64) -> store::Options {
         },
         // Stores that start together must not draw the same timeouts.
         seed: rand::random::<u64>() ^ boot,
+        // The largest split takes ten ids for each of its nine children, in a group of nine members.
+        ids_low: 128,
+        ids_batch: 512,
         compact_entries: raft.compact_entries,
+        compact_tail_entries: raft.compact_tail_entries,
         compact_bytes: raft.compact_bytes.bytes(),
         snapshot_slots: raft.snapshot_slots,
         tick_ms: raft.tick.as_millis().max(1) as u64,

@@ -1,0 +1,393 @@
+//! What tests of real processes share: a cluster that is started and driven by the command line, as a user would.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long a condition may take to come true.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Ports that one cluster may use above each default.
+const PORTS: u16 = 10;
+
+/// What a cluster starts with.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Stores.
+    pub stores: usize,
+    /// Placement members.
+    pub placements: usize,
+    /// 1 or 2.
+    pub api_version: u32,
+    /// Environment of every process, by which settings are overridden.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            stores: 3,
+            placements: 3,
+            api_version: 1,
+            environment: Vec::new(),
+        }
+    }
+}
+
+/// A running cluster. Dropping it ends every process; its folder goes too, unless the test fails.
+pub struct Cluster {
+    dir: TempDir,
+    wanted: Wanted,
+    placement: Vec<String>,
+}
+
+/// A region as the command line shows it.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// Its id.
+    pub id: u64,
+    /// Stores of its peers.
+    pub stores: Vec<u64>,
+    /// Who leads it, as placement knows.
+    pub leader_store: Option<u64>,
+    /// Whether all peers are voters that are up and caught up.
+    pub settled: bool,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until it serves with full replicas.
+    ///
+    /// # Errors
+    /// It does not start; says what the command said.
+    pub fn start(wanted: Wanted) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let mut cluster = Self {
+            dir,
+            wanted,
+            placement: Vec::new(),
+        };
+        let offset = free_offset()?.to_string();
+        let (stores, placements) = (
+            cluster.wanted.stores.to_string(),
+            cluster.wanted.placements.to_string(),
+        );
+        let version = cluster.wanted.api_version.to_string();
+        let counts = ["--stores", &stores, "--placements", &placements];
+        let rest = [
+            "--port-offset",
+            &offset,
+            "--api-version",
+            &version,
+            "--detach",
+        ];
+        cluster.dev(&[&counts[..], &rest[..]].concat())?;
+        cluster.placement = members(&cluster.layout()?, "placement", "addr");
+        Ok(cluster)
+    }
+
+    /// Starts the processes of a cluster that was stopped, and waits until it serves.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_again(&self) -> Result<()> {
+        self.dev(&["--detach"]).map(drop)
+    }
+
+    /// Addresses of the placement members.
+    pub fn placement(&self) -> Vec<String> {
+        self.placement.clone()
+    }
+
+    /// The cluster's folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// `cluster.json`.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn layout(&self) -> Result<Value> {
+        let text = std::fs::read(self.dir.path().join("cluster.json"))?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+
+    /// Names of the processes of a role, `placement` or `stores`.
+    ///
+    /// # Errors
+    /// The layout cannot be read.
+    pub fn names(&self, role: &str) -> Result<Vec<String>> {
+        Ok(members(&self.layout()?, role, "name"))
+    }
+
+    /// Runs `pontoon dev --dir DIR ARGS`.
+    ///
+    /// # Errors
+    /// The command fails; says what it said.
+    pub fn dev(&self, args: &[&str]) -> Result<Output> {
+        let dir = self.dir.path().to_str().context("a printable path")?;
+        self.pontoon(&[&["dev", "--dir", dir], args].concat())
+    }
+
+    /// Runs a command against the cluster and reads its JSON.
+    ///
+    /// # Errors
+    /// The command fails, or prints something else.
+    pub fn ask(&self, args: &[&str]) -> Result<Value> {
+        let placement = self.placement.join(",");
+        let output =
+            self.pontoon(&[args, &["--placement", &placement, "--output", "json"]].concat())?;
+        serde_json::from_slice(&output.stdout).with_context(|| format!("{args:?} printed no JSON"))
+    }
+
+    /// Runs the binary with any arguments.
+    ///
+    /// # Errors
+    /// It fails; says what it said.
+    pub fn pontoon(&self, args: &[&str]) -> Result<Output> {
+        let output = self.try_pontoon(args)?;
+        if !output.status.success() {
+            bail!(
+                "pontoon {args:?}: {} {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(output)
+    }
+
+    /// Runs the binary with any arguments, whatever comes of it.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn try_pontoon(&self, args: &[&str]) -> Result<Output> {
+        let binary = binary()?;
+        Command::new(&binary)
+            .args(args)
+            .envs(
+                self.wanted
+                    .environment
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            )
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("cannot run {}", binary.display()))
+    }
+
+    /// All regions in the order of their keys.
+    ///
+    /// # Errors
+    /// Placement does not answer.
+    pub fn regions(&self) -> Result<Vec<Region>> {
+        let listed = self.ask(&["region", "list"])?;
+        let regions = listed.as_array().context("a list of regions")?;
+        Ok(regions.iter().map(region).collect())
+    }
+
+    /// One region.
+    ///
+    /// # Errors
+    /// Placement does not answer, or knows no such region.
+    pub fn region(&self, id: u64) -> Result<Region> {
+        Ok(region(&self.ask(&["region", "show", &id.to_string()])?))
+    }
+
+    /// The region that holds a client's key.
+    ///
+    /// # Errors
+    /// None is known.
+    pub fn find(&self, key: &str) -> Result<u64> {
+        self.ask(&["region", "find", key])?["id"]
+            .as_u64()
+            .context("a region id")
+    }
+
+    /// Splits at a client's key.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn split(&self, key: &str) -> Result<()> {
+        let region = self.find(key)?.to_string();
+        self.ask(&["region", "split", &region, "--key", key])
+            .map(drop)
+    }
+
+    /// Moves a replica of the region and waits until it is done.
+    ///
+    /// # Errors
+    /// Refused or cancelled.
+    pub fn move_replica(&self, region: u64, from: u64, to: u64) -> Result<()> {
+        let (region, from, to) = (region.to_string(), from.to_string(), to.to_string());
+        self.ask(&["region", "move", &region, "--from", &from, "--to", &to])
+            .map(drop)
+    }
+
+    /// Ids of all stores.
+    ///
+    /// # Errors
+    /// Placement does not answer.
+    pub fn stores(&self) -> Result<Vec<u64>> {
+        let stores = self.ask(&["store", "list"])?;
+        Ok(stores
+            .as_array()
+            .context("a list")?
+            .iter()
+            .filter_map(|store| store["id"].as_u64())
+            .collect())
+    }
+
+    /// The store id of a process. After its disk was emptied the newest one counts.
+    ///
+    /// # Errors
+    /// None is known.
+    pub fn store_id(&self, name: &str) -> Result<u64> {
+        let layout = self.layout()?;
+        let address = find(&layout["stores"], "name", name, "addr")?;
+        let stores = self.ask(&["store", "list"])?;
+        let same = stores
+            .as_array()
+            .context("a list")?
+            .iter()
+            .filter(|store| store["address"] == address);
+        same.filter_map(|store| store["id"].as_u64())
+            .max()
+            .context("a store of that address")
+    }
+
+    /// The name of the process behind a store id.
+    ///
+    /// # Errors
+    /// None is known.
+    pub fn store_name(&self, store: u64) -> Result<String> {
+        let stores = self.ask(&["store", "list"])?;
+        let listed = stores
+            .as_array()
+            .context("a list")?
+            .iter()
+            .find(|each| each["id"].as_u64() == Some(store));
+        let address = listed.context("a known store")?["address"]
+            .as_str()
+            .context("an address")?
+            .to_owned();
+        find(&self.layout()?["stores"], "addr", &address, "name")
+    }
+
+    /// Waits until every region has a known leader that satisfies `accept`.
+    ///
+    /// # Errors
+    /// Not in time.
+    pub async fn wait_led(&self, accept: impl Fn(u64) -> bool) -> Result<()> {
+        wait_for("every region is led", async || {
+            Ok(self
+                .regions()?
+                .iter()
+                .all(|region| region.leader_store.is_some_and(&accept)))
+        })
+        .await
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.dir.disable_cleanup(true);
+            eprintln!(
+                "the cluster's folder stays for a look: {}",
+                self.dir.path().display()
+            );
+        }
+        if let Err(error) = self.dev(&["stop"]) {
+            eprintln!("the cluster did not stop: {error:#}");
+        }
+    }
+}
+
+/// Asks again until the condition holds; an error counts as "not yet".
+///
+/// # Errors
+/// Not in time; says what was waited for, and the last error.
+pub async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = tokio::time::interval(Duration::from_millis(50));
+    loop {
+        pause.tick().await;
+        let last = condition().await;
+        if matches!(last, Ok(true)) {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "waited in vain: {what} ({last:?})"
+        );
+    }
+}
+
+fn region(region: &Value) -> Region {
+    let peers = region["peers"].as_array().cloned().unwrap_or_default();
+    Region {
+        id: region["id"].as_u64().unwrap_or_default(),
+        stores: peers
+            .iter()
+            .filter_map(|peer| peer["store"].as_u64())
+            .collect(),
+        leader_store: region["leader_store"].as_u64(),
+        settled: peers.iter().all(|peer| {
+            peer["role"] == "voter" && peer["down"] == false && peer["pending"] == false
+        }),
+    }
+}
+
+fn members(layout: &Value, role: &str, field: &str) -> Vec<String> {
+    let members = layout[role].as_array().cloned().unwrap_or_default();
+    members
+        .iter()
+        .filter_map(|member| member[field].as_str().map(str::to_owned))
+        .collect()
+}
+
+fn find(list: &Value, field: &str, value: &str, wanted: &str) -> Result<String> {
+    let found = list
+        .as_array()
+        .and_then(|list| list.iter().find(|each| each[field] == value));
+    Ok(found
+        .and_then(|each| each[wanted].as_str())
+        .with_context(|| format!("no {field} {value}"))?
+        .to_owned())
+}
+
+/// The binary: the one that the variable PONTOON names, or the one built beside this test.
+fn binary() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os("PONTOON") {
+        return Ok(named.into());
+    }
+    let test = std::env::current_exe()?;
+    let built = test
+        .ancestors()
+        .nth(2)
+        .map(|folder| folder.join("pontoon"))
+        .filter(|path| path.exists());
+    built.context("the binary is not built: run `make build`, or set PONTOON to its path")
+}
+
+/// A port offset at which the ports of a cluster are free, another one on each call.
+fn free_offset() -> Result<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 1_000 + (std::process::id() % 400) as u16 * 40;
+    let defaults = [2379, 20160, 20180];
+    for _ in 0..500 {
+        let offset = 1_000 + (first + NEXT.fetch_add(40, Ordering::Relaxed)) % 20_000;
+        let mut ports = defaults
+            .iter()
+            .flat_map(|port| (0..PORTS).map(move |more| port + more + offset));
+        if ports.all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return Ok(offset);
+        }
+    }
+    bail!("no free ports")
+}

@@ -1,0 +1,279 @@
+//! Clusters of real processes under writers, with processes killed, disks emptied and placement lost. Every acknowledged
+//! write is read back.
+
+mod writers;
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use tests::{Cluster, Wanted, wait_for};
+use writers::Writers;
+
+/// One cluster at a time: each has six processes and more, on machines with two cores.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+async fn split_in_four(cluster: &Cluster) -> Result<()> {
+    for key in ["w2", "w4", "w6"] {
+        cluster.split(key)?;
+    }
+    wait_for("four regions with three replicas each", async || {
+        let regions = cluster.regions()?;
+        Ok(regions.len() == 4
+            && regions
+                .iter()
+                .all(|region| region.settled && region.stores.len() == 3))
+    })
+    .await
+}
+
+/// The store that leads most regions.
+fn busiest(cluster: &Cluster) -> Result<u64> {
+    let leaders: Vec<u64> = cluster
+        .regions()?
+        .iter()
+        .filter_map(|region| region.leader_store)
+        .collect();
+    let count = |store: &u64| leaders.iter().filter(|other| *other == store).count();
+    leaders
+        .iter()
+        .copied()
+        .max_by_key(|store| count(store))
+        .context("no region is led")
+}
+
+/// F1, F2, F21: a store, then the placement leader, then every process at once are killed with SIGKILL.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_when_processes_are_killed() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::start(Wanted::default())?;
+    let writers = Writers::start(&cluster, 8).await?;
+    split_in_four(&cluster).await?;
+
+    let store = busiest(&cluster)?;
+    let name = cluster.store_name(store)?;
+    cluster.dev(&["kill", &name])?;
+    cluster.wait_led(|leader| leader != store).await?;
+    writers.make_progress(100).await?;
+    cluster.dev(&["restart", &name])?;
+
+    for member in cluster.names("placement")? {
+        cluster.dev(&["kill", &member])?;
+        writers.make_progress(100).await?;
+        wait_for("placement answers", async || {
+            Ok(!cluster.regions()?.is_empty())
+        })
+        .await?;
+        cluster.dev(&["restart", &member])?;
+    }
+
+    let names = [cluster.names("placement")?, cluster.names("stores")?].concat();
+    let pids: Vec<String> = ["placement", "stores"]
+        .iter()
+        .flat_map(|role| {
+            cluster
+                .layout()
+                .map(|layout| layout[role].as_array().cloned().unwrap_or_default())
+        })
+        .flatten()
+        .filter_map(|member| member["pid"].as_u64().map(|pid| pid.to_string()))
+        .collect();
+    ensure!(
+        pids.len() == names.len(),
+        "every process runs before all are killed at once"
+    );
+    ensure!(
+        Command::new("kill")
+            .arg("-9")
+            .args(&pids)
+            .status()?
+            .success()
+    );
+    cluster.start_again()?;
+    writers.make_progress(100).await?;
+    writers.stop_and_verify().await
+}
+
+/// A store that was down until the log it needs was compacted returns by snapshot, and can then lead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_down_past_log_compaction_returns_by_snapshot() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let setting = |key: &str, value: &str| {
+        (
+            format!("PONTOON_CONFIG_STORE_RAFT__{key}"),
+            value.to_owned(),
+        )
+    };
+    let environment = vec![
+        setting("COMPACT_ENTRIES", "200"),
+        setting("COMPACT_TAIL_ENTRIES", "50"),
+    ];
+    let cluster = Cluster::start(Wanted {
+        environment,
+        ..Wanted::default()
+    })?;
+    let writers = Writers::start(&cluster, 4).await?;
+    writers.make_progress(100).await?;
+
+    let region = cluster.find("w0")?;
+    let leader = cluster.region(region)?.leader_store.context("a leader")?;
+    let follower = *cluster
+        .region(region)?
+        .stores
+        .iter()
+        .find(|store| **store != leader)
+        .context("a follower")?;
+    let name = cluster.store_name(follower)?;
+    cluster.dev(&["kill", &name])?;
+    writers.make_progress(3_000).await?;
+    cluster.dev(&["restart", &name])?;
+    wait_for("the follower has caught up", async || {
+        Ok(cluster.region(region)?.settled)
+    })
+    .await?;
+    cluster.ask(&[
+        "region",
+        "transfer-leader",
+        &region.to_string(),
+        "--to",
+        &follower.to_string(),
+    ])?;
+    cluster.wait_led(|store| store == follower).await?;
+    writers.stop_and_verify().await
+}
+
+/// F25: a store whose disk was emptied joins under a new id and is given replicas in place of those that are gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_disk_was_emptied_joins_under_a_new_id() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::start(Wanted::default())?;
+    let writers = Writers::start(&cluster, 4).await?;
+    split_in_four(&cluster).await?;
+
+    let name = cluster.names("stores")?.pop().context("a store")?;
+    let old = cluster.store_id(&name)?;
+    cluster.dev(&["kill", &name])?;
+    std::fs::remove_dir_all(cluster.dir().join(&name))?;
+    cluster.dev(&["restart", &name])?;
+    wait_for("the store has a new id", async || {
+        Ok(cluster.store_id(&name)? > old)
+    })
+    .await?;
+    let new = cluster.store_id(&name)?;
+    wait_for(
+        "the new store has the replicas of the old one",
+        async || {
+            let regions = cluster.regions()?;
+            Ok(regions.iter().all(|region| {
+                region.settled && region.stores.contains(&new) && !region.stores.contains(&old)
+            }))
+        },
+    )
+    .await?;
+    writers.stop_and_verify().await
+}
+
+/// REGIONS §10 row 43 with real processes: the placement leader is killed in the middle of moves; a later leader finishes
+/// or cancels them and leaves neither a learner nor a joint configuration behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_survives_the_loss_of_the_placement_leader() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::start(Wanted {
+        stores: 4,
+        ..Wanted::default()
+    })?;
+    let writers = Writers::start(&cluster, 4).await?;
+    split_in_four(&cluster).await?;
+
+    let stores = cluster.stores()?;
+    for (member, region) in cluster
+        .names("placement")?
+        .into_iter()
+        .zip(cluster.regions()?)
+    {
+        let from = region.stores[0];
+        let to = *stores
+            .iter()
+            .find(|store| !region.stores.contains(store))
+            .context("a free store")?;
+        let (id, from, to) = (region.id.to_string(), from.to_string(), to.to_string());
+        cluster.ask(&[
+            "region",
+            "move",
+            &id,
+            "--from",
+            &from,
+            "--to",
+            &to,
+            "--no-wait",
+        ])?;
+        cluster.dev(&["kill", &member])?;
+        wait_for("the region has three voters and nothing else", async || {
+            let region = cluster.region(region.id)?;
+            Ok(region.settled && region.stores.len() == 3)
+        })
+        .await?;
+        cluster.dev(&["restart", &member])?;
+    }
+    writers.stop_and_verify().await
+}
+
+/// F22 and F32: placement is gone for a while and everything restarts; known regions serve.
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_serve_while_placement_is_down() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::start(Wanted::default())?;
+    let writers = Writers::start(&cluster, 4).await?;
+    split_in_four(&cluster).await?;
+    writers.make_progress(100).await?;
+    for member in cluster.names("placement")? {
+        cluster.dev(&["kill", &member])?;
+    }
+    writers.make_progress(1_000).await?;
+    cluster.dev(&["stop"])?;
+    cluster.start_again()?;
+    writers.make_progress(100).await?;
+    writers.stop_and_verify().await
+}
+
+/// What bad directories get: a typed refusal that says which.
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_of_others_are_refused() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::start(Wanted {
+        stores: 1,
+        placements: 1,
+        ..Wanted::default()
+    })?;
+    let config = |name: &str| {
+        cluster
+            .dir()
+            .join(format!("{name}.toml"))
+            .to_string_lossy()
+            .into_owned()
+    };
+    let name = cluster.names("stores")?.pop().context("a store")?;
+    let second = cluster.try_pontoon(&["serve", "store", "--config", &config(&name)])?;
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    ensure!(
+        !second.status.success() && said.contains("in use"),
+        "a second process said: {said}"
+    );
+
+    let other = Cluster::start(Wanted {
+        stores: 1,
+        placements: 1,
+        ..Wanted::default()
+    })?;
+    let other_name = other.names("stores")?.pop().context("a store")?;
+    other.dev(&["kill", &other_name])?;
+    cluster.dev(&["kill", &name])?;
+    std::fs::remove_dir_all(cluster.dir().join(&name))?;
+    std::fs::rename(other.dir().join(&other_name), cluster.dir().join(&name))?;
+    let moved = cluster.try_pontoon(&["serve", "store", "--config", &config(&name)])?;
+    let said = String::from_utf8_lossy(&moved.stderr).into_owned();
+    ensure!(
+        !moved.status.success() && said.contains("cluster"),
+        "with another cluster's directory it said: {said}"
+    );
+    Ok(())
+}
