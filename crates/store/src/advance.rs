@@ -50,6 +50,7 @@ impl<E: Engine> Store<E> {
                 peer.begin_sending(member, cx);
             }
         }
+        self.unpark(region);
     }
 }
 

@@ -110,6 +110,8 @@ pub(crate) struct Context<E> {
     pub ids_asked_tick: Option<u64>,
     /// Bytes of proposals that are not applied.
     pub pending_bytes: usize,
+    /// Bytes of requests that wait for a leader.
+    pub parked_bytes: usize,
     /// Snapshots that may arrive.
     pub slots: BTreeMap<RegionId, Slot>,
     pub next_slot: u64,
@@ -122,12 +124,12 @@ pub(crate) struct Context<E> {
 }
 
 impl<E: Engine> Context<E> {
-    pub fn new(engine: E, options: Options, store: StoreId) -> Context<E> {
+    pub fn new(engine: E, options: Options, identity: &wire::StoreIdentity) -> Context<E> {
         Context {
             raft_options: Arc::new(options.raft.clone()),
             engine,
             options,
-            store,
+            store: StoreId(identity.store_id),
             tick: 0,
             out: Effects::default(),
             log: LogTurn::default(),
@@ -137,8 +139,10 @@ impl<E: Engine> Context<E> {
             ids: VecDeque::new(),
             ids_asked_tick: None,
             pending_bytes: 0,
+            parked_bytes: 0,
             slots: BTreeMap::new(),
-            next_slot: 1,
+            // Files are named after slots; those of an earlier start, about to be removed, must not share a name with new ones.
+            next_slot: identity.boot << 32,
             draining: false,
             next_generation: 1,
             next_sequence: 1,

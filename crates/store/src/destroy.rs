@@ -83,6 +83,7 @@ impl Peer {
         }
         self.abandon_writes(cx);
         self.abandon_reads(cx);
+        self.abandon_parked(cx);
         self.abandon_sending(cx);
         if let Some(head) = self.staged.take() {
             cx.out.tasks.push(Task::RemoveFiles(

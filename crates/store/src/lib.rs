@@ -41,6 +41,7 @@ mod destroy;
 mod error;
 mod inbound;
 mod options;
+mod park;
 mod peer;
 mod propose;
 mod ranges;

@@ -22,6 +22,12 @@ pub struct Options {
     pub pending_bytes_max: usize,
     /// Reads of one region that wait to be confirmed. Default 16 384; above, reads are refused as busy.
     pub region_reads_max: usize,
+    /// How long a request waits for a leader to be known. Default 6 (300 ms at 50 ms); 0 refuses at once.
+    pub park_ticks: u64,
+    /// Bytes of requests of one region that wait for a leader. Default 1 MiB; above, they are refused at once.
+    pub region_parked_bytes_max: usize,
+    /// The same over all regions. Default 64 MiB.
+    pub parked_bytes_max: usize,
     /// A proposal whose fate is not known after this time is answered as unknown. Default 200 (10 s at 50 ms).
     pub proposal_ticks: u64,
     /// Entries at or below the applied index after which the log is compacted. Default 10 000.
@@ -36,9 +42,10 @@ pub struct Options {
     pub caught_up_bytes: u64,
     /// Pieces, less one, that one command splits a region into. Default 9.
     pub split_keys_max: usize,
-    /// Ids below which more are asked for. Default 32; 0 never asks.
+    /// Ids below which more are asked for, at least what one split takes: keys times one more than peers. Default 256; 0
+    /// never asks.
     pub ids_low: u32,
-    /// Ids asked for at a time. Default 128.
+    /// Ids asked for at a time. Default 1 024.
     pub ids_batch: u32,
     /// Ticks between asking again. Default 20.
     pub ids_ticks: u64,
@@ -72,6 +79,9 @@ impl Default for Options {
             region_pending_bytes_max: 32 << 20,
             pending_bytes_max: 256 << 20,
             region_reads_max: 16_384,
+            park_ticks: 6,
+            region_parked_bytes_max: 1 << 20,
+            parked_bytes_max: 64 << 20,
             proposal_ticks: 200,
             compact_entries: 10_000,
             compact_bytes: 64 << 20,
@@ -79,8 +89,8 @@ impl Default for Options {
             caught_up_entries: 64,
             caught_up_bytes: 1 << 20,
             split_keys_max: 9,
-            ids_low: 32,
-            ids_batch: 128,
+            ids_low: 256,
+            ids_batch: 1_024,
             ids_ticks: 20,
             snapshot_slots: 4,
             snapshot_offer_ticks: 10,

@@ -11,6 +11,7 @@ use raft::{Index, LogPosition, PeerId, Raft, ReadId, Role, Term};
 
 use crate::context::Context;
 use crate::event::{Proposal, RegionView, RequestId, ViewChange, Waiting};
+use crate::park::Parked;
 use crate::snapshot::Sending;
 
 /// Stores of peers that the descriptor does not name, remembered per peer.
@@ -135,6 +136,8 @@ pub(crate) struct Peer {
     pub published: Option<Arc<RegionView>>,
     pub writes: Writes,
     pub reads: Reads,
+    /// Requests that wait for a leader.
+    pub parked: VecDeque<Parked>,
     /// Structural command proposed here and not applied.
     pub lane: Option<Index>,
     /// Stores of peers that wrote and that the descriptor does not name.
@@ -174,6 +177,7 @@ impl Peer {
             published: None,
             writes: Writes::default(),
             reads: Reads::default(),
+            parked: VecDeque::new(),
             lane: None,
             contacts: Vec::new(),
             sending: Vec::new(),

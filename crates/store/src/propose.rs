@@ -14,6 +14,7 @@ use raft::{Event as RaftEvent, Payload};
 use crate::codec;
 use crate::context::Context;
 use crate::event::{Proposal, Refusal, RequestId};
+use crate::park::{self, Request};
 use crate::peer::{Peer, Pending, Ready};
 use crate::store::Store;
 
@@ -29,7 +30,14 @@ impl<E: Engine> Store<E> {
             return;
         };
         if let Err(misroute) = peer.check_target(target) {
-            let refusal = self.refusal(misroute, target);
+            let mut proposal = proposal;
+            if park::lacks_leader(&misroute) {
+                match peer.park(Request::Write(proposal), &mut self.cx) {
+                    Some(Request::Write(back)) => proposal = back,
+                    Some(Request::Read(_)) | None => return,
+                }
+            }
+            let refusal = self.refusal(misroute, &proposal.target);
             self.cx.refuse(request, refusal);
             return;
         }

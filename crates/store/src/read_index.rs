@@ -8,6 +8,7 @@ use raft::{Event as RaftEvent, ReadId, ReadReady};
 
 use crate::context::Context;
 use crate::event::{ReadRequest, Refusal, RequestId};
+use crate::park::{self, Request};
 use crate::peer::Peer;
 use crate::store::Store;
 
@@ -19,8 +20,15 @@ impl<E: Engine> Store<E> {
             return;
         };
         if let Err(misroute) = peer.check_target(&read.target) {
+            let (id, mut read) = (read.id, read);
+            if park::lacks_leader(&misroute) {
+                match peer.park(Request::Read(read), &mut self.cx) {
+                    Some(Request::Read(back)) => read = back,
+                    Some(Request::Write(_)) | None => return,
+                }
+            }
             let refusal = self.refusal(misroute, &read.target);
-            self.cx.refuse(read.id, refusal);
+            self.cx.refuse(id, refusal);
             return;
         }
         if peer.reads.count >= self.cx.options.region_reads_max {

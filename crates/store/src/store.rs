@@ -36,7 +36,7 @@ impl<E: Engine> Store<E> {
     /// and [`Error::Overlap`] for one that is damaged.
     pub fn open(engine: E, options: Options) -> Result<Store<E>, Error> {
         let identity = identity::read(&engine)?.ok_or(Error::NoIdentity)?;
-        let cx = Context::new(engine, options, StoreId(identity.store_id));
+        let cx = Context::new(engine, options, &identity);
         let mut store = Store {
             peers: BTreeMap::new(),
             cx,
@@ -124,6 +124,7 @@ impl<E: Engine> Store<E> {
                 self.cx.touch(peer);
             }
             peer.expire_proposals(&mut self.cx);
+            peer.tick_parked(&mut self.cx);
             peer.tick_sending(&mut self.cx);
             peer.tick_report(&mut self.cx);
             peer.tick_leaderless(&mut self.cx);

@@ -300,7 +300,14 @@ impl<E: Engine> Store<E> {
         if let Err(other) = self.cx.ranges.set(region, &installing.clear, &clear) {
             self.cx.fail(Error::Overlap { region, other });
         }
-        peer.state.term = peer.state.term.max(position.term);
+        let useless: Vec<String> = file_names(&installing.head)
+            .into_iter()
+            .filter(|name| head.files.iter().all(|file| file.name != *name))
+            .collect();
+        if position.term > peer.state.term {
+            peer.state.term = position.term;
+            peer.state.vote = 0;
+        }
         peer.state.commit = peer.state.commit.max(position.index);
         peer.state.compacted_term = position.term;
         peer.state.compacted_index = position.index;
@@ -318,6 +325,7 @@ impl<E: Engine> Store<E> {
             region,
             peer: peer.id,
         });
+        self.cx.after_sync(Followup::RemoveFiles(useless));
     }
 
     /// The mark is durable: nothing can go back now, and repeating is harmless.

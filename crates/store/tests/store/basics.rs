@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use proto::metapb;
+use proto::pontoon::v1 as wire;
+use raft::PeerId;
 use store::event::{
-    Event, Keys, OperationResult, Proposal, ReadRequest, Refusal, RequestId, Target,
+    Event, Keys, OperationResult, OrderKind, Proposal, ReadRequest, Refusal, RequestId, Target,
 };
 
 use crate::harness::*;
@@ -284,4 +286,154 @@ fn placement_hears_of_leaders_and_of_members_that_are_down() {
             .iter()
             .any(|report| report.down.iter().any(|(peer, _)| peer.store_id == down.0))
     });
+}
+
+#[test]
+fn requests_wait_a_little_for_a_leader() {
+    let mut cluster = three();
+    cluster.put(r(1), "a", "1");
+    let leader = cluster.elect(r(1));
+    cluster.crash(leader, KILL);
+    let alone = [s(1), s(2), s(3)]
+        .into_iter()
+        .find(|store| *store != leader)
+        .expect("three");
+    cluster.isolate(alone);
+    cluster.until("nobody is known to lead", |cluster| {
+        cluster.view(alone.0, r(1)).leader.is_none()
+    });
+    let write = cluster.propose_at(alone, r(1), vec![put("a", "2")]);
+    let read = cluster.read_at(alone, r(1), "a");
+    cluster.settle();
+    assert!(
+        !cluster.answers.contains_key(&write) && !cluster.reads.contains_key(&read),
+        "both wait"
+    );
+    // Nobody will lead without a quorum, and the wait ends.
+    cluster.ticks(options().park_ticks as usize);
+    assert!(matches!(
+        cluster.answers[&write],
+        Err(Refusal::NotLeader { leader: None, .. })
+    ));
+    assert!(matches!(
+        cluster.reads[&read],
+        Err(Refusal::NotLeader { leader: None, .. })
+    ));
+    // With one, requests go on when it is known who leads.
+    let mut answered = None;
+    cluster.heal();
+    for _ in 0..100 {
+        if cluster.view(alone.0, r(1)).leader.is_some() {
+            break;
+        }
+        answered = Some(cluster.propose_at(alone, r(1), vec![put("a", "3")]));
+        cluster.tick();
+    }
+    let answered = answered.expect("it was not known at first");
+    cluster.until("it is answered", |cluster| {
+        cluster.answers.contains_key(&answered)
+    });
+    let new = cluster.elect(r(1));
+    match &cluster.answers[&answered] {
+        Ok(_) => assert_eq!(new, alone),
+        Err(Refusal::NotLeader {
+            leader: Some(told), ..
+        }) => assert_eq!(told.store_id, new.0),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_region_of_one_grows_to_three() {
+    let mut cluster = Cluster::new(3, &[region(1, "", "", &[1])]);
+    cluster.put(r(1), "a", "1");
+    assert_eq!(cluster.get(r(1), "a").as_deref(), Some("1"));
+    for (peer, store) in [(12, 2), (13, 3)] {
+        cluster.add_learner(r(1), peer, store);
+        let promote = OrderKind::EnterJoint {
+            promote: vec![PeerId(peer)],
+            demote: vec![],
+        };
+        cluster.order(r(1), promote).expect("it has caught up");
+        cluster.until("the joint configuration is left", |cluster| {
+            let view = cluster.view(1, r(1));
+            let mut voters = view
+                .region
+                .peers
+                .iter()
+                .filter(|member| member.role() == metapb::PeerRole::Voter);
+            voters.any(|member| member.id == peer)
+        });
+        cluster.elect(r(1));
+    }
+    cluster.put(r(1), "b", "2");
+    cluster.crash(s(1), POWER);
+    cluster.put(r(1), "c", "3");
+    assert_eq!(cluster.get(r(1), "a").as_deref(), Some("1"));
+    cluster.restart(s(1));
+    cluster.assert_same_data(&[1, 2, 3]);
+}
+
+#[test]
+fn a_range_command_needs_the_version_it_was_proposed_at() {
+    let mut cluster = three();
+    for key in ["a", "b", "c", "d"] {
+        cluster.put(r(1), key, "1");
+    }
+    let leader = cluster.elect(r(1));
+    let range = |start: &'static str, end: &'static str| wire::Operation {
+        kind: Some(wire::operation::Kind::DeleteRange(wire::DeleteRange {
+            start_key: start.into(),
+            end_key: end.into(),
+        })),
+    };
+    let propose = |cluster: &mut Cluster, id, operation: wire::Operation, keys| {
+        let epoch = cluster.view(leader.0, r(1)).region.region_epoch;
+        let target = Target {
+            region: r(1),
+            peer: None,
+            epoch,
+            keys,
+        };
+        cluster.step(
+            leader,
+            Event::Propose(Proposal {
+                id: RequestId(id),
+                target,
+                operations: vec![operation],
+            }),
+        );
+    };
+    propose(
+        &mut cluster,
+        1000,
+        range("b", "d"),
+        Keys::Range("b".into(), "d".into()),
+    );
+    cluster.settle();
+    assert_eq!(
+        cluster.answers[&RequestId(1000)],
+        Ok(vec![OperationResult::Done])
+    );
+    assert_eq!(cluster.get(r(1), "c"), None);
+    assert_eq!(cluster.get(r(1), "d").as_deref(), Some("1"));
+    // Behind a split in the log it has no effect, even on keys that stayed.
+    cluster.hold_apply.insert(leader);
+    cluster
+        .order(r(1), OrderKind::Split(vec!["f".into()]))
+        .expect("the split is proposed");
+    propose(
+        &mut cluster,
+        1002,
+        range("a", "b"),
+        Keys::Range("a".into(), "b".into()),
+    );
+    cluster.hold_apply.clear();
+    cluster.settle();
+    assert!(matches!(
+        cluster.answers[&RequestId(1002)],
+        Err(Refusal::EpochNotMatch { .. })
+    ));
+    assert_eq!(cluster.get(r(1), "a").as_deref(), Some("1"));
+    cluster.assert_same_data(&[1, 2, 3]);
 }

@@ -8,6 +8,7 @@ mod life;
 mod membership;
 mod reads;
 mod restart;
+mod scripts;
 mod snapshots;
 mod splits;
 mod transfers;
