@@ -35,23 +35,32 @@ pub(crate) struct Shared {
 pub(crate) async fn run(shared: Arc<Shared>, store: StoreId, queue: Arc<Queue>) {
     let mut pause = Pause::new(&shared.config);
     let mut address = None;
+    // Only changes are told: a store may be down for days.
+    let mut told = false;
     while poll_fn(|cx| queue.poll_waiting(cx)).await {
         let mut accepted = false;
         let end = talk(&shared, store, &queue, &mut address, &mut accepted).await;
         queue.begin();
         if accepted {
             pause.reset();
+            told = false;
         }
         match end {
             LinkError::Refused(refusal) => {
-                tracing::warn!(%store, reason = refusal.reason().as_str_name(), "handshake refused");
+                if !told {
+                    tracing::warn!(%store, reason = refusal.reason().as_str_name(), "handshake refused");
+                }
                 shared.events.add(Event::Refused(store, refusal));
                 pause.stretch();
             }
+            error if told => {
+                tracing::debug!(%store, error = &error as &dyn std::error::Error, "still down");
+            }
             error => {
-                tracing::info!(%store, error = &error as &dyn std::error::Error, "link is down")
+                tracing::info!(%store, error = &error as &dyn std::error::Error, "link is down");
             }
         }
+        told = true;
         queue.clear();
         shared.events.add(Event::Unreachable(store));
         sleep(pause.next()).await;

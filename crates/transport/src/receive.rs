@@ -48,7 +48,7 @@ pub trait SnapshotSink: Send + 'static {
     /// An error ends the stream and is shown to the sender.
     fn chunk(&mut self, chunk: SnapshotChunk) -> io::Result<()>;
 
-    /// Every chunk has come. Returns whether the snapshot is wanted; by then it must be durable.
+    /// As many bytes have come as the head announced. Returns whether the snapshot is wanted; by then it must be durable.
     ///
     /// # Errors
     /// An error is shown to the sender; the snapshot counts as not received.
@@ -212,6 +212,13 @@ impl<R: Receiver> Peer for PeerService<R> {
                     "the second message of a snapshot is its head",
                 ));
             };
+            // A sender that gives up cancels its stream, and here that looks like an orderly end. So only the sizes in
+            // the head tell a whole snapshot from a cut one.
+            let announced: u64 = head
+                .files
+                .iter()
+                .fold(0, |sum, file| sum.saturating_add(file.bytes));
+            let mut received = 0;
             let inner = self.inner.clone();
             let mut sink = blocking(move || inner.receiver.snapshot(caller.store, head)).await?;
             while let Some(message) = messages.message().await? {
@@ -221,7 +228,18 @@ impl<R: Receiver> Peer for PeerService<R> {
                 if let Err(refusal) = self.inner.gate.check(&caller) {
                     return Err(refused(&refusal));
                 }
+                received += chunk.data.len() as u64;
+                if received > announced {
+                    return Err(Status::invalid_argument(
+                        "the snapshot is longer than its head says",
+                    ));
+                }
                 sink = blocking(move || sink.chunk(chunk).map(|()| sink)).await?;
+            }
+            if received < announced {
+                return Err(Status::aborted(format!(
+                    "the snapshot ended after {received} of {announced} bytes"
+                )));
             }
             let accepted = blocking(move || sink.finish()).await?;
             Ok(Response::new(SnapshotReceived { accepted }))

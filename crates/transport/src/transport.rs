@@ -100,7 +100,7 @@ impl Transport {
 
     /// Sends a snapshot over a connection of its own, and waits until the receiver has it durably.
     ///
-    /// `chunks` is read no faster than the receiver takes them.
+    /// `chunks` is read no faster than the receiver takes them, and has as many bytes in all as the files of `head`.
     ///
     /// # Errors
     /// See [`SnapshotError`]. A receiver that got everything but does not want it answers with `accepted` unset.
@@ -122,7 +122,7 @@ impl Transport {
             .map(|kind| SnapshotStream { kind: Some(kind) });
         let mut client = link::client(channel);
         tokio::select! {
-            // Leaving the call unfinished resets the stream, so a cut snapshot never looks like a whole one.
+            // The call is left unfinished. The receiver misses bytes that the head announced, and keeps nothing.
             Ok(error) = failure => Err(SnapshotError::Source(error)),
             answer = client.snapshot(messages) => match answer {
                 Ok(answer) => Ok(answer.into_inner()),

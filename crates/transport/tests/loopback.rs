@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use futures::stream;
+use futures::{StreamExt, stream};
 use proto::{
     StoreId,
     pontoon::v1::{
-        Frame, RaftMessage, RaftStream, SnapshotChunk, SnapshotHead, SnapshotReceived,
-        peer_client::PeerClient, raft_stream, refusal::Reason,
+        Frame, RaftMessage, RaftStream, SnapshotChunk, SnapshotFile, SnapshotHead,
+        SnapshotReceived, peer_client::PeerClient, raft_stream, refusal::Reason,
     },
 };
 use tokio::{
@@ -462,6 +462,21 @@ async fn a_stream_without_hello_is_refused() {
     .await;
 }
 
+/// The head of a snapshot of two files.
+fn head(slot: u64, bytes: [u64; 2]) -> SnapshotHead {
+    let files = bytes
+        .map(|bytes| SnapshotFile {
+            bytes,
+            ..Default::default()
+        })
+        .to_vec();
+    SnapshotHead {
+        slot,
+        files,
+        ..Default::default()
+    }
+}
+
 fn chunk(offset: u64, data: &'static [u8]) -> io::Result<SnapshotChunk> {
     Ok(SnapshotChunk {
         offset,
@@ -475,11 +490,7 @@ async fn snapshots_arrive_whole_or_not_at_all() {
     within_deadline(async {
         let mut server = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
         let (transport, _events) = sender(identity(HERE, 1), Config::default(), &server.address);
-        let head = SnapshotHead {
-            slot: 4,
-            index: 9,
-            ..Default::default()
-        };
+        let head = head(4, [3, 3]);
 
         let chunks = stream::iter([chunk(0, b"one"), chunk(3, b"two")]);
         let received = transport
@@ -496,8 +507,18 @@ async fn snapshots_arrive_whole_or_not_at_all() {
             Some(Seen::Finished(b"onetwo".to_vec()))
         );
 
-        let chunks = stream::iter([chunk(0, b"one"), Err(io::Error::other("disk"))]);
-        let cut = transport.send_snapshot(THERE, head.clone(), chunks).await;
+        // The source fails once the receiver has begun.
+        let (begun, beginning) = oneshot::channel();
+        let failure = async move {
+            beginning.await.expect("the receiver begins");
+            Err(io::Error::other("disk"))
+        };
+        let chunks = stream::iter([chunk(0, b"one")]).chain(stream::once(failure));
+        let begin = async {
+            assert!(matches!(server.seen.recv().await, Some(Seen::Opened(..))));
+            begun.send(()).expect("the source waits");
+        };
+        let (cut, ()) = tokio::join!(transport.send_snapshot(THERE, head.clone(), chunks), begin);
         assert!(matches!(cut, Err(SnapshotError::Source(error)) if error.to_string() == "disk"));
 
         let chunks = stream::iter([chunk(0, b"one"), chunk(6, b"gap")]);
@@ -505,8 +526,17 @@ async fn snapshots_arrive_whole_or_not_at_all() {
         assert!(
             matches!(gap, Err(SnapshotError::Stream(status)) if status.code() == Code::Aborted)
         );
+
+        let chunks = stream::iter([chunk(0, b"one")]);
+        let short = transport.send_snapshot(THERE, head.clone(), chunks).await;
+        assert!(matches!(short, Err(SnapshotError::Stream(status)) if status.code() == Code::Aborted));
+
+        let chunks = stream::iter([chunk(0, b"one"), chunk(3, b"more")]);
+        let long = transport.send_snapshot(THERE, head.clone(), chunks).await;
+        assert!(matches!(long, Err(SnapshotError::Stream(status)) if status.code() == Code::InvalidArgument));
+
         let mut abandoned = 0;
-        while abandoned < 2 {
+        while abandoned < 4 {
             match server.seen.recv().await.unwrap() {
                 Seen::Opened(..) => {}
                 Seen::Abandoned => abandoned += 1,
@@ -530,10 +560,7 @@ async fn closing_ends_a_snapshot_in_progress() {
     within_deadline(async {
         let mut server = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
         let (transport, _events) = sender(identity(HERE, 1), Config::default(), &server.address);
-        let head = SnapshotHead {
-            slot: 4,
-            ..Default::default()
-        };
+        let head = head(4, [1, 0]);
         let sending = tokio::spawn(async move {
             transport
                 .send_snapshot(THERE, head, stream::pending())
