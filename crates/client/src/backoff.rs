@@ -70,10 +70,10 @@ mod tests {
         let pauses: Vec<_> = (0..8)
             .map(|_| backoff.pause(When::Backoff, start, 1.0).unwrap())
             .collect();
-        assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 250, 250].map(millis));
+        assert_eq!(pauses, [5, 10, 20, 40, 80, 100, 100, 100].map(millis));
         assert_eq!(
             backoff.pause(When::Backoff, start, 0.0),
-            Some(millis(125)),
+            Some(millis(50)),
             "jitter takes up to half"
         );
         let late = start + millis(9_900);

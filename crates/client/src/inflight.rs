@@ -58,6 +58,7 @@ struct State {
 }
 
 struct Waiting {
+    id: u64,
     command: Command,
     bytes: usize,
     waiter: Waiter,
@@ -75,10 +76,10 @@ impl InFlight {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a request.
-    pub(crate) fn push(&self, command: Command, bytes: usize) -> Result<Reply, Full> {
+    /// Queues a request; returns its id and where its answer comes.
+    pub(crate) fn push(&self, command: Command, bytes: usize) -> Result<(u64, Reply), Full> {
         let (waiter, reply) = oneshot::channel();
-        let waker = {
+        let (id, waker) = {
             let mut state = self.state();
             if state.closed {
                 return Err(Full);
@@ -91,18 +92,21 @@ impl InFlight {
                     return Err(Full);
                 }
             }
+            let id = state.next_id;
+            state.next_id += 1;
             state.waiting.push_back(Waiting {
+                id,
                 command,
                 bytes,
                 waiter,
             });
             state.bytes += bytes;
-            state.waker.take()
+            (id, state.waker.take())
         };
         if let Some(waker) = waker {
             waker.wake();
         }
-        Ok(reply)
+        Ok((id, reply))
     }
 
     /// Ready once something waits, or the queue was closed; tells whether to go on.
@@ -160,13 +164,11 @@ impl InFlight {
                 continue;
             }
             bytes += next.bytes;
-            let id = state.next_id;
-            state.next_id += 1;
-            state.sent.insert(id, next.waiter);
+            state.sent.insert(next.id, next.waiter);
             batch.requests.push(batch_commands_request::Request {
                 cmd: Some(next.command),
             });
-            batch.request_ids.push(id);
+            batch.request_ids.push(next.id);
         }
         if batch.requests.is_empty() {
             state.waker = Some(cx.waker().clone());
@@ -187,6 +189,19 @@ impl InFlight {
                 .ok_or_else(|| Miss::Lost("the answer is empty".to_owned()));
             waiter.send(answer).ok();
         }
+    }
+
+    /// The caller gives up: forgets the request, and tells whether it was sent.
+    pub(crate) fn withdraw(&self, id: u64, why: String) -> Miss {
+        let mut state = self.state();
+        let Some(position) = state.waiting.iter().position(|waiting| waiting.id == id) else {
+            state.sent.remove(&id);
+            return Miss::Lost(why);
+        };
+        if let Some(waiting) = state.waiting.remove(position) {
+            state.bytes -= waiting.bytes;
+        }
+        Miss::NotSent(why)
     }
 
     /// The stream ended: what was sent is lost, what waits goes on waiting for the next one.

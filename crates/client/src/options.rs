@@ -44,7 +44,7 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// First pause between attempts; it doubles up to `backoff_max`, with jitter. Default 5 ms.
     pub backoff_min: Duration,
-    /// Longest pause between attempts. Default 250 ms.
+    /// Longest pause between attempts, hence about the time by which a new leader is found late. Default 100 ms.
     pub backoff_max: Duration,
     /// Streams per store. One is enough unless a single core per store is the limit. Default 1.
     pub streams_per_store: usize,
@@ -64,7 +64,7 @@ impl Default for Options {
             attempt_timeout: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(1),
             backoff_min: Duration::from_millis(5),
-            backoff_max: Duration::from_millis(250),
+            backoff_max: Duration::from_millis(100),
             streams_per_store: 1,
             queue_bytes_max: 64 << 20,
             regions_max: 200_000,

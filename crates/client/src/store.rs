@@ -85,19 +85,23 @@ impl Store {
         limit: Duration,
     ) -> Result<Answer, Cause> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.streams.len();
-        let reply = self.streams[turn]
+        let stream = &self.streams[turn];
+        let (id, reply) = stream
             .push(command, bytes)
             .map_err(|_| Cause::QueueFull { store: self.id })?;
-        match timeout(limit, reply).await {
-            Ok(Ok(Ok(answer))) => Ok(answer),
-            Ok(Ok(Err(Miss::NotSent(why)))) => Err(Cause::Unreachable {
+        let miss = match timeout(limit, reply).await {
+            Ok(Ok(Ok(answer))) => return Ok(answer),
+            Ok(Ok(Err(miss))) => miss,
+            Ok(Err(_)) => Miss::Lost("the client is gone".to_owned()),
+            Err(_) => stream.withdraw(id, format!("none within {limit:?}")),
+        };
+        Err(match miss {
+            Miss::NotSent(why) => Cause::Unreachable {
                 store: self.id,
                 source: why.into(),
-            }),
-            Ok(Ok(Err(Miss::Lost(why)))) => Err(self.lost(why)),
-            Ok(Err(_)) => Err(self.lost("the client is gone".to_owned())),
-            Err(_) => Err(self.lost(format!("none within {limit:?}"))),
-        }
+            },
+            Miss::Lost(why) => self.lost(why),
+        })
     }
 
     /// Makes a single call.

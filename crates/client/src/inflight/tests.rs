@@ -32,6 +32,10 @@ fn response(answers: &[(u64, u8)]) -> BatchCommandsResponse {
     }
 }
 
+fn push(in_flight: &InFlight, key: u8, bytes: usize) -> Reply {
+    in_flight.push(command(key), bytes).unwrap().1
+}
+
 fn take(in_flight: &InFlight, generation: u64) -> Option<BatchCommandsRequest> {
     match in_flight.poll_batch(generation, &mut Context::from_waker(Waker::noop())) {
         Poll::Ready(batch) => batch,
@@ -49,9 +53,7 @@ fn opened() -> (InFlight, u64) {
 #[test]
 fn what_queued_up_leaves_together_and_answers_find_their_callers() {
     let (in_flight, generation) = opened();
-    let mut replies: Vec<_> = (0..3)
-        .map(|key| in_flight.push(command(key), 10).unwrap())
-        .collect();
+    let mut replies: Vec<_> = (0..3).map(|key| push(&in_flight, key, 10)).collect();
     let batch = take(&in_flight, generation).unwrap();
     assert_eq!(batch.requests.len(), 3);
     let ids = batch.request_ids;
@@ -66,16 +68,12 @@ fn a_batch_is_bounded() {
     let in_flight = InFlight::new(8 << 20);
     let generation = in_flight.begin();
     in_flight.open();
-    let _replies: Vec<_> = (0..=255)
-        .map(|key| in_flight.push(command(key), 4_000).unwrap())
-        .collect();
-    let _large = in_flight.push(command(0), 30_000).unwrap();
+    let _replies: Vec<_> = (0..=255).map(|key| push(&in_flight, key, 4_000)).collect();
+    let _large = push(&in_flight, 0, 30_000);
     let first = take(&in_flight, generation).unwrap();
     assert!(first.requests.len() == 256, "{}", first.requests.len());
     assert_eq!(take(&in_flight, generation).unwrap().requests.len(), 1);
-    let _replies: Vec<_> = (0..1_000)
-        .map(|_| in_flight.push(command(0), 10).unwrap())
-        .collect();
+    let _replies: Vec<_> = (0..1_000).map(|_| push(&in_flight, 0, 10)).collect();
     assert_eq!(
         take(&in_flight, generation).unwrap().requests.len(),
         BATCH_MAX
@@ -85,9 +83,9 @@ fn a_batch_is_bounded() {
 #[test]
 fn a_lost_stream_loses_what_was_sent_and_keeps_what_waits() {
     let (in_flight, generation) = opened();
-    let mut sent = in_flight.push(command(1), 10).unwrap();
+    let mut sent = push(&in_flight, 1, 10);
     take(&in_flight, generation).unwrap();
-    let mut waiting = in_flight.push(command(2), 10).unwrap();
+    let mut waiting = push(&in_flight, 2, 10);
     in_flight.lose("gone");
     assert!(matches!(sent.try_recv().unwrap(), Err(Miss::Lost(_))));
     assert_eq!(
@@ -105,7 +103,7 @@ fn a_lost_stream_loses_what_was_sent_and_keeps_what_waits() {
 #[test]
 fn an_unreachable_store_gives_back_what_waits() {
     let in_flight = InFlight::new(1 << 20);
-    let mut reply = in_flight.push(command(1), 10).unwrap();
+    let mut reply = push(&in_flight, 1, 10);
     in_flight.refuse("refused");
     assert!(matches!(reply.try_recv().unwrap(), Err(Miss::NotSent(_))));
     assert!(
@@ -118,13 +116,13 @@ fn an_unreachable_store_gives_back_what_waits() {
 #[test]
 fn a_full_queue_refuses_until_callers_give_up() {
     let in_flight = InFlight::new(100);
-    let first = in_flight.push(command(1), 60).unwrap();
+    let first = push(&in_flight, 1, 60);
     assert!(in_flight.push(command(2), 60).is_err());
     drop(first);
-    let second = in_flight.push(command(2), 60).unwrap();
+    let second = push(&in_flight, 2, 60);
     assert!(in_flight.push(command(3), 1_000).is_err());
     drop(second);
-    let _alone = in_flight.push(command(3), 1_000).unwrap();
+    let _alone = push(&in_flight, 3, 1_000);
     in_flight.close();
     assert!(in_flight.push(command(3), 1).is_err());
 }
@@ -132,15 +130,15 @@ fn a_full_queue_refuses_until_callers_give_up() {
 #[test]
 fn requests_given_up_are_not_sent() {
     let (in_flight, generation) = opened();
-    drop(in_flight.push(command(1), 10).unwrap());
-    let _kept = in_flight.push(command(2), 10).unwrap();
+    drop(push(&in_flight, 1, 10));
+    let _kept = push(&in_flight, 2, 10);
     assert_eq!(take(&in_flight, generation).unwrap().requests.len(), 1);
 }
 
 #[test]
 fn an_empty_answer_is_a_lost_one() {
     let (in_flight, generation) = opened();
-    let mut reply = in_flight.push(command(1), 10).unwrap();
+    let mut reply = push(&in_flight, 1, 10);
     let ids = take(&in_flight, generation).unwrap().request_ids;
     in_flight.answer(BatchCommandsResponse {
         request_ids: ids,
@@ -148,4 +146,21 @@ fn an_empty_answer_is_a_lost_one() {
         ..Default::default()
     });
     assert!(matches!(reply.try_recv().unwrap(), Err(Miss::Lost(_))));
+}
+
+#[test]
+fn giving_up_tells_whether_the_request_was_sent() {
+    let (in_flight, generation) = opened();
+    let (first, _reply) = in_flight.push(command(1), 10).unwrap();
+    let (second, _other) = in_flight.push(command(2), 10).unwrap();
+    assert!(matches!(
+        in_flight.withdraw(first, "late".to_owned()),
+        Miss::NotSent(_)
+    ));
+    assert_eq!(take(&in_flight, generation).unwrap().request_ids, [second]);
+    assert!(matches!(
+        in_flight.withdraw(second, "late".to_owned()),
+        Miss::Lost(_)
+    ));
+    in_flight.answer(response(&[(second, 0)]));
 }
