@@ -49,7 +49,7 @@ use self::applier::ApplyWorker;
 use self::background::Background;
 use self::fatal::OnFatal;
 use self::inbox::{Control, Inbox, Limits};
-use self::log_writer::LogWriter;
+use self::log_writer::{Busy, LogWriter};
 use self::queue::Queue;
 use self::worker::{Requests, Worker};
 use crate::metrics::Metrics;
@@ -143,6 +143,7 @@ impl<E: Engine> Node<E> {
         let started = Instant::now();
         let (drained_sender, drained) = watch::channel(false);
         let stages = Stages::new(options.appliers);
+        let busy = Arc::new(Busy::new(started));
         let handle = Handle::new(handle::Parts {
             engine: engine.clone(),
             inbox: inbox.clone(),
@@ -151,6 +152,7 @@ impl<E: Engine> Node<E> {
             metrics: metrics.clone(),
             drained,
             progress: progress.clone(),
+            log_busy: busy.clone(),
             started,
             request_bytes_max: options.request_bytes_max,
         });
@@ -164,6 +166,7 @@ impl<E: Engine> Node<E> {
                 network: network.clone(),
                 metrics: metrics.clone(),
                 on_fatal: on_fatal.clone(),
+                busy,
             };
             move || writer.run()
         })?);

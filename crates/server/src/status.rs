@@ -22,6 +22,8 @@ use crate::store_process::Error;
 
 /// A region worker that ended no turn for this long is stuck: it ticks many times a second when idle.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
+/// A write or sync of the log that takes this long means that the disk hangs.
+const DISK_STUCK_AFTER: Duration = Duration::from_secs(5);
 
 /// What the status port of a store shows.
 pub struct Status<E: Engine> {
@@ -82,18 +84,20 @@ pub async fn serve<E: Engine>(
 }
 
 async fn health<E: Engine>(State(status): State<Status<E>>) -> Response {
-    let stalled = status.shared.node.stalled_for();
-    let healthy = stalled < STUCK_AFTER;
+    let worker = status.shared.node.stalled_for();
+    let log = status.shared.node.log_stalled_for();
+    let healthy = worker < STUCK_AFTER && log < DISK_STUCK_AFTER;
     let code = if healthy {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (
-        code,
-        Json(json!({ "healthy": healthy, "worker_silent_ms": stalled.as_millis() as u64 })),
-    )
-        .into_response()
+    let body = json!({
+        "healthy": healthy,
+        "worker_silent_ms": worker.as_millis() as u64,
+        "log_busy_ms": log.as_millis() as u64,
+    });
+    (code, Json(body)).into_response()
 }
 
 async fn metrics<E: Engine>(State(status): State<Status<E>>) -> Response {

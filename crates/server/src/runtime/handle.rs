@@ -13,6 +13,7 @@ use store::event::{Keys, OperationResult, Order, Refusal, RegionView, Target};
 use tokio::sync::{oneshot, watch};
 
 use super::inbox::{Control, Inbox, Request, RequestKind};
+use super::log_writer::Busy;
 use super::news::News;
 use super::views::Views;
 use crate::metrics::Metrics;
@@ -39,6 +40,7 @@ pub(super) struct Parts<E> {
     pub metrics: Arc<Metrics>,
     pub drained: watch::Receiver<bool>,
     pub progress: Arc<AtomicU64>,
+    pub log_busy: Arc<Busy>,
     pub started: Instant,
     pub request_bytes_max: usize,
 }
@@ -180,6 +182,11 @@ impl<E: Engine> Handle<E> {
         let parts = &self.shared.parts;
         let newest = Duration::from_millis(parts.progress.load(Ordering::Relaxed));
         parts.started.elapsed().saturating_sub(newest)
+    }
+
+    /// Time the log writer has spent on the write or sync under way; long means that the disk hangs.
+    pub fn log_stalled_for(&self) -> Duration {
+        self.shared.parts.log_busy.elapsed()
     }
 
     fn control(&self, control: Control) {

@@ -5,6 +5,7 @@
 //! builds the next batch meanwhile. A failure of either ends the node; a sync is never repeated (R14).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use engine::{Batch, Change, Engine, Family, Logging};
@@ -28,6 +29,40 @@ pub(super) struct LogWriter<E> {
     pub network: Arc<dyn Network>,
     pub metrics: Arc<Metrics>,
     pub on_fatal: OnFatal,
+    pub busy: Arc<Busy>,
+}
+
+/// Since when the log writer is at work on one batch, for the health check: a disk that hangs keeps it there.
+pub(super) struct Busy {
+    started: Instant,
+    /// Milliseconds after `started`, plus one; 0 when idle.
+    since: AtomicU64,
+}
+
+impl Busy {
+    pub fn new(started: Instant) -> Self {
+        Busy {
+            started,
+            since: AtomicU64::new(0),
+        }
+    }
+
+    fn begin(&self) {
+        let since = self.started.elapsed().as_millis() as u64 + 1;
+        self.since.store(since, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.since.store(0, Ordering::Relaxed);
+    }
+
+    /// How long it has been at it.
+    pub fn elapsed(&self) -> Duration {
+        match self.since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => (self.started.elapsed()).saturating_sub(Duration::from_millis(since - 1)),
+        }
+    }
 }
 
 impl<E: Engine> LogWriter<E> {
@@ -55,6 +90,7 @@ impl<E: Engine> LogWriter<E> {
             let last = joined.last.or(unsynced.map(|(sequence, _)| sequence));
             let due =
                 joined.sync || unsynced.is_some_and(|(_, since)| since.elapsed() >= UNSYNCED_MAX);
+            self.busy.begin();
             if !self.write(joined.changes) {
                 return;
             }
@@ -64,12 +100,14 @@ impl<E: Engine> LogWriter<E> {
                 } else if let (Some(unsynced), Some(last)) = (&mut unsynced, last) {
                     unsynced.0 = last;
                 }
+                self.busy.end();
                 self.queue.finish(bytes);
                 continue;
             }
             if !self.sync_or_stop() {
                 return;
             }
+            self.busy.end();
             unsynced = None;
             for (to, frame) in joined.then {
                 self.network.send(to, frame);

@@ -28,6 +28,7 @@ use proto::tikvpb::{BatchCommandsRequest, BatchCommandsResponse};
 use proto::{RegionId, StoreId};
 use raft::Role;
 use store::event::Refusal;
+use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -62,18 +63,26 @@ struct Shared<E: Engine> {
     node: Handle<E>,
     rules: Rules,
     addresses: Arc<dyn Addresses>,
+    closing: watch::Receiver<bool>,
     meters: Meters,
 }
 
 impl<E: Engine> TikvService<E> {
-    /// The service of one store.
-    pub fn new(node: Handle<E>, rules: Rules, addresses: Arc<dyn Addresses>) -> Self {
+    /// The service of one store. Streams of batches end once `closing` is true, after what they were asked; by
+    /// themselves they would keep a stopping server waiting.
+    pub fn new(
+        node: Handle<E>,
+        rules: Rules,
+        addresses: Arc<dyn Addresses>,
+        closing: watch::Receiver<bool>,
+    ) -> Self {
         let meters = Meters::new(node.metrics());
         TikvService {
             shared: Arc::new(Shared {
                 node,
                 rules,
                 addresses,
+                closing,
                 meters,
             }),
         }

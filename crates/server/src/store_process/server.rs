@@ -5,7 +5,7 @@ use std::time::Duration;
 use engine::Engine;
 use proto::tikvpb::tikv_server::TikvServer;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use transport::{PeerService, Receiver};
@@ -23,13 +23,13 @@ const STREAMS_MAX: u32 = 4096;
 /// A connection that leaves a ping unanswered for this long is closed.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// Serves until `closing` fires or its sender is gone, then finishes what is under way.
+/// Serves until `closing` is true or its sender is gone, then finishes what is under way.
 pub async fn serve<E: Engine, R: Receiver>(
     listener: TcpListener,
     address: String,
     tikv: TikvService<E>,
     peers: PeerService<R>,
-    closing: oneshot::Receiver<()>,
+    mut closing: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Serving {
         address: address.clone(),
@@ -57,7 +57,7 @@ pub async fn serve<E: Engine, R: Receiver>(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             async {
                 // Fired, or its owner is gone: either way it is time.
-                drop(closing.await);
+                let _ = closing.wait_for(|closing| *closing).await;
             },
         )
         .await

@@ -14,7 +14,7 @@ use proto::tikvpb::{
 use proto::{RegionId, StoreId, memcomparable, metapb};
 use raft::Role;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
@@ -50,7 +50,7 @@ struct Running {
     node: Option<Node<RocksEngine>>,
     client: TikvClient<Channel>,
     channel: Channel,
-    close: Option<oneshot::Sender<()>>,
+    close: watch::Sender<bool>,
     api: ApiVersion,
 }
 
@@ -121,7 +121,8 @@ impl Running {
             store_id: 1,
             api,
         };
-        let tikv = TikvService::new(handle.clone(), rules, Arc::new(Alone));
+        let (close, closing) = watch::channel(false);
+        let tikv = TikvService::new(handle.clone(), rules, Arc::new(Alone), closing.clone());
         let me = transport::Identity {
             cluster_id: 5,
             store: StoreId(1),
@@ -129,7 +130,6 @@ impl Running {
             format: identity.format,
         };
         let peers = transport::PeerService::new(me, Incoming::new(handle.clone()));
-        let (close, closing) = oneshot::channel();
         tokio::spawn(server::serve(
             listener,
             address.clone(),
@@ -161,7 +161,7 @@ impl Running {
             node: Some(node),
             client,
             channel,
-            close: Some(close),
+            close,
             api,
         }
     }
@@ -265,7 +265,7 @@ impl Running {
     }
 
     async fn end(mut self) {
-        let _ = self.close.take().expect("closed once").send(());
+        self.close.send_replace(true);
         let node = self.node.take().expect("stopped once");
         tokio::task::spawn_blocking(move || node.stop())
             .await
@@ -659,6 +659,14 @@ async fn batched_commands_are_answered_by_id() {
     }
     assert_eq!(store.get(1, "key-7").await.value, "value-7");
 
+    // A stopping server ends the stream after what it was asked.
+    let (other_sender, other_requests) = tokio::sync::mpsc::channel(4);
+    let other = store
+        .client
+        .batch_commands(ReceiverStream::new(other_requests))
+        .await;
+    let mut other = other.expect("a stream").into_inner();
+
     // A batch whose ids do not match ends the stream, not the store.
     let uneven = BatchCommandsRequest {
         request_ids: vec![1, 2],
@@ -670,6 +678,9 @@ async fn batched_commands_are_answered_by_id() {
         tonic::Code::InvalidArgument
     );
     assert_eq!(store.get(1, "key-7").await.value, "value-7");
+    store.close.send_replace(true);
+    assert_eq!(other.message().await.expect("no error"), None);
+    drop(other_sender);
     store.end().await;
 }
 

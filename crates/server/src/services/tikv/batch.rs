@@ -37,8 +37,13 @@ pub(super) fn serve<E: Engine>(
     service: TikvService<E>,
     requests: Streaming<BatchCommandsRequest>,
 ) -> Answers {
+    let mut closing = service.shared.closing.clone();
     Box::pin(Serving {
         service,
+        closing: Box::pin(async move {
+            // A sender that is gone closes as well.
+            let _ = closing.wait_for(|closing| *closing).await;
+        }),
         requests: Some(requests),
         failure: None,
         running: FuturesUnordered::new(),
@@ -52,6 +57,8 @@ type Done = (u64, usize, Result<Answer, Status>);
 
 struct Serving<E: Engine> {
     service: TikvService<E>,
+    /// Ready when the server stops.
+    closing: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// `None` once the client sends no more, or the stream failed.
     requests: Option<Streaming<BatchCommandsRequest>>,
     /// Ends the stream after what is answered.
@@ -100,6 +107,9 @@ impl<E: Engine> Stream for Serving<E> {
 impl<E: Engine> Serving<E> {
     /// Starts requests as long as the client sent some and there is room.
     fn read(&mut self, context: &mut Context<'_>) {
+        if self.requests.is_some() && self.closing.as_mut().poll(context).is_ready() {
+            self.requests = None;
+        }
         while self.running.len() < RUNNING_MAX
             && self.running_bytes < BYTES_MAX
             && let Some(requests) = &mut self.requests

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proto::kvrpcpb::{self as kv, Context};
-use proto::{RegionId, errorpb, memcomparable, metapb};
+use proto::{RegionId, memcomparable, metapb};
 use raft::PeerId;
 use store::event::Refusal;
 
