@@ -373,12 +373,16 @@ impl<E: Engine> Driver<E> {
         }
     }
 
-    fn on_request(&mut self, request: Request, reply: oneshot::Sender<Result<Answer, Refusal>>) {
+    fn on_request(
+        &mut self,
+        request: Box<Request>,
+        reply: oneshot::Sender<Result<Answer, Refusal>>,
+    ) {
         self.figures.requests.inc();
         self.next_request += 1;
         let id = RequestId(self.next_request);
         self.replies.insert(id, reply);
-        self.step(Event::Request(id, Box::new(request)));
+        self.step(Event::Request(id, request));
     }
 
     fn step(&mut self, event: Event) {

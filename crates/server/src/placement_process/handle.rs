@@ -17,7 +17,7 @@ pub enum Input {
     /// Something is asked for.
     Request {
         /// What.
-        request: Request,
+        request: Box<Request>,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Answer, Refusal>>,
     },
@@ -80,6 +80,7 @@ impl Placement {
     /// The refusal.
     pub async fn ask(&self, request: Request) -> Result<Answer, Refusal> {
         let (reply, answer) = oneshot::channel();
+        let request = Box::new(request);
         self.send(Input::Request { request, reply }).await?;
         answer.await.unwrap_or(Err(Refusal::NotLeader))
     }
