@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::future::join_all;
 use indicatif::ProgressBar;
 
 use crate::{
@@ -18,6 +19,8 @@ use crate::{
 
 /// How long one step may take. A replica of a large region has to be copied in that time.
 const STEP_LIMIT: Duration = Duration::from_secs(180);
+/// Replicas on the move at a time.
+const MOVES_AT_ONCE: usize = 3;
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -74,13 +77,11 @@ pub async fn lead(
         if away.is_empty() {
             return Ok(done);
         }
-        let mut why = None;
-        for (region, store) in away {
-            match order(remote, remote.transfer_leader(region, store).await, bar).await? {
-                None => done += 1,
-                refused => why = refused,
-            }
-        }
+        let orders = away.into_iter().map(|(region, store)| async move {
+            order(remote, remote.transfer_leader(region, store).await, bar).await
+        });
+        let (carried_out, why) = outcomes(join_all(orders).await)?;
+        done += carried_out;
         pause(deadline, "the leaders are not where they should be", why).await?;
     }
 }
@@ -96,34 +97,58 @@ pub async fn fill(remote: &Remote, to: u64, share: usize, bar: &ProgressBar) -> 
         if there >= share && !regions.iter().any(Region::is_changing) {
             return Ok(moved);
         }
-        let mut why = None;
-        if there < share
-            && let Some((region, from)) = best_move(&regions, to)
-        {
-            why = order(remote, remote.move_replica(region, from, to).await, bar).await?;
-            if why.is_none() {
-                moved += 1;
-                continue;
-            }
-        }
+        let wanted = share.saturating_sub(there).min(MOVES_AT_ONCE);
+        let orders =
+            best_moves(&regions, to, wanted)
+                .into_iter()
+                .map(|(region, from)| async move {
+                    order(remote, remote.move_replica(region, from, to).await, bar).await
+                });
+        let (carried_out, why) = outcomes(join_all(orders).await)?;
+        moved += carried_out;
         pause(deadline, "the new store does not have its share", why).await?;
     }
 }
 
-/// The replica to move next: from the store that has most, of a region that it does not lead if there is one.
-fn best_move(regions: &[Region], to: u64) -> Option<(u64, u64)> {
+/// The replicas to move next: each from the store that then has most, of a region that it does not lead if there is one.
+fn best_moves(regions: &[Region], to: u64, count: usize) -> Vec<(u64, u64)> {
     let mut hosted: BTreeMap<u64, usize> = BTreeMap::new();
     for peer in regions.iter().flat_map(|region| &region.peers) {
         *hosted.entry(peer.store).or_default() += 1;
     }
-    hosted.remove(&to);
-    let candidates = regions
+    let mut candidates: Vec<&Region> = regions
         .iter()
-        .filter(|region| !region.is_on(to) && !region.is_changing());
-    candidates
-        .flat_map(|region| region.peers.iter().map(move |peer| (region, peer.store)))
-        .max_by_key(|(region, store)| (hosted[store], region.leader_store != Some(*store)))
-        .map(|(region, store)| (region.id, store))
+        .filter(|region| !region.is_on(to) && !region.is_changing())
+        .collect();
+    let mut moves = Vec::new();
+    while moves.len() < count {
+        let best = candidates
+            .iter()
+            .flat_map(|region| region.peers.iter().map(move |peer| (*region, peer.store)))
+            .max_by_key(|(region, store)| (hosted[store], region.leader_store != Some(*store)));
+        let Some((region, from)) = best else {
+            break;
+        };
+        moves.push((region.id, from));
+        if let Some(hosted) = hosted.get_mut(&from) {
+            *hosted -= 1;
+        }
+        candidates.retain(|candidate| candidate.id != region.id);
+    }
+    moves
+}
+
+/// How many orders were carried out, and why one of the others was not.
+fn outcomes(orders: Vec<Result<Option<Failure>>>) -> Result<(u64, Option<Failure>)> {
+    let mut done = 0;
+    let mut why = None;
+    for order in orders {
+        match order? {
+            None => done += 1,
+            refused => why = refused,
+        }
+    }
+    Ok((done, why))
 }
 
 /// The store that leads most regions, and hosts most among those.
@@ -232,7 +257,12 @@ mod tests {
             region(2, &[1, 2, 5], 2),
             region(3, &[1, 3, 4], 1),
         ];
-        assert_eq!(best_move(&regions, 4), Some((2, 1)));
-        assert_eq!(best_move(&regions[2..], 4), None, "it is there already");
+        assert_eq!(best_moves(&regions, 4, 1), [(2, 1)]);
+        assert_eq!(
+            best_moves(&regions, 4, 3).len(),
+            2,
+            "the third is there already"
+        );
+        assert!(best_moves(&regions[2..], 4, 3).is_empty());
     }
 }

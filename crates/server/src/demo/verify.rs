@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use indicatif::ProgressBar;
-use tokio::task::JoinSet;
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
     ledger::{Record, made_value, written_version},
@@ -25,8 +25,10 @@ use crate::{
     remote::Keys,
 };
 
-/// Reads outstanding. Files may be large, so not many.
-const READERS: usize = 32;
+/// Reads outstanding.
+const READERS: usize = 128;
+/// Bytes of the values that they wait for, so that large files take turns.
+const OUTSTANDING_BYTES: usize = 24 << 20;
 /// How long one key is asked for before it counts as lost: an answer is owed.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 /// Losses that are named one by one.
@@ -80,15 +82,21 @@ pub async fn verify(
     bar.set_length(expected.len() as u64);
 
     let expected = Arc::new(expected);
+    let room = Arc::new(Semaphore::new(OUTSTANDING_BYTES));
     let next = Arc::new(AtomicUsize::new(0));
     let verdict = Arc::new(Mutex::new(Verdict::default()));
     let mut tasks = JoinSet::new();
     for reader in 0..READERS {
         let (expected, next, verdict) = (expected.clone(), next.clone(), verdict.clone());
+        let room = room.clone();
         let (keys, latencies, bar) = (keys.clone(), latencies.clone(), bar.clone());
         tasks.spawn(async move {
             while let Some(expected) = expected.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let key = expected.key();
+                let _room = room
+                    .acquire_many(expected.bytes())
+                    .await
+                    .expect("the semaphore is never closed");
                 let found = read(&keys, &key, reader, &latencies).await;
                 let judged = match found {
                     Ok(found) => expected.judge(&key, found).await,
@@ -156,6 +164,14 @@ impl Expected {
         match self {
             Self::Loaded(key, _) => key.clone(),
             Self::Written { part, number } => part.key(*number),
+        }
+    }
+
+    /// About so many bytes will be read.
+    fn bytes(&self) -> u32 {
+        match self {
+            Self::Loaded(_, Record::File { bytes, .. }) => *bytes as u32 + 1,
+            Self::Loaded(_, Record::Made { .. }) | Self::Written { .. } => 1000,
         }
     }
 
