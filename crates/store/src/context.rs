@@ -16,6 +16,9 @@ use crate::ranges::Ranges;
 use crate::snapshot::Slot;
 use crate::{Error, codec, keys};
 
+/// Size of the allocations that hold the records of log batches.
+const ARENA_BYTES: usize = 64 << 10;
+
 /// What happens when a log batch is synced, besides telling Raft.
 #[derive(Debug)]
 pub(crate) enum Followup {
@@ -60,6 +63,10 @@ impl LogTurn {
 
     /// Sets a key to a record.
     pub fn put(&mut self, key: &[u8], record: &impl prost::Message) {
+        // Records share allocations; a large one gets its own.
+        if self.arena.capacity() < key.len() + 1 + record.encoded_len() {
+            self.arena.reserve(ARENA_BYTES);
+        }
         self.arena.extend_from_slice(key);
         let key = self.arena.split().freeze();
         codec::append_record(&mut self.arena, record);

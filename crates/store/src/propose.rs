@@ -113,6 +113,7 @@ impl Peer {
                     let Ready {
                         bytes, requests, ..
                     } = ready;
+                    self.abandon_overwritten(position.index, cx);
                     self.writes.pending.push_back(Pending {
                         position,
                         since_tick: cx.tick,
@@ -214,6 +215,19 @@ impl Peer {
             self.release_bytes(ready.bytes, cx);
         }
         while let Some(pending) = self.writes.pending.pop_front() {
+            self.answer(pending.requests, &Refusal::Unknown, cx);
+            self.release_bytes(pending.bytes, cx);
+        }
+    }
+
+    /// This peer led before, lost the end of its log to another leader, and now appends at `index` again. What it had proposed
+    /// from there on is gone here, but a third peer may still hold it and lead one day.
+    fn abandon_overwritten<E: Engine>(&mut self, index: raft::Index, cx: &mut Context<E>) {
+        while let Some(pending) = self
+            .writes
+            .pending
+            .pop_back_if(|pending| pending.position.index >= index)
+        {
             self.answer(pending.requests, &Refusal::Unknown, cx);
             self.release_bytes(pending.bytes, cx);
         }
