@@ -134,8 +134,7 @@ fn torn_tails_are_cut_and_nothing_synced_is_lost() {
     assert!(cut_somewhere > 0);
 }
 
-/// Damage below a later mark is rot. RocksDB alone would skip zeros, and take a wrong length in the last block for the
-/// end of the log.
+/// Damage below a later mark is rot.
 #[test]
 fn rot_below_a_later_mark_is_damage() {
     let sample = sample(900, 450);
@@ -163,6 +162,37 @@ fn rot_below_a_later_mark_is_damage() {
             Err(error) => panic!("{kind:?} at {at}: {error:?}"),
         }
     }
+}
+
+/// What RocksDB alone takes for the end of the log: a length that reaches beyond the last block, and zeros in place of a
+/// record.
+#[test]
+fn rot_that_looks_like_an_end_is_damage() {
+    let sample = sample(60, 30);
+    let whole = fs::read(log_file(sample.image.path())).expect("it exists");
+    let mut start = 0;
+    for number in 0..sample.synced_batches {
+        let length = usize::from(u16::from_le_bytes([whole[start + 4], whole[start + 5]]));
+        let end = start + 7 + length;
+        if number % 7 == 1 {
+            let mut long = whole.clone();
+            long[start + 5] = 0x7F;
+            let mut zeros = whole.clone();
+            zeros[start..end].fill(0);
+            for (kind, log) in [("long", long), ("zeros", zeros)] {
+                let (_copy, opened) = open_with(&sample, &log);
+                assert!(
+                    matches!(opened, Err(Error::Corrupt { .. })),
+                    "batch {number}: {kind}"
+                );
+            }
+        }
+        start = end;
+    }
+    assert_eq!(
+        start, sample.synced,
+        "the log is one block of whole records"
+    );
 }
 
 /// A log that is synced to its end has no later mark. What is lost then cannot be told from a tail, but it is only
