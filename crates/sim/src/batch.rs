@@ -1,14 +1,14 @@
 //! Many seeds on a few threads. Threads exist here only, never inside a world.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::counters::Counters;
-use crate::group::run::{Outcome, replay_command, run, shrink};
 use crate::group::settings::Plan;
 use crate::rule::Violation;
+use crate::run::{Outcome, replay_command, run, shrink};
 
 /// What came of a batch.
 #[derive(Debug, Default)]
@@ -18,9 +18,25 @@ pub struct Report {
     /// Events in all.
     pub events: u64,
     /// What happened in all.
-    pub counters: Counters,
+    pub happened: BTreeMap<String, u64>,
     /// The failure with the lowest seed among those seen.
     pub failure: Option<Failure>,
+}
+
+impl Report {
+    fn add(&mut self, happened: BTreeMap<String, u64>) {
+        for (what, count) in happened {
+            *self.happened.entry(what).or_default() += count;
+        }
+    }
+
+    /// What never happened, among `expected`.
+    pub fn missing(&self, expected: impl IntoIterator<Item = String>) -> Vec<String> {
+        expected
+            .into_iter()
+            .filter(|what| self.happened.get(what).copied().unwrap_or(0) == 0)
+            .collect()
+    }
 }
 
 /// A seed that failed.
@@ -81,12 +97,12 @@ pub fn run_batch(
                     let Outcome {
                         violation,
                         events,
-                        counters,
+                        happened,
                         ..
                     } = run(&plan);
                     sum.seeds += 1;
                     sum.events += events;
-                    sum.counters.add(&counters);
+                    sum.add(happened);
                     if let Some(violation) = violation {
                         stop.store(true, Ordering::Relaxed);
                         sum.failure = Some(Failure { plan, violation });
@@ -98,7 +114,7 @@ pub fn run_batch(
                     .expect("no thread panics while it holds the report");
                 report.seeds += sum.seeds;
                 report.events += sum.events;
-                report.counters.add(&sum.counters);
+                report.add(sum.happened);
                 if let Some(failure) = sum.failure
                     && report
                         .failure

@@ -121,6 +121,15 @@ impl Happening {
     ];
 }
 
+impl Happening {
+    /// The names of all of them.
+    pub fn names() -> impl Iterator<Item = String> {
+        Happening::ALL
+            .into_iter()
+            .map(|happening| format!("{happening:?}"))
+    }
+}
+
 /// How often each thing happened.
 #[derive(Clone, Debug)]
 pub struct Counters([u64; Happening::ALL.len()]);
@@ -140,21 +149,6 @@ impl Counters {
     /// How often.
     pub fn of(&self, happening: Happening) -> u64 {
         self.0[happening as usize]
-    }
-
-    /// Adds the counts of another run.
-    pub fn add(&mut self, other: &Counters) {
-        for (sum, more) in self.0.iter_mut().zip(other.0) {
-            *sum += more;
-        }
-    }
-
-    /// What never happened.
-    pub fn missing(&self) -> Vec<Happening> {
-        Happening::ALL
-            .into_iter()
-            .filter(|happening| self.of(*happening) == 0)
-            .collect()
     }
 
     /// By name, for people.

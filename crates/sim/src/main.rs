@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::Parser;
 use raft::Bug;
 use sim::batch::run_batch;
-use sim::group::run::{replay_command, run};
-use sim::group::settings::{Fault, Plan, Settings};
+use sim::group::settings::{Fault, Plan, Scale, Settings};
+use sim::run::{replay_command, run};
 
-/// Seeded simulation of a Raft group.
+/// Seeded simulation of a Raft group, or of a cluster of stores.
 #[derive(Debug, Parser)]
 #[command(name = "sim")]
 struct Arguments {
@@ -20,6 +20,9 @@ struct Arguments {
     /// Run these seeds, `from..to`.
     #[arg(long, value_parser = parse_range, default_value = "0..1000")]
     seeds: Range<u64>,
+    /// Simulate a cluster of stores instead of one group.
+    #[arg(long)]
+    cluster: bool,
     /// Events of a seed until faults stop.
     #[arg(long, default_value_t = 10_000)]
     events: u64,
@@ -75,6 +78,11 @@ fn parse_bug(name: &str) -> Result<Bug, String> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let plan = |seed: u64| Plan {
+        scale: if arguments.cluster {
+            Scale::Cluster
+        } else {
+            Scale::Group
+        },
         seed,
         events: arguments.events,
         without: arguments.without.clone(),
@@ -88,7 +96,7 @@ fn main() -> ExitCode {
     let budget = arguments.seconds.map(Duration::from_secs);
     let report = run_batch(arguments.seeds.clone(), arguments.threads, budget, plan);
     println!("{} seeds, {} events", report.seeds, report.events);
-    for (name, count) in report.counters.table() {
+    for (name, count) in &report.happened {
         println!("  {name:<24} {count}");
     }
     match report.failure {
@@ -106,7 +114,10 @@ fn run_one(plan: &Plan, digest_only: bool) -> ExitCode {
         println!("{:016x} {} events", outcome.digest, outcome.events);
     } else {
         if plan.trace {
-            println!("{:#?}", Settings::draw(plan));
+            match plan.scale {
+                Scale::Group => println!("{:#?}", Settings::draw(plan)),
+                Scale::Cluster => println!("{:#?}", sim::cluster::settings::Settings::draw(plan)),
+            }
         }
         for line in &outcome.trace {
             println!("{line}");

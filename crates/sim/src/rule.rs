@@ -29,6 +29,8 @@ pub enum Rule {
     CommitFirst,
     /// R16 Snapshots never move a peer back.
     Snapshot,
+    /// R17 Tiling.
+    Tiling,
     /// R23 Linearizable keys.
     Linearizable,
     /// R24 Read index (and R25, where leases serve).
@@ -56,6 +58,7 @@ impl fmt::Display for Rule {
             Rule::Calm => "R10 calm",
             Rule::CommitFirst => "commit before apply",
             Rule::Snapshot => "R16 snapshots",
+            Rule::Tiling => "R17 tiling",
             Rule::Linearizable => "R23 linearizable keys",
             Rule::ReadIndex => "R24 read index",
             Rule::AtMostOnce => "R26 at most once",

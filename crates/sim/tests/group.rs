@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use raft::Bug;
 use sim::batch::run_batch;
+use sim::counters::Happening;
 use sim::group::settings::{Fault, Plan};
 use sim::rule::Rule;
 
@@ -28,19 +29,17 @@ fn seeds_hold_every_rule() {
     });
     println!(
         "{} seeds, {} events: {:#?}",
-        report.seeds,
-        report.events,
-        report.counters.table()
+        report.seeds, report.events, report.happened
     );
     if let Some(failure) = &report.failure {
         panic!("{}", failure.explain());
     }
     // A handful of seeds proves nothing about what never happened.
     if report.seeds >= 500 {
-        assert_eq!(
-            report.counters.missing(),
-            [],
-            "these never happened in {} seeds",
+        let missing = report.missing(Happening::names());
+        assert!(
+            missing.is_empty(),
+            "{missing:?} never happened in {} seeds",
             report.seeds
         );
     }

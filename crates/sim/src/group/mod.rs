@@ -28,3 +28,5 @@ pub mod settings;
 mod world;
 
 pub use world::World;
+
+pub(crate) use model::mix_bytes as hash_bytes;

@@ -25,7 +25,8 @@ pub fn mix(hash: u64, word: u64) -> u64 {
         ^ word.rotate_left(7)
 }
 
-fn mix_bytes(mut hash: u64, bytes: &[u8]) -> u64 {
+/// Adds bytes to a hash.
+pub fn mix_bytes(mut hash: u64, bytes: &[u8]) -> u64 {
     let mut words = bytes.chunks_exact(8);
     for word in &mut words {
         hash = mix(

@@ -1,51 +1,25 @@
 //! One run: a faulty phase in which nothing may break, then a healed one that must converge (R37).
 
-use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use super::settings::{Fault, Plan};
+use super::settings::Plan;
 use super::world::World;
-use crate::counters::Counters;
 use crate::rule::{Rule, Violation};
+use crate::run::{Outcome, catching};
 
 /// Events between two looks at whether a healed world has converged.
 const LOOK_EVERY: u64 = 50;
-
-/// What came of a run.
-#[derive(Debug)]
-pub struct Outcome {
-    /// The rule that broke, if one did.
-    pub violation: Option<Violation>,
-    /// Events until the end.
-    pub events: u64,
-    /// Hash of everything that happened.
-    pub digest: u64,
-    /// What happened.
-    pub counters: Counters,
-    /// The text of it, when asked for.
-    pub trace: Vec<String>,
-}
 
 /// Runs `plan`. A panic of the code under test is a violation like any other.
 pub fn run(plan: &Plan) -> Outcome {
     let mut world = match World::new(plan) {
         Ok(world) => world,
-        Err(violation) => {
-            return Outcome {
-                violation: Some(violation),
-                events: 0,
-                digest: 0,
-                counters: Counters::default(),
-                trace: Vec::new(),
-            };
-        }
+        Err(violation) => return Outcome::failed(violation),
     };
     let result = catching(|| drive(&mut world, plan));
     Outcome {
         violation: result.err(),
         events: world.events(),
         digest: world.digest(),
-        counters: world.counters().clone(),
+        happened: world.counters().table(),
         trace: world.into_trace(),
     }
 }
@@ -74,109 +48,4 @@ fn drive(world: &mut World, plan: &Plan) -> Result<(), Violation> {
             Err(_) => {}
         }
     }
-}
-
-thread_local! {
-    /// Whether panics of this thread are caught and told as violations.
-    static CATCHING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Keeps caught panics from printing. Others print as ever.
-fn quieten() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let inner = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !CATCHING.get() {
-                inner(panic);
-            }
-        }));
-    });
-}
-
-fn catching(body: impl FnOnce() -> Result<(), Violation>) -> Result<(), Violation> {
-    quieten();
-    CATCHING.set(true);
-    let result = catch_unwind(AssertUnwindSafe(body));
-    CATCHING.set(false);
-    result.unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-            .unwrap_or_else(|| "a panic without text".to_owned());
-        Err(Violation {
-            rule: Rule::Assertion,
-            text,
-        })
-    })
-}
-
-/// Makes a failing plan smaller: fewer kinds of fault, fewer events, as long as the same rule breaks.
-pub fn shrink(plan: &Plan) -> Plan {
-    let mut best = plan.clone();
-    best.trace = false;
-    let Some(first) = run(&best).violation else {
-        return best;
-    };
-    let fails = |candidate: &Plan| {
-        let outcome = run(candidate);
-        outcome
-            .violation
-            .filter(|violation| violation.rule == first.rule)
-            .map(|_| outcome.events)
-    };
-    for fault in Fault::ALL {
-        if best.without.contains(&fault) {
-            continue;
-        }
-        let mut candidate = best.clone();
-        candidate.without.push(fault);
-        candidate.with.retain(|kept| *kept != fault);
-        if fails(&candidate).is_some() {
-            best = candidate;
-        }
-    }
-    // Whatever breaks within the faulty phase breaks as well when the phase ends right there; what breaks later, or not at
-    // all, needs a search.
-    if let Some(events) = fails(&best)
-        && events < best.events
-    {
-        best.events = events;
-    }
-    let mut step = best.events / 2;
-    while step > 0 {
-        let mut candidate = best.clone();
-        candidate.events = best.events.saturating_sub(step);
-        match fails(&candidate) {
-            Some(_) if candidate.events < best.events => best = candidate,
-            Some(_) | None => step /= 2,
-        }
-    }
-    best
-}
-
-/// The command that runs `plan` again.
-pub fn replay_command(plan: &Plan) -> String {
-    let mut command = format!(
-        "cargo run --release -p sim -- --seed {} --events {} --trace",
-        plan.seed, plan.events
-    );
-    let names = |faults: &[Fault]| {
-        faults
-            .iter()
-            .map(|fault| fault.name())
-            .collect::<Vec<_>>()
-            .join(",")
-    };
-    if !plan.without.is_empty() {
-        command += &format!(" --without {}", names(&plan.without));
-    }
-    if !plan.with.is_empty() {
-        command += &format!(" --with {}", names(&plan.with));
-    }
-    if let Some(bug) = plan.bug {
-        command += &format!(" --bug {bug:?}");
-    }
-    command
 }

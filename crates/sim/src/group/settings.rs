@@ -45,6 +45,8 @@ pub enum Fault {
     Transfer,
     /// Leaders are told to step down, peers to campaign.
     Orders,
+    /// Regions are split; in clusters.
+    Split,
     /// The log is compacted, so that laggards need snapshots.
     Compact,
     /// The transport reports peers unreachable, rightly or not.
@@ -61,7 +63,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 23] = [
+    pub const ALL: [Fault; 24] = [
         Fault::Loss,
         Fault::Duplicate,
         Fault::Reorder,
@@ -79,6 +81,7 @@ impl Fault {
         Fault::Readd,
         Fault::Transfer,
         Fault::Orders,
+        Fault::Split,
         Fault::Compact,
         Fault::Unreachable,
         Fault::Batch,
@@ -126,9 +129,21 @@ impl Faults {
     }
 }
 
+/// What is simulated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scale {
+    /// One Raft group.
+    #[default]
+    Group,
+    /// A cluster of stores with many regions.
+    Cluster,
+}
+
 /// What a run is told besides the seed.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// What is simulated.
+    pub scale: Scale,
     /// The seed.
     pub seed: u64,
     /// Events until faults stop.
@@ -147,12 +162,21 @@ impl Plan {
     /// The ordinary run of `seed`.
     pub fn new(seed: u64, events: u64) -> Self {
         Plan {
+            scale: Scale::Group,
             seed,
             events,
             without: Vec::new(),
             with: Vec::new(),
             bug: None,
             trace: false,
+        }
+    }
+
+    /// The ordinary run of `seed` with a cluster.
+    pub fn of_cluster(seed: u64, events: u64) -> Self {
+        Plan {
+            scale: Scale::Cluster,
+            ..Plan::new(seed, events)
         }
     }
 }

@@ -1,0 +1,5 @@
+//! The checkers of a cluster, one file per rule.
+
+pub mod content;
+pub mod linear;
+pub mod regions;

@@ -1,0 +1,514 @@
+//! Events into stores, effects out of them.
+
+use std::collections::BTreeMap;
+
+use engine::{Engine, Logging};
+use proto::pontoon::v1 as wire;
+use proto::{RegionId, StoreId};
+use raft::PeerId;
+use store::event::{Applied, Effects, Event, Task, TaskDone, ViewChange};
+use store::task;
+
+use super::world::{Action, World, broken};
+use crate::group::settings::Fault;
+use crate::rule::Violation;
+use crate::schedule::Time;
+
+impl World {
+    pub(super) fn carry_out(&mut self, action: Action) -> Result<(), Violation> {
+        match action {
+            Action::Frame { from, to, frame } => match self.nodes.get(&to) {
+                Some(node) if node.store.is_some() => self.step(
+                    to,
+                    Event::Frame {
+                        from,
+                        frame: *frame,
+                    },
+                ),
+                Some(_) | None => Ok(()),
+            },
+            Action::Tick(id, incarnation) => {
+                if !self.nodes[&id].is_up(incarnation) {
+                    return Ok(());
+                }
+                let rate = self.settings.ticks[id.0 as usize % self.settings.ticks.len()];
+                self.schedule.after(rate, Action::Tick(id, incarnation));
+                self.step(id, Event::Tick)
+            }
+            Action::Settle(id, incarnation) => {
+                if self.nodes[&id].is_up(incarnation) && self.nodes[&id].dirty {
+                    self.settle(id)
+                } else {
+                    Ok(())
+                }
+            }
+            Action::WriteLog(id, incarnation) => self.write_log(id, incarnation),
+            Action::SyncLog(id, incarnation, sequence, then) => {
+                if !self.nodes[&id].is_up(incarnation) {
+                    return Ok(());
+                }
+                let node = self.nodes.get_mut(&id).expect("a store of the cluster");
+                node.writing = false;
+                node.engine.sync().map_err(broken)?;
+                for frames in then {
+                    self.send(id, frames);
+                }
+                self.step(id, Event::LogWritten(sequence))?;
+                self.begin_write(id);
+                Ok(())
+            }
+            Action::Apply(id, incarnation) => self.apply(id, incarnation),
+            Action::Report(id, incarnation, applied) => self.report(id, incarnation, applied),
+            Action::Task(id, incarnation, task) => self.run_task(id, incarnation, *task),
+            Action::Done(id, incarnation, done) => {
+                if self.nodes[&id].is_up(incarnation) {
+                    self.step(id, Event::TaskDone(*done))
+                } else {
+                    Ok(())
+                }
+            }
+            Action::Received(from, to, head) => self.received(from, to, *head),
+            Action::Lost(id, incarnation, other) => {
+                if self.nodes[&id].is_up(incarnation) {
+                    self.step(id, Event::Unreachable(other))
+                } else {
+                    Ok(())
+                }
+            }
+            Action::Ids(id, incarnation, count) => {
+                if !self.nodes[&id].is_up(incarnation) {
+                    return Ok(());
+                }
+                let ids = (self.next_id..self.next_id + u64::from(count)).collect();
+                self.next_id += u64::from(count);
+                self.step(id, Event::Ids(ids))
+            }
+            Action::Client(client) => self.client(client),
+            Action::TimeUp(client, request) => self.time_up(client, request),
+            Action::Operator => self.operate(),
+            Action::Fault(fault) => self.fault(fault),
+            Action::Mend => {
+                self.cut = Default::default();
+                self.lagging = Default::default();
+                self.trace.note(self.schedule.now(), [30, 0, 0, 0], || {
+                    "links are mended".into()
+                });
+                Ok(())
+            }
+            Action::Restart(id) => {
+                if self.nodes[&id].store.is_none() {
+                    self.start(id)
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    /// Steps one event, checks the store, and takes effects now or, in worlds that batch, a little later.
+    pub(super) fn step(&mut self, id: StoreId, event: Event) -> Result<(), Violation> {
+        let now = self.schedule.now();
+        let words = [2, id.0, event_word(&event), self.events];
+        self.trace.note(now, words, || {
+            let mut text = format!("{event:?}");
+            text.truncate(
+                text.char_indices()
+                    .nth(600)
+                    .map_or(text.len(), |(place, _)| place),
+            );
+            format!("{id} {text}")
+        });
+        let batch = self.settings.faults.has(Fault::Batch) && self.disk_random.chance(600);
+        let node = self.nodes.get_mut(&id).expect("a store of the cluster");
+        let Some(store) = node.store.as_mut() else {
+            return Ok(());
+        };
+        store.step(event);
+        if !batch {
+            return self.settle(id);
+        }
+        if !node.dirty {
+            node.dirty = true;
+            let incarnation = node.incarnation;
+            let delay = self.disk_random.between(1, 400);
+            self.schedule.after(delay, Action::Settle(id, incarnation));
+        }
+        Ok(())
+    }
+
+    /// Takes the effects of a store and carries them out in the order of their fields.
+    pub(super) fn settle(&mut self, id: StoreId) -> Result<(), Violation> {
+        let node = self.nodes.get_mut(&id).expect("a store of the cluster");
+        node.dirty = false;
+        let Some(store) = node.store.as_mut() else {
+            return Ok(());
+        };
+        let effects = store.take_effects();
+        store.check_invariants();
+        let incarnation = node.incarnation;
+        let Effects {
+            views,
+            frames,
+            log,
+            apply,
+            tasks,
+            refusals,
+            reads,
+            reports: _,
+            orders,
+            splits,
+            ids_wanted,
+            drained: _,
+            failure,
+        } = effects;
+        if let Some(error) = failure {
+            return Err(broken(format!("store {id} fails: {error:?}")));
+        }
+        for view in views {
+            match view {
+                ViewChange::Set(view) => node.views.insert(RegionId(view.region.id), view),
+                ViewChange::Removed(region) => node.views.remove(&region),
+            };
+        }
+        node.log.extend(log);
+        node.apply.extend(apply);
+        self.send(id, frames);
+        self.begin_write(id);
+        self.begin_apply(id);
+        for task in tasks {
+            let delay = self.work_delay();
+            self.schedule
+                .after(delay, Action::Task(id, incarnation, Box::new(task)));
+        }
+        for (request, refusal) in refusals {
+            self.answer(request, Err(refusal));
+        }
+        for request in reads {
+            self.serve_read(id, request)?;
+        }
+        for (region, result) in orders {
+            let now = self.schedule.now();
+            self.trace
+                .note(now, [3, region.0, u64::from(result.is_ok()), 0], || {
+                    format!("{id} order for region {region}: {result:?}")
+                });
+            self.count(if result.is_ok() {
+                "order begun"
+            } else {
+                "order refused"
+            });
+        }
+        for _ in splits {
+            self.count("split");
+        }
+        if ids_wanted > 0 {
+            let delay = self.network_delay(None);
+            self.schedule
+                .after(delay, Action::Ids(id, incarnation, ids_wanted));
+        }
+        Ok(())
+    }
+
+    pub(super) fn work_delay(&mut self) -> Time {
+        let (low, high) = self.settings.apply;
+        self.disk_random.between(low, high)
+    }
+
+    fn network_delay(&mut self, to: Option<StoreId>) -> Time {
+        let settings = &self.settings;
+        let late = to.is_some_and(|to| self.lagging.contains(PeerId(to.0)));
+        let slow = settings.faults.has(Fault::Reorder)
+            && self.network_random.chance(settings.slow_permille);
+        let (low, high) = if late || slow {
+            settings.slow_delay
+        } else {
+            settings.delay
+        };
+        self.network_random.between(low, high)
+    }
+
+    fn is_cut(&self, from: StoreId, to: StoreId) -> bool {
+        self.cut[from.0 as usize].contains(PeerId(to.0))
+    }
+
+    fn send(&mut self, from: StoreId, frames: BTreeMap<StoreId, wire::Frame>) {
+        let faults = self.settings.faults;
+        for (to, frame) in frames {
+            let lost = self.is_cut(from, to)
+                || faults.has(Fault::Loss)
+                    && self.network_random.chance(self.settings.loss_permille);
+            if lost {
+                if faults.has(Fault::Unreachable) && self.network_random.chance(300) {
+                    let incarnation = self.nodes[&from].incarnation;
+                    self.schedule.after(1, Action::Lost(from, incarnation, to));
+                }
+                continue;
+            }
+            if faults.has(Fault::Duplicate)
+                && self.network_random.chance(self.settings.duplicate_permille)
+            {
+                let delay = self.network_delay(Some(to));
+                let frame = Box::new(frame.clone());
+                self.schedule
+                    .after(delay, Action::Frame { from, to, frame });
+            }
+            let delay = self.network_delay(Some(to));
+            self.schedule.after(
+                delay,
+                Action::Frame {
+                    from,
+                    to,
+                    frame: Box::new(frame),
+                },
+            );
+        }
+    }
+
+    fn begin_write(&mut self, id: StoreId) {
+        let node = self.nodes.get_mut(&id).expect("a store of the cluster");
+        if !node.writing && !node.log.is_empty() {
+            node.writing = true;
+            let incarnation = node.incarnation;
+            let delay = self.disk_random.between(1, 300);
+            self.schedule
+                .after(delay, Action::WriteLog(id, incarnation));
+        }
+    }
+
+    /// Writes some of the queued batches; if anything waits for the sync, it ends a while later.
+    fn write_log(&mut self, id: StoreId, incarnation: u32) -> Result<(), Violation> {
+        if !self.nodes[&id].is_up(incarnation) {
+            return Ok(());
+        }
+        let (low, high) = self.settings.sync;
+        let duration = self.disk_random.between(low, high);
+        let node = self.nodes.get_mut(&id).expect("a store of the cluster");
+        let count = self.disk_random.between(1, node.log.len().max(1) as u64);
+        let mut synced = None;
+        let mut then = Vec::new();
+        for _ in 0..count {
+            let Some(batch) = node.log.pop_front() else {
+                break;
+            };
+            node.engine
+                .write(batch.batch, Logging::On)
+                .map_err(broken)?;
+            if batch.sync {
+                synced = Some(batch.sequence);
+                then.push(batch.then);
+            }
+        }
+        match synced {
+            Some(sequence) => self
+                .schedule
+                .after(duration, Action::SyncLog(id, incarnation, sequence, then)),
+            None => {
+                node.writing = false;
+                self.begin_write(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_apply(&mut self, id: StoreId) {
+        let node = self.nodes.get_mut(&id).expect("a store of the cluster");
+        if !node.applying && !node.apply.is_empty() {
+            node.applying = true;
+            let incarnation = node.incarnation;
+            let delay = self.work_delay();
+            self.schedule.after(delay, Action::Apply(id, incarnation));
+        }
+    }
+
+    fn apply(&mut self, id: StoreId, incarnation: u32) -> Result<(), Violation> {
+        if !self.nodes[&id].is_up(incarnation) {
+            return Ok(());
+        }
+        let node = self.nodes.get_mut(&id).expect("a store of the cluster");
+        let count = if self.disk_random.chance(700) {
+            node.apply.len()
+        } else {
+            self.disk_random.between(1, node.apply.len() as u64) as usize
+        };
+        let tasks = node.apply.drain(..count).collect();
+        let applied = node.applier.run(tasks).map_err(broken)?;
+        for applied in &applied {
+            if let Some(changed) = &applied.changed {
+                let mut pieces = vec![changed.clone()];
+                pieces.extend(applied.children.iter().map(|child| child.region.clone()));
+                self.descriptors.learn(&pieces)?;
+            }
+        }
+        // The applier's word reaches the store a little later; a crash may come between.
+        let delay = self.disk_random.between(1, 200);
+        self.schedule
+            .after(delay, Action::Report(id, incarnation, applied));
+        Ok(())
+    }
+
+    fn report(
+        &mut self,
+        id: StoreId,
+        incarnation: u32,
+        mut applied: Vec<Applied>,
+    ) -> Result<(), Violation> {
+        if !self.nodes[&id].is_up(incarnation) {
+            return Ok(());
+        }
+        self.nodes
+            .get_mut(&id)
+            .expect("a store of the cluster")
+            .applying = false;
+        let mut answers = Vec::new();
+        for applied in &mut applied {
+            answers.append(&mut applied.answers);
+            if self.disk_random.chance(100) {
+                self.contents
+                    .check(id.0, applied.region, &self.nodes[&id].engine)?;
+            }
+        }
+        // The store first, so that its views are published before clients hear of what they show.
+        let node = self.nodes.get_mut(&id).expect("a store of the cluster");
+        node.dirty = false;
+        if let Some(store) = node.store.as_mut() {
+            self.trace.note(
+                self.schedule.now(),
+                [4, id.0, applied.len() as u64, self.events],
+                || {
+                    let what: Vec<_> = applied
+                        .iter()
+                        .map(|applied| {
+                            (
+                                applied.region,
+                                applied.peer,
+                                applied.index,
+                                applied.removed,
+                                applied.children.len(),
+                            )
+                        })
+                        .collect();
+                    format!("{id} applied {what:?} (region, peer, index, removed, children)")
+                },
+            );
+            store.step(Event::Applied(applied));
+        }
+        self.settle(id)?;
+        for (request, answer) in answers {
+            self.answer(request, answer);
+        }
+        self.begin_apply(id);
+        Ok(())
+    }
+
+    fn run_task(&mut self, id: StoreId, incarnation: u32, task: Task) -> Result<(), Violation> {
+        if !self.nodes[&id].is_up(incarnation) {
+            return Ok(());
+        }
+        self.trace
+            .note(self.schedule.now(), [5, id.0, 0, self.events], || {
+                format!("{id} runs {task:?}")
+            });
+        if let Task::SendSnapshot { to_store, head } = task {
+            return self.send_snapshot(id, to_store, head);
+        }
+        let done = task::run(&self.nodes[&id].engine, task).map_err(broken)?;
+        if let Some(done) = done {
+            match done {
+                TaskDone::SnapshotInstalled { .. } => self.count("snapshot installed"),
+                TaskDone::Destroyed { .. } => self.count("peer destroyed"),
+                TaskDone::SnapshotUnusable { .. } => self.count("snapshot unusable"),
+                TaskDone::SnapshotBuilt { .. } | TaskDone::SnapshotSent { .. } => {}
+            }
+            let delay = self.disk_random.between(1, 200);
+            self.schedule
+                .after(delay, Action::Done(id, incarnation, Box::new(done)));
+        }
+        Ok(())
+    }
+
+    /// Streams a snapshot: it arrives whole, or the sender learns that it did not.
+    fn send_snapshot(
+        &mut self,
+        from: StoreId,
+        to: StoreId,
+        head: wire::SnapshotHead,
+    ) -> Result<(), Violation> {
+        let lost = self.is_cut(from, to)
+            || self.nodes.get(&to).is_none_or(|node| node.store.is_none())
+            || !self.healing && self.network_random.chance(100);
+        let source = self.nodes[&from].engine.clone();
+        let names: Vec<String> = head.files.iter().map(|file| file.name.clone()).collect();
+        // The slot may have run out while the stream waited for its turn, and the files with it.
+        let staged = source.stage_list().map_err(broken)?;
+        let lost = lost || names.iter().any(|name| !staged.contains(name));
+        if !lost {
+            let target = self.nodes[&to].engine.clone();
+            for file in &head.files {
+                target
+                    .stage_remove(std::slice::from_ref(&file.name))
+                    .map_err(broken)?;
+                let bytes = source
+                    .stage_read(&file.name, 0, usize::MAX)
+                    .map_err(broken)?;
+                target.stage_append(&file.name, &bytes).map_err(broken)?;
+                let staged = target.stage_finish(&file.name).map_err(broken)?;
+                debug_assert_eq!(staged.crc32c, file.crc32c, "copied byte for byte");
+            }
+            let delay = self.network_delay(Some(to));
+            self.count("snapshot sent");
+            self.schedule
+                .after(delay, Action::Received(from, to, Box::new(head.clone())));
+        }
+        source.stage_remove(&names).map_err(broken)?;
+        let done = TaskDone::SnapshotSent {
+            region: RegionId(head.region.as_ref().map_or(0, |region| region.id)),
+            to_peer: PeerId(head.to_peer),
+            slot: head.slot,
+            delivered: !lost,
+        };
+        let incarnation = self.nodes[&from].incarnation;
+        let delay = self.network_delay(Some(from));
+        self.schedule
+            .after(delay, Action::Done(from, incarnation, Box::new(done)));
+        Ok(())
+    }
+
+    fn received(
+        &mut self,
+        from: StoreId,
+        to: StoreId,
+        head: wire::SnapshotHead,
+    ) -> Result<(), Violation> {
+        // The receiver's driver reports a stream only when every file is there, checked; a crash in between loses the stream.
+        let node = &self.nodes[&to];
+        let staged = node.engine.stage_list().map_err(broken)?;
+        if node.store.is_none() || head.files.iter().any(|file| !staged.contains(&file.name)) {
+            return Ok(());
+        }
+        self.step(to, Event::SnapshotReceived { from, head })
+    }
+}
+
+fn event_word(event: &Event) -> u64 {
+    match event {
+        Event::Tick => 1,
+        Event::Frame { from, frame } => 2 ^ from.0 << 8 ^ (prost_len(frame) as u64) << 16,
+        Event::Unreachable(store) => 3 ^ store.0 << 8,
+        Event::Propose(proposal) => 4 ^ proposal.id.0 << 8,
+        Event::Read(read) => 5 ^ read.id.0 << 8,
+        Event::LogWritten(sequence) => 6 ^ sequence << 8,
+        Event::Applied(applied) => 7 ^ (applied.len() as u64) << 8,
+        Event::Order(order) => 8 ^ order.region.0 << 8,
+        Event::Ids(ids) => 9 ^ ids.first().copied().unwrap_or(0) << 8,
+        Event::SnapshotReceived { head, .. } => 10 ^ head.slot << 8,
+        Event::TaskDone(_) => 11,
+        Event::Drain => 12,
+    }
+}
+
+fn prost_len(frame: &wire::Frame) -> usize {
+    frame.messages.len()
+        + (frame.notices.len() << 6)
+        + (frame.offers.len() << 8)
+        + (frame.answers.len() << 10)
+}

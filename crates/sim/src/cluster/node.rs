@@ -1,0 +1,50 @@
+//! One store and what its driver would hold for it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use engine::MemoryEngine;
+use proto::RegionId;
+use store::Store;
+use store::apply::Applier;
+use store::event::{ApplyTask, LogBatch, RegionView};
+
+/// A node.
+pub struct Node {
+    /// Its disk.
+    pub engine: MemoryEngine,
+    /// The store, while it runs.
+    pub store: Option<Store<MemoryEngine>>,
+    /// Applies what the store hands out.
+    pub applier: Applier<MemoryEngine>,
+    /// Counts starts.
+    pub incarnation: u32,
+    /// Log batches that were not written yet.
+    pub log: VecDeque<LogBatch>,
+    /// Whether a log write or sync is on its way.
+    pub writing: bool,
+    /// What is to be applied.
+    pub apply: VecDeque<ApplyTask>,
+    /// Whether applying is on its way.
+    pub applying: bool,
+    /// Whether effects wait to be taken.
+    pub dirty: bool,
+    /// Published views.
+    pub views: BTreeMap<RegionId, Arc<RegionView>>,
+}
+
+impl Node {
+    /// Whether it runs in this incarnation.
+    pub fn is_up(&self, incarnation: u32) -> bool {
+        self.incarnation == incarnation && self.store.is_some()
+    }
+
+    /// Forgets everything that is not on disk.
+    pub fn stop(&mut self) {
+        self.store = None;
+        self.log.clear();
+        self.apply.clear();
+        self.views.clear();
+        (self.writing, self.applying, self.dirty) = (false, false, false);
+    }
+}

@@ -1,0 +1,189 @@
+//! What a seed fixes for a cluster.
+
+use store::Options;
+
+use crate::group::settings::{Fault, Faults, Plan};
+use crate::random::{Purpose, Stream};
+use crate::schedule::Time;
+
+/// The nominal length of a tick.
+pub const TICK: Time = 10_000;
+
+/// The faults that mean something to a cluster.
+pub const FAULTS: &[Fault] = &[
+    Fault::Loss,
+    Fault::Duplicate,
+    Fault::Reorder,
+    Fault::OneWay,
+    Fault::Partition,
+    Fault::Lag,
+    Fault::Crash,
+    Fault::PowerLoss,
+    Fault::Clocks,
+    Fault::SlowDisk,
+    Fault::SlowApply,
+    Fault::Membership,
+    Fault::Transfer,
+    Fault::Split,
+    Fault::Compact,
+    Fault::Unreachable,
+    Fault::Batch,
+    Fault::Fetch,
+    Fault::Limits,
+];
+
+/// The settings of a cluster.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Stores.
+    pub stores: u64,
+    /// Voters of the first region.
+    pub replicas: u64,
+    /// The faults that exist.
+    pub faults: Faults,
+    /// Settings of the stores.
+    pub options: Options,
+    /// Unflushed bytes after which an engine flushes by itself.
+    pub memtable_bytes_max: u64,
+    /// Length of a tick per store, by id modulo the length.
+    pub ticks: Vec<Time>,
+    /// Usual delay of a frame.
+    pub delay: (Time, Time),
+    /// Permille of frames that are slow, when reordering.
+    pub slow_permille: u64,
+    /// Delay of a slow frame.
+    pub slow_delay: (Time, Time),
+    /// Permille of frames lost.
+    pub loss_permille: u64,
+    /// Permille of frames doubled.
+    pub duplicate_permille: u64,
+    /// Duration of a sync.
+    pub sync: (Time, Time),
+    /// Duration of applying, and of background work.
+    pub apply: (Time, Time),
+    /// Time between a client's answer and its next request.
+    pub think: (Time, Time),
+    /// Time between orders of the operator.
+    pub operator: (Time, Time),
+    /// Time between faults of one kind.
+    pub fault: (Time, Time),
+    /// Clients.
+    pub clients: u64,
+    /// Regions above which nothing is split.
+    pub regions_max: usize,
+}
+
+impl Settings {
+    /// Draws the settings of `plan`.
+    pub fn draw(plan: &Plan) -> Settings {
+        let random = &mut Stream::new(plan.seed, Purpose::Settings);
+        let mut faults = Faults::default();
+        let permille = random.pick(&[300, 600, 850]);
+        for fault in FAULTS {
+            let rare = if *fault == Fault::PowerLoss { 2 } else { 1 };
+            if random.chance(permille / rare) {
+                faults = faults.with(*fault);
+            }
+        }
+        for fault in &plan.with {
+            faults = faults.with(*fault);
+        }
+        for fault in &plan.without {
+            faults = faults.without(*fault);
+        }
+        let replicas = random.pick(&[1, 3, 3, 3, 3, 5]);
+        let stores = replicas + random.below(3);
+        let heartbeat_ticks = random.between(1, 2) as u32;
+        let election_ticks = (heartbeat_ticks * 5).max(random.between(5, 12) as u32);
+        let drift = random.pick(&[2, 10, 30]);
+        let ticks = (0..7)
+            .map(|_| {
+                let offset = random.below(TICK * drift / 50 + 1);
+                if faults.has(Fault::Clocks) {
+                    TICK - TICK * drift / 100 + offset
+                } else {
+                    TICK
+                }
+            })
+            .collect();
+        let small = faults.has(Fault::Limits);
+        let raft_defaults = raft::Options::default();
+        let raft = raft::Options {
+            election_ticks,
+            heartbeat_ticks,
+            append_entries_max: if small {
+                random.between(1, 4) as usize
+            } else {
+                raft_defaults.append_entries_max
+            },
+            inflight_messages_max: if small {
+                random.between(1, 4) as usize
+            } else {
+                raft_defaults.inflight_messages_max
+            },
+            cache_bytes_max: if faults.has(Fault::Fetch) {
+                random.between(0, 500) as usize
+            } else {
+                raft_defaults.cache_bytes_max
+            },
+            bug: plan.bug,
+            ..raft_defaults
+        };
+        let options = Options {
+            raft,
+            seed: plan.seed,
+            proposal_ticks: 200,
+            compact_entries: if faults.has(Fault::Compact) {
+                random.between(3, 60)
+            } else {
+                10_000
+            },
+            compact_tail_entries: random.between(0, 10),
+            ids_low: 12,
+            ids_batch: 40,
+            ids_ticks: 10,
+            snapshot_slots: random.between(1, 3) as usize,
+            snapshot_offer_ticks: random.between(2, 10),
+            snapshot_ticks: 100,
+            report_ticks: 100,
+            health_ticks: 5,
+            down_ticks: 40,
+            leaderless_ticks: 60,
+            ..Options::default()
+        };
+        let delay_low = random.between(50, 1000);
+        let sync_low = random.between(20, 1000);
+        let sync_most = if faults.has(Fault::SlowDisk) {
+            TICK * random.between(1, 6)
+        } else {
+            1500
+        };
+        let apply_low = random.between(10, 500);
+        let apply_most = if faults.has(Fault::SlowApply) {
+            TICK * random.between(1, 10)
+        } else {
+            800
+        };
+        let calm = u64::from(election_ticks) * TICK;
+        Settings {
+            stores,
+            replicas,
+            faults,
+            options,
+            memtable_bytes_max: random.pick(&[8 << 20, 20_000, 2_000]),
+            ticks,
+            delay: (delay_low, delay_low + random.between(100, 4000)),
+            slow_permille: random.pick(&[20, 100, 300]),
+            slow_delay: (TICK, TICK * random.between(2, 40)),
+            loss_permille: random.pick(&[10, 50, 100, 200]),
+            duplicate_permille: random.pick(&[20, 100, 300]),
+            sync: (sync_low, sync_low + random.between(1, sync_most)),
+            apply: (apply_low, apply_low + random.between(1, apply_most)),
+            think: (100, random.between(1, 4) * TICK),
+            operator: (TICK, random.between(2, 12) * TICK),
+            fault: (calm, calm * random.between(2, 10)),
+            clients: random.between(2, 6),
+            regions_max: random.between(1, 8) as usize,
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! The world of a cluster: stores, network, clients, an operator, and the loop over what happens.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use engine::{MemoryEngine, MemoryOptions};
+use proto::pontoon::v1 as wire;
+use proto::{RegionId, StoreId, metapb};
+use raft::Role;
+use store::apply::Applier;
+use store::event::{Applied, OperationResult, Refusal, RequestId, Task, TaskDone};
+use store::{Store, identity};
+
+use super::check::content::Contents;
+use super::check::regions::Descriptors;
+use super::client::Client;
+use super::node::Node;
+use super::settings::{Settings, TICK};
+use crate::group::settings::{Fault, Plan};
+use crate::peers::PeerSet;
+use crate::random::{Purpose, Stream};
+use crate::rule::{Rule, Violation};
+use crate::schedule::{Schedule, Time};
+use crate::trace::Trace;
+
+/// What came of a write.
+pub type Answer = Result<Vec<OperationResult>, Refusal>;
+
+/// What can happen next. What belongs to a store carries the incarnation it was made for.
+pub enum Action {
+    /// A frame arrives.
+    Frame {
+        /// Who sent it.
+        from: StoreId,
+        /// For whom.
+        to: StoreId,
+        /// What it holds.
+        frame: Box<wire::Frame>,
+    },
+    /// A clock ticks.
+    Tick(StoreId, u32),
+    /// Effects that waited are taken.
+    Settle(StoreId, u32),
+    /// Queued log batches are written to the engine.
+    WriteLog(StoreId, u32),
+    /// The log is synced up to a batch, and what waited for it leaves.
+    SyncLog(StoreId, u32, u64, Vec<BTreeMap<StoreId, wire::Frame>>),
+    /// What is queued is applied.
+    Apply(StoreId, u32),
+    /// The store learns what was applied, then clients do.
+    Report(StoreId, u32, Vec<Applied>),
+    /// Background work.
+    Task(StoreId, u32, Box<Task>),
+    /// The store learns how a task ended.
+    Done(StoreId, u32, Box<TaskDone>),
+    /// A snapshot has crossed the network.
+    Received(StoreId, StoreId, Box<wire::SnapshotHead>),
+    /// The transport reports a store unreachable.
+    Lost(StoreId, u32, StoreId),
+    /// Placement hands out ids.
+    Ids(StoreId, u32, u32),
+    /// A client goes on.
+    Client(usize),
+    /// A client gives up waiting.
+    TimeUp(usize, RequestId),
+    /// The operator acts.
+    Operator,
+    /// A fault begins.
+    Fault(Fault),
+    /// Links are mended.
+    Mend,
+    /// A stopped store starts.
+    Restart(StoreId),
+}
+
+/// A world.
+pub struct World {
+    pub(super) settings: Settings,
+    pub(super) schedule: Schedule<Action>,
+    pub(super) nodes: BTreeMap<StoreId, Node>,
+    pub(super) network_random: Stream,
+    pub(super) disk_random: Stream,
+    pub(super) clock_random: Stream,
+    pub(super) load_random: Stream,
+    /// By sender: who does not hear it.
+    pub(super) cut: [PeerSet; 16],
+    /// Who hears everything late.
+    pub(super) lagging: PeerSet,
+    pub(super) clients: Vec<Client>,
+    /// Which client waits for which request.
+    pub(super) waiting: BTreeMap<RequestId, usize>,
+    pub(super) requests: u64,
+    pub(super) values: u64,
+    pub(super) next_id: u64,
+    pub(super) descriptors: Descriptors,
+    pub(super) contents: Contents,
+    pub(super) happened: BTreeMap<&'static str, u64>,
+    pub(super) trace: Trace,
+    pub(super) events: u64,
+    pub(super) healing: bool,
+    /// Regions that acknowledged a write since faults ended.
+    pub(super) alive: BTreeMap<RegionId, u64>,
+}
+
+impl World {
+    /// The world of `plan`, before anything happened.
+    ///
+    /// # Errors
+    /// When a store does not open.
+    pub fn new(plan: &Plan) -> Result<World, Violation> {
+        let settings = Settings::draw(plan);
+        let mut world = World {
+            schedule: Schedule::default(),
+            nodes: BTreeMap::new(),
+            network_random: Stream::new(plan.seed, Purpose::Network),
+            disk_random: Stream::new(plan.seed, Purpose::Disk),
+            clock_random: Stream::new(plan.seed, Purpose::Clock),
+            load_random: Stream::new(plan.seed, Purpose::Load),
+            cut: [PeerSet::default(); 16],
+            lagging: PeerSet::default(),
+            clients: (0..settings.clients).map(|_| Client::default()).collect(),
+            waiting: BTreeMap::new(),
+            requests: 0,
+            values: 0,
+            next_id: 1000,
+            descriptors: Descriptors::default(),
+            contents: Contents::default(),
+            happened: BTreeMap::new(),
+            trace: Trace::new(plan.trace),
+            events: 0,
+            healing: false,
+            alive: BTreeMap::new(),
+            settings,
+        };
+        world.bootstrap()?;
+        Ok(world)
+    }
+
+    fn bootstrap(&mut self) -> Result<(), Violation> {
+        let replicas = self.settings.replicas;
+        let region = metapb::Region {
+            id: 1,
+            region_epoch: Some(metapb::RegionEpoch {
+                conf_ver: 1,
+                version: 1,
+            }),
+            peers: (1..=replicas)
+                .map(|store| metapb::Peer {
+                    id: 10 + store,
+                    store_id: store,
+                    ..Default::default()
+                })
+                .collect(),
+            ..Default::default()
+        };
+        self.descriptors.learn(std::slice::from_ref(&region))?;
+        for id in 1..=self.settings.stores {
+            let engine = MemoryEngine::with_options(MemoryOptions {
+                memtable_bytes_max: self.settings.memtable_bytes_max,
+            });
+            identity::create(&engine, 7, StoreId(id), 1).map_err(broken)?;
+            let first = if id <= replicas {
+                std::slice::from_ref(&region)
+            } else {
+                &[]
+            };
+            identity::bootstrap(&engine, first).map_err(broken)?;
+            let node = Node {
+                applier: Applier::with_logging(engine.clone(), self.settings.options.logging),
+                engine,
+                store: None,
+                incarnation: 0,
+                log: VecDeque::new(),
+                writing: false,
+                apply: VecDeque::new(),
+                applying: false,
+                dirty: false,
+                views: BTreeMap::new(),
+            };
+            self.nodes.insert(StoreId(id), node);
+            self.start(StoreId(id))?;
+        }
+        for client in 0..self.clients.len() {
+            let delay = self.load_random.below(10 * TICK);
+            self.schedule.after(delay, Action::Client(client));
+        }
+        self.schedule.after(5 * TICK, Action::Operator);
+        for fault in [
+            Fault::Crash,
+            Fault::PowerLoss,
+            Fault::Partition,
+            Fault::OneWay,
+            Fault::Lag,
+        ] {
+            if self.settings.faults.has(fault) {
+                self.rearm(fault);
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a store from its disk and starts its clock.
+    pub(super) fn start(&mut self, id: StoreId) -> Result<(), Violation> {
+        let options = store::Options {
+            seed: self.clock_random.next(),
+            ..self.settings.options.clone()
+        };
+        let now = self.schedule.now();
+        let node = self.nodes.get_mut(&id).expect("a store of the cluster");
+        identity::bump_boot(&node.engine).map_err(broken)?;
+        let store = Store::open(node.engine.clone(), options).map_err(|error| Violation {
+            rule: Rule::Durable,
+            text: format!("store {id} does not open after a stop: {error:?}"),
+        })?;
+        node.applier = Applier::with_logging(node.engine.clone(), self.settings.options.logging);
+        node.store = Some(store);
+        node.incarnation += 1;
+        let incarnation = node.incarnation;
+        self.trace
+            .note(now, [1, id.0, u64::from(incarnation), 0], || {
+                format!("store {id} starts")
+            });
+        let rate = self.settings.ticks[id.0 as usize % self.settings.ticks.len()];
+        let first = self.clock_random.between(1, rate);
+        self.schedule.after(first, Action::Tick(id, incarnation));
+        self.settle(id)
+    }
+
+    /// Lets one thing happen.
+    ///
+    /// # Errors
+    /// The rule that broke.
+    pub fn advance(&mut self) -> Result<(), Violation> {
+        let Some(action) = self.schedule.next() else {
+            return Err(Violation {
+                rule: Rule::Healing,
+                text: "nothing is left to happen".into(),
+            });
+        };
+        self.events += 1;
+        self.carry_out(action)
+    }
+
+    /// Ends all faults.
+    ///
+    /// # Errors
+    /// The rule that broke.
+    pub fn heal(&mut self) -> Result<(), Violation> {
+        self.healing = true;
+        self.cut = [PeerSet::default(); 16];
+        self.lagging = PeerSet::default();
+        self.settings.faults = crate::group::settings::Faults::default();
+        self.settings.sync = (100, 1000);
+        self.settings.apply = (100, 1000);
+        let now = self.schedule.now();
+        self.trace.note(now, [99, 0, 0, 0], || "faults end".into());
+        let down: Vec<StoreId> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.store.is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in down {
+            self.start(id)?;
+        }
+        Ok(())
+    }
+
+    /// The time within which a healed world must have converged.
+    pub fn healing_limit(&self) -> Time {
+        let timeout = Time::from(self.settings.options.raft.election_ticks) * TICK;
+        // Snapshots, given up and begun anew, take the longest.
+        100 * timeout
+            + 6 * self.settings.options.snapshot_ticks * TICK
+            + 4 * self.settings.slow_delay.1
+    }
+
+    /// Whether the healed cluster has converged.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn converged(&self) -> Result<(), String> {
+        for region in self.descriptors.newest() {
+            let id = RegionId(region.id);
+            let leaders: Vec<&StoreId> = self
+                .nodes
+                .iter()
+                .filter(|(_, node)| {
+                    node.views
+                        .get(&id)
+                        .is_some_and(|view| view.role == Role::Leader && view.owns_range)
+                })
+                .map(|(store, _)| store)
+                .collect();
+            let [leader] = leaders.as_slice() else {
+                return Err(format!("region {id} has {} leaders", leaders.len()));
+            };
+            if self.alive.get(&id).copied().unwrap_or(0) == 0 {
+                return Err(format!("region {id} acknowledged no write yet"));
+            }
+            let raft = self.nodes[leader]
+                .store
+                .as_ref()
+                .and_then(|store| store.raft(id))
+                .ok_or("a leader without raft")?;
+            let last = raft.last().index;
+            if raft.membership().is_joint() {
+                return Err(format!("region {id} is joint: {:?}", raft.membership()));
+            }
+            for peer in &region.peers {
+                let node = &self.nodes[&StoreId(peer.store_id)];
+                let view = node.views.get(&id);
+                if !view.is_some_and(|view| {
+                    view.peer.0 == peer.id && view.owns_range && view.region == *region
+                }) {
+                    return Err(format!(
+                        "region {id}: peer {} on store {} is not there: {view:?}",
+                        peer.id, peer.store_id
+                    ));
+                }
+                let applied = node
+                    .store
+                    .as_ref()
+                    .and_then(|store| store.applied_index(id));
+                if applied != Some(last) {
+                    return Err(format!(
+                        "region {id}: store {} applied {applied:?} of {last}",
+                        peer.store_id
+                    ));
+                }
+            }
+        }
+        for (store, node) in &self.nodes {
+            for view in node.views.values() {
+                let here = self.descriptors.newest().any(|region| {
+                    region.id == view.region.id
+                        && region
+                            .peers
+                            .iter()
+                            .any(|peer| peer.store_id == store.0 && peer.id == view.peer.0)
+                });
+                if !here && view.owns_range {
+                    return Err(format!(
+                        "store {store} still has peer {} of region {}, which is no member",
+                        view.peer, view.region.id
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the content of all members of all regions, whatever was sampled before.
+    ///
+    /// # Errors
+    /// R12.
+    pub fn check_contents(&mut self) -> Result<(), Violation> {
+        let all: Vec<(u64, u64)> = self
+            .descriptors
+            .newest()
+            .flat_map(|region| region.peers.iter().map(|peer| (region.id, peer.store_id)))
+            .collect();
+        for (region, store) in all {
+            self.contents
+                .check(store, RegionId(region), &self.nodes[&StoreId(store)].engine)?;
+        }
+        Ok(())
+    }
+
+    /// Checks what clients saw, key by key.
+    ///
+    /// # Errors
+    /// R23.
+    pub fn check_histories(&self) -> Result<(), Violation> {
+        let mut keys: BTreeMap<&Bytes, Vec<super::check::linear::Operation>> = BTreeMap::new();
+        for client in &self.clients {
+            for (key, operation) in client.history() {
+                keys.entry(key).or_default().push(*operation);
+            }
+        }
+        for (key, operations) in keys {
+            super::check::linear::check(&String::from_utf8_lossy(key), &operations)?;
+        }
+        Ok(())
+    }
+
+    /// Counts something that must happen in a batch.
+    pub(super) fn count(&mut self, what: &'static str) {
+        *self.happened.entry(what).or_default() += 1;
+    }
+
+    /// What happened so far.
+    pub fn happened(&self) -> &BTreeMap<&'static str, u64> {
+        &self.happened
+    }
+
+    /// Events so far.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Virtual time.
+    pub fn now(&self) -> Time {
+        self.schedule.now()
+    }
+
+    /// Hash of everything that happened.
+    pub fn digest(&self) -> u64 {
+        self.trace.digest()
+    }
+
+    /// The text of the trace, when it was asked for.
+    pub fn into_trace(self) -> Vec<String> {
+        self.trace.into_lines()
+    }
+}
+
+/// An error that no fault of this world explains.
+pub(super) fn broken(error: impl std::fmt::Debug) -> Violation {
+    Violation {
+        rule: Rule::Assertion,
+        text: format!("{error:?}"),
+    }
+}

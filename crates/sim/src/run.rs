@@ -1,0 +1,151 @@
+//! Running a plan at either scale, making a failure smaller, and telling how to see it again.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::group::settings::{Fault, Plan, Scale};
+use crate::rule::{Rule, Violation};
+use crate::{cluster, group};
+
+/// What came of a run.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The rule that broke, if one did.
+    pub violation: Option<Violation>,
+    /// Events until the end.
+    pub events: u64,
+    /// Hash of everything that happened.
+    pub digest: u64,
+    /// How often things happened that must happen in a batch.
+    pub happened: BTreeMap<String, u64>,
+    /// The text of it, when asked for.
+    pub trace: Vec<String>,
+}
+
+impl Outcome {
+    /// A run that failed before it began.
+    pub fn failed(violation: Violation) -> Self {
+        Outcome {
+            violation: Some(violation),
+            ..Outcome::default()
+        }
+    }
+}
+
+/// Runs `plan`.
+pub fn run(plan: &Plan) -> Outcome {
+    match plan.scale {
+        Scale::Group => group::run::run(plan),
+        Scale::Cluster => cluster::run::run(plan),
+    }
+}
+
+thread_local! {
+    /// Whether panics of this thread are caught and told as violations.
+    static CATCHING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps caught panics from printing. Others print as ever.
+fn quieten() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let inner = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !CATCHING.get() {
+                inner(panic);
+            }
+        }));
+    });
+}
+
+/// Runs `body`; a panic in it is a violation.
+pub fn catching(body: impl FnOnce() -> Result<(), Violation>) -> Result<(), Violation> {
+    quieten();
+    CATCHING.set(true);
+    let result = catch_unwind(AssertUnwindSafe(body));
+    CATCHING.set(false);
+    result.unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+            .unwrap_or_else(|| "a panic without text".to_owned());
+        Err(Violation {
+            rule: Rule::Assertion,
+            text,
+        })
+    })
+}
+
+/// Makes a failing plan smaller: fewer kinds of fault, fewer events, as long as the same rule breaks.
+pub fn shrink(plan: &Plan) -> Plan {
+    let mut best = plan.clone();
+    best.trace = false;
+    let Some(first) = run(&best).violation else {
+        return best;
+    };
+    let fails = |candidate: &Plan| {
+        let outcome = run(candidate);
+        outcome
+            .violation
+            .filter(|violation| violation.rule == first.rule)
+            .map(|_| outcome.events)
+    };
+    for fault in Fault::ALL {
+        if best.without.contains(&fault) {
+            continue;
+        }
+        let mut candidate = best.clone();
+        candidate.without.push(fault);
+        candidate.with.retain(|kept| *kept != fault);
+        if fails(&candidate).is_some() {
+            best = candidate;
+        }
+    }
+    // Whatever breaks within the faulty phase breaks as well when the phase ends right there; what breaks later, or not at
+    // all, needs a search.
+    if let Some(events) = fails(&best)
+        && events < best.events
+    {
+        best.events = events;
+    }
+    let mut step = best.events / 2;
+    while step > 0 {
+        let mut candidate = best.clone();
+        candidate.events = best.events.saturating_sub(step);
+        match fails(&candidate) {
+            Some(_) if candidate.events < best.events => best = candidate,
+            Some(_) | None => step /= 2,
+        }
+    }
+    best
+}
+
+/// The command that runs `plan` again.
+pub fn replay_command(plan: &Plan) -> String {
+    let mut command = format!(
+        "cargo run --release -p sim -- --seed {} --events {} --trace",
+        plan.seed, plan.events
+    );
+    if plan.scale == Scale::Cluster {
+        command += " --cluster";
+    }
+    let names = |faults: &[Fault]| {
+        faults
+            .iter()
+            .map(|fault| fault.name())
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    if !plan.without.is_empty() {
+        command += &format!(" --without {}", names(&plan.without));
+    }
+    if !plan.with.is_empty() {
+        command += &format!(" --with {}", names(&plan.with));
+    }
+    if let Some(bug) = plan.bug {
+        command += &format!(" --bug {bug:?}");
+    }
+    command
+}

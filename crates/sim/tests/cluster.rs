@@ -1,0 +1,75 @@
+//! The gate of clusters: seeds over several stores, with splits, moves and power losses.
+
+use std::time::Duration;
+
+use sim::batch::run_batch;
+use sim::group::settings::Plan;
+
+fn from_environment(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|error| panic!("{name}={text}: {error}")),
+        Err(_) => default,
+    }
+}
+
+/// What a batch must have seen.
+const EXPECTED: &[&str] = &[
+    "client gave up",
+    "kill",
+    "order begun",
+    "order refused",
+    "partition",
+    "peer destroyed",
+    "power loss",
+    "read served",
+    "request refused",
+    "snapshot installed",
+    "snapshot sent",
+    "split",
+    "swap failed",
+    "swap succeeded",
+    "write acknowledged",
+];
+
+/// RELIABILITY §3, level 3: `SIM_CLUSTER_SEEDS` seeds of `SIM_CLUSTER_EVENTS` events, or as many as `SIM_CLUSTER_SECONDS`
+/// allow.
+#[test]
+fn clusters_hold_every_rule() {
+    let seeds = from_environment("SIM_CLUSTER_SEEDS", 1_000);
+    let events = from_environment("SIM_CLUSTER_EVENTS", 50_000);
+    let seconds = from_environment("SIM_CLUSTER_SECONDS", 90);
+    let report = run_batch(0..seeds, 2, Some(Duration::from_secs(seconds)), |seed| {
+        Plan::of_cluster(seed, events)
+    });
+    println!(
+        "{} seeds, {} events: {:#?}",
+        report.seeds, report.events, report.happened
+    );
+    if let Some(failure) = &report.failure {
+        panic!("{}", failure.explain());
+    }
+    if report.seeds >= 50 {
+        let missing = report.missing(EXPECTED.iter().map(|what| (*what).to_owned()));
+        assert!(
+            missing.is_empty(),
+            "{missing:?} never happened in {} seeds",
+            report.seeds
+        );
+    }
+}
+
+/// Seeds that found something, with what it was.
+const FOUND: &[(u64, &str)] = &[(130, "proposals of a re-elected leader out of order")];
+
+#[test]
+fn seeds_that_found_something_pass() {
+    for (seed, what) in FOUND {
+        let plan = Plan::of_cluster(*seed, 50_000);
+        let report = run_batch(*seed..*seed + 1, 1, None, |_| plan.clone());
+        if let Some(failure) = report.failure {
+            panic!("{what}: {}", failure.explain());
+        }
+    }
+}
