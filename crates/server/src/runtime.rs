@@ -4,7 +4,7 @@
 //!
 //! | Thread | Does | Takes from | Full: what then |
 //! |---|---|---|---|
-//! | `region` (1) | steps the store, publishes views, hands everything on | [`inbox`] | see there |
+//! | `region` (1) | steps the store, publishes views, hands everything on | its inbox | see the module `inbox` |
 //! | `log` (1) | joins log batches, writes, syncs, lets go of what waited | a queue counted in bytes | the region worker takes only completions until it caught up |
 //! | `apply-N` | carries out committed entries | a queue counted in bytes | the same |
 //! | `background-N` | builds and installs snapshots, clears ranges | a queue bounded by the store's slots | – |
