@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use raft::Bug;
 use sim::batch::run_batch;
 use sim::group::settings::Plan;
+use sim::rule::Rule;
 
 fn from_environment(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
@@ -72,4 +74,20 @@ fn seeds_that_found_something_pass() {
             panic!("{what}: {}", failure.explain());
         }
     }
+}
+
+/// Clients notice what the checkers of one group would: reads served too early are not linearizable.
+#[test]
+fn histories_show_a_planted_bug() {
+    let report = run_batch(0..60, 2, None, |seed| Plan {
+        bug: Some(Bug::ReadBeforeOwnCommit),
+        ..Plan::of_cluster(seed, 30_000)
+    });
+    let failure = report.failure.expect("some seed shows it");
+    assert_eq!(
+        failure.violation.rule,
+        Rule::Linearizable,
+        "{}",
+        failure.violation
+    );
 }
