@@ -217,8 +217,17 @@ impl World {
     /// The time within which a healed world must have converged.
     pub fn healing_limit(&self) -> Time {
         let timeout = Time::from(self.settings.options.election_ticks) * TICK;
+        // With windows of one entry, who is behind catches up at one entry per round trip and sync.
+        let longest = self
+            .nodes
+            .iter()
+            .flatten()
+            .map(|node| node.log.last().index)
+            .max()
+            .unwrap_or(0);
+        let catching_up = longest * (2 * self.settings.delay.1 + 3000);
         // A peer told to step down rests for 8T, and messages and syncs begun under faults still have to end.
-        60 * timeout + 8 * self.settings.slow_delay.1
+        60 * timeout + 8 * self.settings.slow_delay.1 + catching_up
     }
 
     /// Whether the healed world has converged, and if not, why.
