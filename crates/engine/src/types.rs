@@ -14,7 +14,7 @@ pub enum Family {
 /// Whether the changes of a batch go through the write-ahead log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logging {
-    /// Written to the log; survives a killed process, and after [`Engine::sync`] a power loss.
+    /// Written to the log; survives a killed process, and after [`Engine::sync`](crate::Engine::sync) a power loss.
     On,
     /// In memory only until the family is flushed.
     Off,

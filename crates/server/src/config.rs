@@ -1,6 +1,6 @@
 //! Configuration of the server processes: strict TOML, overridden by the environment and by the command line.
 //!
-//! A process's settings are a tree of structs written with [`section!`]. One text per setting, its doc comment, serves
+//! A process's settings are a tree of structs written with `section!`. One text per setting, its doc comment, serves
 //! three readers: rustdoc, `pontoon config show --defaults`, and the check that refuses unknown keys; so the three
 //! cannot drift apart.
 //!

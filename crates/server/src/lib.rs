@@ -4,7 +4,7 @@
 //! threads, time, disks and sockets. It holds no decision worth simulating.
 //!
 //! Two process kinds live here, [`store_process`] and [`placement_process`], and the command line that starts them
-//! ([`cli`]), runs a whole cluster of them on one machine ([`dev`]), measures it ([`bench`]) and shows it off
+//! ([`cli`]), runs a whole cluster of them on one machine ([`dev`]), measures it ([`mod@bench`]) and shows it off
 //! ([`demo`]).
 
 pub mod bench;

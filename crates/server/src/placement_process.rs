@@ -1,7 +1,7 @@
 //! The placement process: a member of the placement group.
 //!
 //! A member is a store with one region (DESIGN D7): the same node, over its own directory, replicates that region among
-//! the members. The [`driver`] runs the placement machine over it while this member leads; the services in front ask the
+//! the members. The `driver` runs the placement machine over it while this member leads; the services in front ask the
 //! driver. One port serves clients, stores, the other members, tools, and plain HTTP.
 //!
 //! Stop: SIGTERM hands the leadership over first, within `drain_timeout`; a second signal stops at once.

@@ -12,7 +12,7 @@ pub struct Key {
     pub table: Option<fn() -> Vec<Key>>,
 }
 
-/// A table of settings. Implemented by [`section!`] only.
+/// A table of settings. Implemented by `section!` only.
 pub trait Section: Default + Serialize + DeserializeOwned {
     /// Lines of the struct's doc comment.
     const DOCS: &'static [&'static str];
