@@ -88,7 +88,11 @@ async fn nothing_acknowledged_is_lost_when_processes_are_killed() -> Result<()> 
             .status()?
             .success()
     );
-    cluster.start_again()?;
+    // The kernel takes a moment to end them.
+    wait_for("the cluster starts again", async || {
+        cluster.start_again().map(|()| true)
+    })
+    .await?;
     writers.make_progress(100).await?;
     writers.stop_and_verify().await
 }
@@ -196,7 +200,8 @@ async fn a_move_survives_the_loss_of_the_placement_leader() -> Result<()> {
             .find(|store| !region.stores.contains(store))
             .context("a free store")?;
         let (id, from, to) = (region.id.to_string(), from.to_string(), to.to_string());
-        cluster.ask(&[
+        // A placement leader that is new first has to hear of the store.
+        let order = [
             "region",
             "move",
             &id,
@@ -205,7 +210,11 @@ async fn a_move_survives_the_loss_of_the_placement_leader() -> Result<()> {
             "--to",
             &to,
             "--no-wait",
-        ])?;
+        ];
+        wait_for("the move begins", async || {
+            cluster.ask(&order).map(|_| true)
+        })
+        .await?;
         cluster.dev(&["kill", &member])?;
         wait_for("the region has three voters and nothing else", async || {
             let region = cluster.region(region.id)?;

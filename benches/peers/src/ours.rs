@@ -23,13 +23,11 @@ impl Default for Group {
         let nodes = (1..=3)
             .map(|id| {
                 let restored = Restored {
-                    id: PeerId(id),
-                    seed: id,
                     hard_state: HardState { term: 1, vote: None, commit: 1 },
                     compacted: LogPosition { term: 1, index: 1 },
                     membership: membership.clone(),
                     applied: 1,
-                    ..Restored::default()
+                    ..Restored::blank(PeerId(id), id)
                 };
                 Raft::new(Options::default(), restored).expect("a valid state")
             })

@@ -35,7 +35,7 @@ impl Default for Group {
         let mut group = Self { nodes, applied: vec![0; 3], payload: Bytes::from(vec![7; PAYLOAD_BYTES]) };
         group.nodes[0].campaign().expect("a voter may campaign");
         group.settle();
-        assert_eq!(group.nodes[0].raft.state, StateRole::Leader);
+        assert_eq!(group.nodes[0].raft.state, raft_rs::StateRole::Leader);
         group
     }
 }
