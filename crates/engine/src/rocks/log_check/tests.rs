@@ -216,14 +216,19 @@ proptest! {
         garbage in any::<u64>(),
     ) {
         let writer = log(1, &sizes, lag);
-        let at = place.index(writer.content.len());
         let mut content = writer.content.clone();
-        let end = (at + length).min(content.len());
+        let start = place.index(content.len());
         let mut seed = garbage | 1;
-        for byte in &mut content[at..end] {
+        for byte in content.iter_mut().skip(start).take(length) {
             seed = seed.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
             *byte = if garbage % 3 == 0 { 0 } else { (seed >> 56) as u8 };
         }
+        // Only what differs is damaged: marks are full of zeros, which garbage may repeat.
+        let damaged = |at: &usize| content[*at] != writer.content[*at];
+        let at = (0..content.len()).find(damaged);
+        let end = (0..content.len()).rfind(damaged);
+        prop_assume!(at.is_some());
+        let (at, end) = at.zip(end).map_or((0, 0), |(at, last)| (at, last + 1));
         let first_bad = writer.ends.iter().take_while(|record_end| **record_end <= at).count() as u64 + 1;
         // Records behind the damage say what was synced before them, if any is whole.
         let records = sizes.len() as u64;
