@@ -14,7 +14,12 @@ use raft::{Event as RaftEvent, Index, PeerId};
 use crate::context::{Context, Followup};
 use crate::peer::Peer;
 use crate::store::{Store, step_quietly};
-use crate::{codec, keys};
+use crate::{Options, codec, keys};
+
+/// A compaction cuts at least one entry in this many.
+const CUT_SHARE: u64 = 4;
+/// A member that catches up from the log holds back at most this many times the bytes at which logs are compacted.
+const HELD_BYTES_SHARE: u64 = 4;
 
 impl<E: Engine> Store<E> {
     /// Cuts a log below `index`, which is applied for good. One range delete.
@@ -76,8 +81,9 @@ impl Peer {
         if !is_long || self.compacting || !self.is_normal() {
             return;
         }
-        let index = self.compact_target(options.compact_tail_entries, options.raft.election_ticks);
-        if index <= self.state.compacted_index {
+        let index = self.compact_target(options, entries);
+        // Not entry by entry while a member that lags holds the rest: a cut costs a range delete.
+        if index < self.state.compacted_index + entries.div_ceil(CUT_SHARE) {
             return;
         }
         self.compacting = true;
@@ -88,25 +94,22 @@ impl Peer {
         });
     }
 
-    /// As far as nobody who is worth waiting for needs the entries.
-    fn compact_target(&self, tail: u64, live_ticks: u32) -> Index {
+    /// As far as nobody who is worth waiting for needs the entries: a tail stays for members that come back soon or that
+    /// a snapshot has just brought up, and more of the log for those that are catching up from it.
+    fn compact_target(&self, options: &Options, entries: u64) -> Index {
         let applied = self.applied.index;
-        let mut target = applied;
-        if self.is_leader() {
-            let members = self
-                .raft
-                .as_ref()
-                .map(raft::Raft::member_statuses)
-                .unwrap_or_default();
-            for member in members.values() {
-                let is_live = member.silent_ticks < live_ticks;
-                if is_live && !member.in_snapshot && member.matched + tail >= applied {
+        let entry_bytes = (self.log_bytes / entries.max(1)).max(1);
+        let tail = (options.compact_tail_entries).min(options.compact_bytes / 2 / entry_bytes);
+        let mut target = applied.saturating_sub(tail);
+        if let Some(raft) = self.raft.as_ref().filter(|_| self.is_leader()) {
+            let held_max = (options.compact_entries)
+                .min(HELD_BYTES_SHARE * options.compact_bytes / entry_bytes);
+            for member in raft.member_statuses().values() {
+                let is_live = member.silent_ticks < options.raft.election_ticks;
+                if is_live && !member.in_snapshot && member.matched + held_max >= applied {
                     target = target.min(member.matched);
                 }
             }
-        } else {
-            // Should this peer lead next, the others may lag a little.
-            target = applied.saturating_sub(tail);
         }
         self.pin().map_or(target, |pin| target.min(pin))
     }

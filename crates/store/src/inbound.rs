@@ -54,7 +54,8 @@ impl<E: Engine> Store<E> {
             term,
             ..
         } = beat;
-        if from.0 == 0 || to.0 == 0 {
+        if region.0 == 0 || from.0 == 0 || to.0 == 0 || self.is_elsewhere(region, from, from_store)
+        {
             return;
         }
         if let Some(peer) = self.peers.get_mut(&region)
@@ -110,13 +111,17 @@ impl<E: Engine> Store<E> {
         {
             return;
         }
+        let (region, from) = (RegionId(message.region_id), PeerId(message.from_peer));
+        if self.is_elsewhere(region, from, from_store) {
+            return;
+        }
         let creates = matches!(
             message.body,
             Some(Body::PreVoteRequest(_) | Body::VoteRequest(_) | Body::Append(_))
         );
         let address = Address {
-            region: RegionId(message.region_id),
-            from: PeerId(message.from_peer),
+            region,
+            from,
             from_store,
             to: PeerId(message.to_peer),
             epoch: message.epoch,
@@ -162,6 +167,15 @@ impl<E: Engine> Store<E> {
                 }
             }
         }
+    }
+
+    /// Whether a peer is a member on another store than the one that speaks for it. No correct store does that, and what it
+    /// says could make two leaders of one term out of one (R34).
+    fn is_elsewhere(&self, region: RegionId, peer: PeerId, store: StoreId) -> bool {
+        self.peers
+            .get(&region)
+            .and_then(|local| local.member(peer))
+            .is_some_and(|member| member.store_id != store.0)
     }
 
     /// Whether the peer a message is for is here; it is created if the message may do that. Otherwise the message is to be

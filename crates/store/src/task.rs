@@ -158,7 +158,11 @@ fn install<E: Engine>(
             Logging::On,
         )?;
     }
-    engine.ingest(Family::State, &names)?;
+    match engine.ingest(Family::State, &names) {
+        Ok(()) => {}
+        Err(Error::Corrupt { .. }) => return Ok(TaskDone::SnapshotUnusable { region, peer }),
+        Err(error) => return Err(error),
+    }
     let state = RegionState {
         state: region_state::State::Normal as i32,
         region: Some(descriptor),

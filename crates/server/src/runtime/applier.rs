@@ -61,10 +61,11 @@ impl<E: Engine> ApplyWorker<E> {
                 .apply_run_seconds
                 .observe(start.elapsed().as_secs_f64());
             self.metrics.applied_entries.inc_by(entries);
+            // Before the worker hears of it, or it would find the queue as full as before.
+            self.queue.finish(bytes);
             if !applied.is_empty() {
                 self.inbox.control(Control::Applied(applied));
             }
-            self.queue.finish(bytes);
         }
     }
 }

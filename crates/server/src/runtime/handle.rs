@@ -9,6 +9,7 @@ use engine::{Engine, Family};
 use prost::Message;
 use proto::pontoon::v1::{Frame, Operation, SnapshotHead};
 use proto::{RegionId, StoreId, metapb};
+use raft::{PeerId, Role, Term};
 use store::event::{Keys, OperationResult, Order, Refusal, RegionView, Target};
 use tokio::sync::{oneshot, watch};
 
@@ -94,10 +95,28 @@ impl<E: Engine> Handle<E> {
             leader: None,
         }))?;
         drop(budget);
+        let leads = self.leading(&target)?;
         Ok(Permit {
             handle: self.clone(),
             target,
+            peer: leads.peer,
+            term: leads.term,
         })
+    }
+
+    /// The view of a region that is led here.
+    fn leading(&self, target: &Target) -> Result<Arc<RegionView>, Refusal> {
+        let region = self
+            .region(target.region)
+            .ok_or(Refusal::RegionNotFound(target.region))?;
+        if region.role == Role::Leader {
+            Ok(region)
+        } else {
+            Err(Refusal::NotLeader {
+                region: target.region,
+                leader: region.leader.clone(),
+            })
+        }
     }
 
     /// A view of the engine in which a read of `target` is linearizable, with the region as it was when the view was
@@ -151,8 +170,7 @@ impl<E: Engine> Handle<E> {
 
     /// Hands a frame in that came from another store. `false`: the lane is full and the frame was dropped.
     pub fn frame(&self, from: StoreId, frame: Frame) -> bool {
-        let bytes = frame.encoded_len();
-        let queued = self.shared.parts.inbox.frame(from, frame, bytes);
+        let queued = self.shared.parts.inbox.frame(from, frame);
         if !queued {
             self.shared.parts.metrics.frames_dropped.inc();
         }
@@ -234,12 +252,14 @@ impl Drop for Budget<'_> {
     }
 }
 
-/// The right to read: whatever the engine holds from now on is linearizable for the region, as long as the region still
-/// owns the keys when the read is over.
+/// The right to read: whatever the engine holds from now on is linearizable for the region, as long as the same peer still
+/// leads and the region still owns the keys when the read is over.
 #[must_use = "a permit reads nothing by itself"]
 pub struct Permit<E: Engine> {
     handle: Handle<E>,
     target: Target,
+    peer: PeerId,
+    term: Term,
 }
 
 impl<E: Engine> Permit<E> {
@@ -277,13 +297,17 @@ impl<E: Engine> Permit<E> {
         Ok((view, region))
     }
 
-    /// Checks the region again, after the engine was read (LIVENESS B5). Who leads does not matter any more, only that the
-    /// range is still ours: a split published meanwhile moved keys away that others may have written since.
+    /// Checks the region again, after the engine was read (LIVENESS B5). A split published meanwhile moved keys away that
+    /// others may have written since. A peer that stopped leading may have been cleared for a snapshot or destroyed while
+    /// it was read.
     fn recheck(&self) -> Result<Arc<RegionView>, Refusal> {
-        let region = self
-            .handle
-            .region(self.target.region)
-            .ok_or(Refusal::RegionNotFound(self.target.region))?;
+        let region = self.handle.leading(&self.target)?;
+        if (region.peer, region.term) != (self.peer, self.term) {
+            return Err(Refusal::NotLeader {
+                region: self.target.region,
+                leader: region.leader.clone(),
+            });
+        }
         check_range(&region, &self.target)?;
         Ok(region)
     }

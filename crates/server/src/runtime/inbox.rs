@@ -1,17 +1,19 @@
-//! What waits for the region worker, in three lanes.
+//! What waits for the region worker, in four lanes.
 //!
 //! | Lane | Holds | Limit | When it is full |
 //! |---|---|---|---|
 //! | control | completions, orders, ids, stops | what is outstanding elsewhere, each of it limited | – |
+//! | beats | heartbeats of other stores and answers to ours | bytes | they are dropped; the next come soon |
 //! | frames | Raft frames from other stores | bytes | the frame is dropped; Raft repeats it |
 //! | requests | proposals and reads of clients | count and bytes | refused as busy |
 //!
-//! Control never waits behind data (D12): a turn takes it first, and a worker whose log disk or appliers lag takes
-//! nothing else, so that the completions it waits for get through.
+//! Control never waits behind data (D12): a turn takes it first, and a worker whose log disk or appliers lag takes nothing
+//! but control and beats, so that the completions it waits for get through and no leader is lost to load.
 
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
+use prost::Message;
 use proto::StoreId;
 use proto::pontoon::v1::Frame;
 use store::event::{Applied, OperationResult, Order, Refusal, Target, TaskDone};
@@ -74,6 +76,7 @@ pub(super) struct Limits {
 #[derive(Default)]
 pub(super) struct Turn {
     pub control: Vec<Control>,
+    /// Heartbeats first, then the rest.
     pub frames: Vec<(StoreId, Frame)>,
     pub requests: Vec<Request>,
 }
@@ -88,6 +91,8 @@ pub(super) struct Inbox {
 #[derive(Default)]
 struct Lanes {
     control: Vec<Control>,
+    beats: Vec<(StoreId, Frame)>,
+    beat_bytes: usize,
     frames: Vec<(StoreId, Frame)>,
     frame_bytes: usize,
     requests: Vec<Request>,
@@ -101,8 +106,8 @@ struct Lanes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admit {
     Everything,
-    /// The log writer or the appliers lag: only what tells that they caught up.
-    ControlOnly,
+    /// The log writer or the appliers lag: only what tells that they caught up, and who leads.
+    NoData,
 }
 
 impl Inbox {
@@ -121,16 +126,29 @@ impl Inbox {
         self.wake(lanes, true);
     }
 
-    /// Queues a frame; `false` when it was dropped because the lane is full.
-    pub fn frame(&self, from: StoreId, frame: Frame, bytes: usize) -> bool {
+    /// Queues a frame; `false` when it, or a part of it, was dropped because the lane is full.
+    pub fn frame(&self, from: StoreId, mut frame: Frame) -> bool {
+        let beats = Frame {
+            heartbeats: frame.heartbeats.take(),
+            heartbeat_responses: frame.heartbeat_responses.take(),
+            ..Frame::default()
+        };
+        let (beat_bytes, bytes) = (beats.encoded_len(), frame.encoded_len());
+        let max = self.limits.frame_bytes_max;
         let mut lanes = self.lock();
-        if lanes.frame_bytes + bytes > self.limits.frame_bytes_max && !lanes.frames.is_empty() {
-            return false;
+        let has_room = |taken: usize, more: usize| taken == 0 || taken + more <= max;
+        let takes_beats = has_room(lanes.beat_bytes, beat_bytes);
+        if takes_beats && beat_bytes > 0 {
+            lanes.beat_bytes += beat_bytes;
+            lanes.beats.push((from, beats));
         }
-        lanes.frame_bytes += bytes;
-        lanes.frames.push((from, frame));
-        self.wake(lanes, false);
-        true
+        let takes_rest = has_room(lanes.frame_bytes, bytes);
+        if takes_rest && bytes > 0 {
+            lanes.frame_bytes += bytes;
+            lanes.frames.push((from, frame));
+        }
+        self.wake(lanes, takes_beats && beat_bytes > 0);
+        takes_beats && takes_rest
     }
 
     /// Queues a request.
@@ -168,24 +186,28 @@ impl Inbox {
     pub fn take(&self, deadline: Instant, admit: Admit) -> Turn {
         let mut lanes = self.lock();
         loop {
-            let some = !lanes.control.is_empty()
+            let some = !(lanes.control.is_empty() && lanes.beats.is_empty())
                 || admit == Admit::Everything
                     && !(lanes.frames.is_empty() && lanes.requests.is_empty());
             let left = deadline.saturating_duration_since(Instant::now());
             if some || left.is_zero() {
                 lanes.sleeping = None;
                 let control = std::mem::take(&mut lanes.control);
-                if admit == Admit::ControlOnly {
+                let mut frames = std::mem::take(&mut lanes.beats);
+                lanes.beat_bytes = 0;
+                if admit == Admit::NoData {
                     return Turn {
                         control,
-                        ..Turn::default()
+                        frames,
+                        requests: Vec::new(),
                     };
                 }
                 lanes.frame_bytes = 0;
                 lanes.request_bytes = 0;
+                frames.append(&mut lanes.frames);
                 return Turn {
                     control,
-                    frames: std::mem::take(&mut lanes.frames),
+                    frames,
                     requests: std::mem::take(&mut lanes.requests),
                 };
             }
@@ -208,10 +230,10 @@ impl Inbox {
 
     /// Wakes the worker if it sleeps and would take what was just queued. The lock is given back first, so that the worker
     /// does not wake into it.
-    fn wake(&self, mut lanes: MutexGuard<'_, Lanes>, control: bool) {
+    fn wake(&self, mut lanes: MutexGuard<'_, Lanes>, urgent: bool) {
         let wake = match lanes.sleeping {
             Some(Admit::Everything) => true,
-            Some(Admit::ControlOnly) => control,
+            Some(Admit::NoData) => urgent,
             None => false,
         };
         if wake {
@@ -230,7 +252,8 @@ impl Inbox {
 mod tests {
     use std::time::Duration;
 
-    use proto::RegionId;
+    use proto::pontoon::v1::{HeartbeatBatch, Notice};
+    use proto::{RegionId, metapb};
     use store::event::Keys;
 
     use super::*;
@@ -275,18 +298,53 @@ mod tests {
                 reason: "too many requests are waiting"
             })
         );
+        let appends = |bytes: usize| Frame {
+            notices: vec![Notice {
+                to_peer: 1,
+                region: Some(metapb::Region {
+                    start_key: vec![0; bytes].into(),
+                    ..Default::default()
+                }),
+            }],
+            ..Frame::default()
+        };
+        let beats = |regions: usize| HeartbeatBatch {
+            region_ids: vec![1; regions],
+            ..HeartbeatBatch::default()
+        };
         assert!(
-            inbox.frame(StoreId(2), Frame::default(), 1000),
+            inbox.frame(StoreId(2), appends(1000)),
             "one frame always fits, however large"
         );
-        assert!(!inbox.frame(StoreId(2), Frame::default(), 1));
+        assert!(!inbox.frame(StoreId(2), appends(1)));
+        let mixed = Frame {
+            heartbeats: Some(beats(3)),
+            ..appends(1)
+        };
+        assert!(!inbox.frame(StoreId(3), mixed), "a part found no room");
+        let too_many = Frame {
+            heartbeat_responses: Some(beats(100)),
+            ..Frame::default()
+        };
+        assert!(!inbox.frame(StoreId(3), too_many), "beats are limited, too");
         inbox.control(Control::LogWritten(1));
 
         let deadline = Instant::now() + Duration::from_secs(10);
-        let turn = inbox.take(deadline, Admit::ControlOnly);
+        let turn = inbox.take(deadline, Admit::NoData);
         assert_eq!(
             (turn.control.len(), turn.frames.len(), turn.requests.len()),
-            (1, 0, 0)
+            (1, 1, 0),
+            "control and beats pass"
+        );
+        assert_eq!(
+            turn.frames,
+            [(
+                StoreId(3),
+                Frame {
+                    heartbeats: Some(beats(3)),
+                    ..Frame::default()
+                }
+            )]
         );
         let turn = inbox.take(deadline, Admit::Everything);
         assert_eq!(
@@ -300,10 +358,7 @@ mod tests {
     fn the_deadline_ends_the_wait_though_data_is_held_back() {
         let inbox = inbox();
         assert!(inbox.request(read(1)).is_ok());
-        let turn = inbox.take(
-            Instant::now() + Duration::from_millis(1),
-            Admit::ControlOnly,
-        );
+        let turn = inbox.take(Instant::now() + Duration::from_millis(1), Admit::NoData);
         assert!(turn.control.is_empty() && turn.requests.is_empty());
     }
 

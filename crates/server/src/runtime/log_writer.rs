@@ -109,6 +109,8 @@ impl<E: Engine> LogWriter<E> {
             }
             self.busy.end();
             unsynced = None;
+            // Before the worker hears of it, or it would find the queue as full as before.
+            self.queue.finish(bytes);
             for (to, frame) in joined.then {
                 self.network.send(to, frame);
                 self.metrics.frames_sent.inc();
@@ -116,7 +118,6 @@ impl<E: Engine> LogWriter<E> {
             if let Some(last) = last {
                 self.inbox.control(Control::LogWritten(last));
             }
-            self.queue.finish(bytes);
         }
     }
 

@@ -323,6 +323,19 @@ async fn a_follower_names_the_leader() {
 }
 
 #[tokio::test]
+async fn a_permit_ends_with_the_leadership() {
+    let cluster = Cluster::start(3);
+    let (id, node) = cluster.leader_other_than(None).await;
+    assert!(node.propose(target("k"), put("k", "v")).await.is_ok());
+    let permit = node.permit(target("k")).await.expect("it leads");
+    assert!(node.drain(Duration::from_secs(30)).await);
+    cluster.leader_other_than(Some(id)).await;
+    let read = permit.get(&store::keys::data(b"k"));
+    assert!(matches!(read, Err(Refusal::NotLeader { .. })));
+    cluster.end();
+}
+
+#[tokio::test]
 async fn a_draining_node_hands_its_leaderships_over() {
     let cluster = Cluster::start(3);
     let (id, node) = cluster.leader_other_than(None).await;

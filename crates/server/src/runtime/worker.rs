@@ -90,7 +90,7 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// Nothing but control is taken while the log writer or an applier lags, so that memory stays bounded.
+    /// No data is taken while the log writer or an applier lags, so that memory stays bounded.
     fn admit(&self) -> Admit {
         let lags = self.log.bytes() > self.backlog_bytes_max
             || self
@@ -98,7 +98,7 @@ impl<E: Engine> Worker<E> {
                 .iter()
                 .any(|applier| applier.bytes() > self.backlog_bytes_max);
         if lags {
-            Admit::ControlOnly
+            Admit::NoData
         } else {
             Admit::Everything
         }

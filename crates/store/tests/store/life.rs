@@ -203,6 +203,58 @@ fn hostile_frames_change_nothing() {
     cluster.put(r(1), "a", "2");
 }
 
+/// A store that speaks for a member of another store is not listened to: a second leader of a term would be made up.
+#[test]
+fn members_are_heard_from_their_own_store_only() {
+    use wire::raft_message::Body;
+
+    let mut cluster = Cluster::new(3, &[region(1, "", "", &[1, 2, 3])]);
+    cluster.elect_at(r(1), 1);
+    cluster.put(r(1), "a", "1");
+    let (before, follower) = (cluster.view(1, r(1)), cluster.view(2, r(1)).peer);
+    let beat = |term: u64, from: u64| wire::HeartbeatBatch {
+        region_ids: vec![1],
+        from_peers: vec![from],
+        to_peers: vec![follower.0],
+        terms: vec![term],
+        commits: vec![0],
+        rounds: vec![0],
+    };
+    for term in [before.term, before.term + 5] {
+        for from in [cluster.view(3, r(1)).peer, before.peer] {
+            let other = if from == before.peer { s(3) } else { s(1) };
+            let frame = wire::Frame {
+                heartbeats: Some(beat(term, from.0)),
+                ..Default::default()
+            };
+            cluster.step(s(2), Event::Frame { from: other, frame });
+        }
+        let message = wire::RaftMessage {
+            region_id: 1,
+            from_peer: before.peer.0,
+            to_peer: follower.0,
+            from_store: 3,
+            to_store: 2,
+            term: term + 1,
+            body: Some(Body::VoteRequest(wire::VoteRequest {
+                last_term: term + 1,
+                last_index: 1_000,
+                released: None,
+                transfer: true,
+            })),
+            ..Default::default()
+        };
+        let frame = wire::Frame {
+            messages: vec![message],
+            ..Default::default()
+        };
+        cluster.step(s(2), Event::Frame { from: s(3), frame });
+    }
+    cluster.settle();
+    assert_eq!(cluster.view(2, r(1)).term, before.term);
+    cluster.put(r(1), "b", "2");
+}
+
 #[test]
 fn ten_thousand_idle_peers_tick_cheaply() {
     // Counts, not seconds: an idle follower leaves nothing to take, and heartbeats travel as columns.

@@ -93,6 +93,81 @@ fn logs_are_compacted_and_survive_restarts() {
     cluster.assert_same_data(&[1, 2, 3]);
 }
 
+/// A member that is away for less than the tail finds the entries it misses in the log, though it was not waited for.
+#[test]
+fn a_follower_within_the_tail_comes_back_without_snapshot() {
+    let mut cluster = Cluster::with(
+        3,
+        &[region(1, "", "", &[1, 2, 3])],
+        Options {
+            compact_tail_entries: 40,
+            compact_entries: 80,
+            ..compacting()
+        },
+        Default::default(),
+    );
+    cluster.elect_at(r(1), 1);
+    fill(&mut cluster, 60);
+    cluster.crash(s(3), KILL);
+    // Long silent before the log is compacted.
+    cluster.ticks(40);
+    let first = |cluster: &Cluster| {
+        cluster
+            .store(1)
+            .raft(r(1))
+            .expect("it leads")
+            .compacted()
+            .index
+    };
+    let before = first(&cluster);
+    fill(&mut cluster, 35);
+    assert!(first(&cluster) > before, "the log was compacted meanwhile");
+    cluster.put(r(1), "last", "x");
+    cluster.restart(s(3));
+    cluster.until("it is back", |cluster| {
+        cluster.local_get(3, "last").is_some()
+    });
+    assert_eq!(cluster.happened.installs, 0);
+    cluster.assert_same_data(&[1, 2, 3]);
+}
+
+/// A member that lags, but answers and catches up from the log, holds compaction back; else one snapshot would follow
+/// another for as long as writes go on.
+#[test]
+fn a_member_that_catches_up_from_the_log_is_waited_for() {
+    let mut cluster = three();
+    cluster.elect_at(r(1), 1);
+    cluster.crash(s(3), KILL);
+    fill(&mut cluster, 60);
+    cluster.restart(s(3));
+    cluster.until("the snapshot is installed", |cluster| {
+        cluster.local_get(3, "k59").is_some()
+    });
+    let first = |cluster: &Cluster| cluster.store(1).raft(r(1)).expect("it leads").compacted();
+    let before = first(&cluster);
+    for round in 0..4 {
+        // Heartbeats get through, entries do not.
+        cluster.filter(|_, to, frame| {
+            if to == s(3) {
+                frame.messages.clear();
+            }
+        });
+        for number in 0..19 {
+            cluster.put(r(1), &format!("r{round}n{number}"), "x");
+        }
+        cluster.clear_filter();
+        cluster.until("it has caught up", |cluster| {
+            cluster.local_get(3, &format!("r{round}n18")).is_some()
+        });
+    }
+    assert!(
+        first(&cluster).index > before.index + 20,
+        "the log is compacted all the same"
+    );
+    assert_eq!(cluster.happened.installs, 1);
+    cluster.assert_same_data(&[1, 2, 3]);
+}
+
 #[test]
 fn a_follower_behind_the_log_comes_back_by_snapshot() {
     let mut cluster = three();
