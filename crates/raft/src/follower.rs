@@ -63,10 +63,24 @@ impl Raft {
             self.hard_state.commit
         );
         self.log.truncate(from, !self.has_bug(Bug::StaleCompletion));
+        self.withdraw(from);
         while self.configurations.len() > 1 && self.configuration().index >= from {
             self.configurations.pop();
             self.view_changed = true;
         }
+    }
+
+    /// Takes back what waits for a write and speaks of entries from `from` on, which are gone: the write will not bring them
+    /// (R7). It is as if those messages were lost.
+    pub(crate) fn withdraw(&mut self, from: Index) {
+        self.after.retain(|message| match &message.body {
+            Body::AppendResponse {
+                result: AppendResult::Matched(index),
+                ..
+            } => *index < from,
+            Body::VoteRequest { last, .. } => last.index < from,
+            _ => true,
+        });
     }
 
     /// Says that the log matches the leader's up to `index`, as soon as that is durable (R7).

@@ -57,6 +57,8 @@ impl Raft {
                 commit: self.hard_state.commit,
             });
         }
+        // What was not committed may be something else in the snapshot.
+        self.withdraw(commit + 1);
         self.hard_state.commit = position.index;
         self.log.reset(position, self.handed);
         self.handed = position.index;

@@ -309,6 +309,77 @@ fn completion_for_overwritten_entries_is_stale() {
     });
 }
 
+/// An answer or a request that waits for a write says nothing about entries that are cut before the write is even made.
+#[test]
+fn what_is_cut_is_not_acknowledged() {
+    let append = |from: u64, term: u64, entries: &[u64]| {
+        let entries = (1..).zip(entries).map(|(index, term)| Entry {
+            term: *term,
+            index,
+            payload: Payload::Noop,
+        });
+        Event::Message(Message {
+            from: peer(from),
+            to: peer(5),
+            term,
+            support: None,
+            body: Body::Append {
+                previous: LogPosition::default(),
+                entries: entries.collect(),
+                commit: 0,
+            },
+        })
+    };
+    let snapshot = Event::InstallSnapshot {
+        from: peer(2),
+        term: 3,
+        position: LogPosition { term: 2, index: 2 },
+        membership: Membership::of_voters((1..=5).map(PeerId)),
+    };
+    // What each peer says is matched, after the events and in one taking.
+    let said = |events: Vec<Event>| {
+        let restored = Restored {
+            membership: Membership::of_voters((1..=5).map(PeerId)),
+            ..Restored::blank(peer(5), 0)
+        };
+        let mut raft = Raft::new(small_options(), restored).expect("it restores");
+        let _ = raft.take_effects();
+        for event in events {
+            raft.step(event).expect("it is taken");
+        }
+        let write = raft.take_effects().write.expect("something is written");
+        write
+            .after
+            .iter()
+            .filter_map(|message| match message.body {
+                Body::AppendResponse {
+                    result: AppendResult::Matched(index),
+                    ..
+                } => Some((message.to.0, index)),
+                Body::VoteRequest { last, .. } => Some((message.to.0, last.index)),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+    };
+    let three = append(1, 1, &[1, 1, 1]);
+    assert_eq!(said(vec![three.clone()]), [(1, 3)]);
+    let cut = append(2, 2, &[1, 2]);
+    assert_eq!(said(vec![three.clone(), cut]), [(2, 2)]);
+    let kept = append(2, 2, &[1, 1, 1, 2]);
+    assert_eq!(said(vec![three.clone(), kept]), [(1, 3), (2, 4)]);
+    assert_eq!(said(vec![three.clone(), snapshot]), []);
+    // A candidate whose log is cut by the winner of its term.
+    let order = Event::Message(Message {
+        from: peer(1),
+        to: peer(5),
+        term: 1,
+        support: None,
+        body: Body::TimeoutNow,
+    });
+    let winner = append(2, 2, &[1, 2]);
+    assert_eq!(said(vec![three, order, winner]), [(2, 2)]);
+}
+
 #[test]
 fn leader_does_not_count_its_own_unsynced_entry() {
     check(Bug::OwnUnsyncedCounted, |options| {

@@ -45,6 +45,22 @@ fn seeds_hold_every_rule() {
     }
 }
 
+/// Seeds that found something, with what it was.
+const FOUND: &[(u64, &str)] = &[(
+    20_268,
+    "an acknowledgement of entries that were cut before the write",
+)];
+
+#[test]
+fn seeds_that_found_something_pass() {
+    for (seed, what) in FOUND {
+        let report = run_batch(*seed..*seed + 1, 1, None, |seed| Plan::new(seed, 10_000));
+        if let Some(failure) = report.failure {
+            panic!("{what}: {}", failure.explain());
+        }
+    }
+}
+
 /// The same seed gives the same trace, in two processes.
 #[test]
 fn equal_seeds_give_equal_traces() {
