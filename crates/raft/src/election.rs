@@ -154,15 +154,19 @@ pub fn raises_term(body: &Body, role: Role, verdict: Option<Result<(), RefusalRe
 impl Raft {
     fn voter(&self) -> Voter {
         let leads = matches!(self.state, State::Leader(_));
-        let heard = self.leader.is_some() && self.elapsed < self.options.election_ticks;
         Voter {
             term: self.hard_state.term,
             vote: self.hard_state.vote,
             leader: self.leader,
-            leader_heard: leads || heard || self.lease_bound > 0,
+            leader_heard: leads || self.hears_leader() || self.lease_bound > 0,
             pledge: self.pledge,
             last: self.log.last(),
         }
+    }
+
+    /// Whether a leader was heard within `T`.
+    fn hears_leader(&self) -> bool {
+        self.leader.is_some() && self.elapsed < self.options.election_ticks
     }
 
     pub(crate) fn on_vote_request(&mut self, message: &Message) {
@@ -310,7 +314,9 @@ impl Raft {
         if self.pledge.is_some() {
             return Some(CampaignBar::Pledged);
         }
-        (self.lease_bound > 0).then_some(CampaignBar::LeaseBound)
+        // Who asks for votes has cast its own, and what it heard last may be part of a lease that runs.
+        let leased = self.options.lease_ticks.is_some() && self.hears_leader();
+        (leased || self.lease_bound > 0).then_some(CampaignBar::LeaseBound)
     }
 
     /// Whether this peer votes in the latest configuration, or in one that only uncommitted entries replaced: it may then have

@@ -127,7 +127,7 @@ pub enum CampaignBar {
     Installing,
     /// It stands pledged to a leader (LIVENESS P3).
     Pledged,
-    /// It promised leases before a restart and waits them out (R25).
+    /// It may be part of a lease, by what it heard within `T` or before a restart, and waits that out (R25).
     LeaseBound,
 }
 

@@ -152,10 +152,11 @@ impl Raft {
             leader: None,
             elapsed: 0,
             timeout: 0,
-            lease_bound: if first_term {
+            // As long as who goes on running waits, and not just the lease: the first tick may come at once.
+            lease_bound: if first_term || options.lease_ticks.is_none() {
                 0
             } else {
-                options.lease_ticks.unwrap_or(0)
+                options.election_ticks
             },
             first_term: if first_term {
                 FirstTerm::Fresh

@@ -32,7 +32,7 @@ fn led(voters: u64, options: Options) -> Cluster {
     let mut cluster = Cluster::with_options(voters, options);
     if cluster.options.lease_ticks.is_some() {
         for id in cluster.ids() {
-            cluster.tick(id, 8);
+            cluster.tick(id, cluster.options.election_ticks);
         }
     }
     cluster.elect(1);

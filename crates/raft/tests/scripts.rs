@@ -180,7 +180,7 @@ fn execute(cluster: &mut Cluster, words: &[&str]) -> Result<(), Error> {
             *cluster = Cluster::with_options(number(voters), options(settings));
             if cluster.options.lease_ticks.is_some() {
                 for id in cluster.ids() {
-                    cluster.tick(id, 8);
+                    cluster.tick(id, cluster.options.election_ticks);
                 }
             }
             cluster.elect(1);

@@ -1,8 +1,8 @@
 //! The dissertation, where it says more than the paper.
 
 use raft::{
-    Body, CampaignReason, Error, Event, LogPosition, MembershipChange, Message, Options, Payload,
-    Role, StepDownReason, TransferRefusal,
+    Body, CampaignBar, CampaignReason, Error, Event, LogPosition, MembershipChange, Message,
+    Options, Payload, Role, StepDownReason, TransferRefusal,
 };
 
 use crate::common::{Cluster, Disk, change, command, peer, small_options};
@@ -279,7 +279,7 @@ fn thesis_6_4_1_leases_end_before_another_leads() {
     };
     let mut cluster = Cluster::with_options(3, options);
     for id in 1..=3 {
-        cluster.tick(id, 9);
+        cluster.tick(id, 10);
     }
     cluster.elect(1);
     cluster.tick(1, 2);
@@ -307,6 +307,84 @@ fn thesis_6_4_1_leases_end_before_another_leads() {
     }
     assert!(!cluster.raft(1).has_lease());
     assert!(cluster.leader().is_some_and(|leader| leader != 1));
+}
+
+/// §6.4.1: who restarts waits as long as who goes on running. Ticks have no common phase: the first one may come at once, and
+/// the leader's next one a whole tick later.
+#[test]
+fn thesis_6_4_1_a_restart_outlives_the_longest_lease() {
+    let options = Options {
+        lease_ticks: Some(9),
+        ..small_options()
+    };
+    let mut cluster = Cluster::with_options(3, options);
+    for id in 1..=3 {
+        cluster.tick(id, 10);
+    }
+    cluster.elect(1);
+    cluster.isolate(2);
+    cluster.tick(2, 30);
+    cluster.tick(1, 2);
+    cluster.deliver(|_| true);
+    cluster.deliver(|_| true);
+    assert!(
+        cluster.raft(1).has_lease(),
+        "3 answered, and that is a quorum"
+    );
+    cluster.crash(3, None);
+    cluster.restart(3);
+    cluster.heal();
+    cluster.isolate(1);
+    let mut granted = false;
+    for ticks in 0..12 {
+        cluster.tick(3, 1);
+        cluster.network.clear();
+        cluster
+            .step(2, Event::Campaign(CampaignReason::Paced))
+            .expect("2 heard nobody for long");
+        cluster.deliver(|message| message.from == peer(2) && message.to == peer(3));
+        granted |= cluster
+            .network
+            .iter()
+            .any(|message| matches!(message.body, Body::PreVoteResponse { refusal: None }));
+        assert!(
+            !(granted && cluster.raft(1).has_lease()),
+            "granted after {ticks} ticks of the leader"
+        );
+        cluster.tick(1, 1);
+    }
+    assert!(granted, "3 waits only so long");
+}
+
+/// §6.4.1: with leases, who heard the leader within `T` does not campaign either, whoever asks it to.
+#[test]
+fn thesis_6_4_1_who_hears_a_leader_does_not_campaign_under_leases() {
+    for lease_ticks in [None, Some(9)] {
+        let mut cluster = Cluster::with_options(
+            3,
+            Options {
+                lease_ticks,
+                ..small_options()
+            },
+        );
+        for id in 1..=3 {
+            cluster.tick(id, 10);
+        }
+        cluster.elect(1);
+        cluster.tick(1, 2);
+        cluster.settle();
+        cluster.isolate(1);
+        let barred = Err(Error::MayNotCampaign(CampaignBar::LeaseBound));
+        for _ in 0..10 {
+            let mut copy = cluster.raft(2).clone();
+            let answer = copy.step(Event::Campaign(CampaignReason::Paced));
+            assert_eq!(answer == barred, lease_ticks.is_some(), "{answer:?}");
+            cluster.tick(2, 1);
+        }
+        cluster
+            .step(2, Event::Campaign(CampaignReason::Paced))
+            .expect("nobody was heard for T");
+    }
 }
 
 /// §9.6: a pre-vote changes nothing at anybody, and who loses it stays in its term.
