@@ -87,7 +87,8 @@ pub enum Error {
         /// Whom it is for.
         to: PeerId,
     },
-    /// The message cannot have been sent by a correct peer.
+    /// The message cannot have been sent by a correct peer. If what is wrong is a membership change that does not fit, its term
+    /// and its sender's leadership have been taken note of.
     #[error("malformed message from peer {from}")]
     Malformed {
         /// Who sent it.

@@ -1,9 +1,10 @@
 //! A follower and its log (Raft §5.3).
 
+use crate::error::Error;
 use crate::message::{AppendResult, Body, Message};
 use crate::planted::Bug;
 use crate::raft::Raft;
-use crate::types::{Entry, Index, LogPosition, PeerId};
+use crate::types::{Entry, Index, LogPosition, Membership, Payload, PeerId};
 
 impl Raft {
     /// Entries from the leader of the present term.
@@ -13,31 +14,65 @@ impl Raft {
         previous: LogPosition,
         entries: Vec<Entry>,
         commit: Index,
-    ) {
+    ) -> Result<(), Error> {
         if self.installing.is_some() {
             // The log waits for the state below it. The leader hears of us when that is there.
-            return;
+            return Ok(());
         }
         if self.membership().is_empty() {
             // Who has no configuration cannot follow its changes; index 0 of a log can only be refused by a peer that needs a
             // snapshot.
             self.refuse_append(leader, previous.index, LogPosition::default());
-            return;
+            return Ok(());
         }
         if previous.index < self.hard_state.commit {
             // What is committed matches. Say so, and the leader goes on from there.
             self.acknowledge(leader, self.hard_state.commit);
-            return;
+            return Ok(());
         }
         if !self.log.matches(previous) {
             let hint = self.log.hint(previous.index, previous.term);
             self.refuse_append(leader, previous.index, hint);
-            return;
+            return Ok(());
         }
+        self.check_changes(leader, &entries)?;
         let end = previous.index + entries.len() as Index;
         self.merge(previous, entries);
         self.commit_to(self.hard_state.commit.max(commit.min(end)));
         self.acknowledge(leader, end);
+        Ok(())
+    }
+
+    /// Whether the changes among those of `entries` that are new here fit the configuration they find. Those of a correct leader
+    /// do; others end here, because nothing could be made of them later (R34).
+    fn check_changes(&self, from: PeerId, entries: &[Entry]) -> Result<(), Error> {
+        let parts = |entry: &&Entry| self.log.term_at(entry.index) != Some(entry.term);
+        let Some(first) = entries.iter().find(parts).map(|entry| entry.index) else {
+            return Ok(());
+        };
+        let mut changes = entries
+            .iter()
+            .filter(|entry| entry.index >= first)
+            .filter_map(|entry| match &entry.payload {
+                Payload::Membership { change, .. } => Some(change),
+                Payload::Noop | Payload::Command(_) | Payload::Structural(_) => None,
+            })
+            .peekable();
+        if changes.peek().is_none() {
+            return Ok(());
+        }
+        let base = self
+            .configurations
+            .iter()
+            .rfind(|step| step.index < first)
+            .expect("the oldest configuration is applied, and what is new is not");
+        let mut membership = Membership::clone(&base.membership);
+        for change in changes {
+            membership = membership
+                .after(change)
+                .map_err(|_| Error::Malformed { from })?;
+        }
+        Ok(())
     }
 
     /// Makes the log equal to the leader's up to the last of `entries`. Only a conflict cuts: an append may be old, and what

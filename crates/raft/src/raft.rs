@@ -250,7 +250,7 @@ impl Raft {
                     self.answer_stale_append(from, previous.index);
                 } else {
                     self.follow(from, message.support);
-                    self.on_append(from, previous, entries, commit);
+                    self.on_append(from, previous, entries, commit)?;
                 }
             }
             Body::Heartbeat { commit, round } => {
@@ -487,7 +487,7 @@ impl Raft {
             let membership = self
                 .membership()
                 .after(change)
-                .expect("a leader appends only changes that fit");
+                .expect("changes are checked before they are appended");
             self.configurations.push(Configuration {
                 index: entry.index,
                 membership: Arc::new(membership),

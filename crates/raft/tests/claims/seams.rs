@@ -612,6 +612,59 @@ fn reliability_r34_malformed_messages_are_refused() {
             "{message:?}"
         );
     }
+    // Changes that do not fit what they would follow: the configuration here, a change in the same append, and one that is here
+    // and would be cut.
+    let changing = |index, term, change_to| raft::Entry {
+        term,
+        index,
+        payload: change(change_to),
+    };
+    let uncommitted = |previous, entries| {
+        let mut message = append(previous, entries);
+        if let Body::Append { commit, .. } = &mut message.body {
+            *commit = 1;
+        }
+        message
+    };
+    let add = |id| MembershipChange::AddLearner(peer(id));
+    cluster.arrive(uncommitted(
+        at(1, 1),
+        vec![entry(2, 1), changing(3, 1, add(4))],
+    ));
+    let newer = |previous, entries| Message {
+        term: 2,
+        from: peer(3),
+        ..uncommitted(previous, entries)
+    };
+    for message in [
+        uncommitted(at(3, 1), vec![changing(4, 1, MembershipChange::LeaveJoint)]),
+        uncommitted(at(3, 1), vec![changing(4, 1, add(4))]),
+        uncommitted(
+            at(2, 1),
+            vec![changing(3, 1, add(4)), changing(4, 1, add(1))],
+        ),
+        uncommitted(
+            at(3, 1),
+            vec![changing(4, 1, add(5)), entry(5, 1), changing(6, 1, add(5))],
+        ),
+        newer(
+            at(2, 1),
+            vec![
+                entry(3, 2),
+                changing(4, 2, MembershipChange::RemoveLearner(peer(4))),
+            ],
+        ),
+    ] {
+        let before = (cluster.raft(2).last(), cluster.raft(2).membership().clone());
+        let refused = cluster.step(2, Event::Message(message.clone()));
+        assert!(
+            matches!(refused, Err(Error::Malformed { .. })),
+            "{message:?}"
+        );
+        let after = (cluster.raft(2).last(), cluster.raft(2).membership().clone());
+        assert_eq!(before, after);
+    }
+    let mut cluster = Cluster::led(3, 1);
     let astray = Message {
         to: peer(3),
         ..append(at(1, 1), vec![])
