@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::group::settings::Plan;
 use crate::rule::Violation;
-use crate::run::{Outcome, replay_command, run, shrink};
+use crate::run::{Outcome, replay_command, revision, run, shrink};
 
 /// What came of a batch.
 #[derive(Debug, Default)]
@@ -58,9 +58,10 @@ impl Failure {
             None => "did not fail again: the run is not deterministic".to_owned(),
         };
         format!(
-            "seed {} breaks {}\n  replay: {}\n  shrunk: {}\n  which breaks {left}",
+            "seed {} breaks {}\n  revision: {}\n  replay: {}\n  shrunk: {}\n  which breaks {left}",
             self.plan.seed,
             self.violation,
+            revision(),
             replay_command(&self.plan),
             replay_command(&small)
         )

@@ -8,7 +8,7 @@ use clap::Parser;
 use raft::Bug;
 use sim::batch::run_batch;
 use sim::group::settings::{Fault, Plan, Scale, Settings};
-use sim::run::{replay_command, run};
+use sim::run::{replay_command, revision, run};
 
 /// Seeded simulation of a Raft group, or of a cluster of stores.
 #[derive(Debug, Parser)]
@@ -127,7 +127,11 @@ fn run_one(plan: &Plan, digest_only: bool) -> ExitCode {
     match outcome.violation {
         None => ExitCode::SUCCESS,
         Some(violation) => {
-            println!("breaks {violation}\nreplay: {}", replay_command(plan));
+            println!(
+                "breaks {violation}\nrevision: {}\nreplay: {}",
+                revision(),
+                replay_command(plan)
+            );
             ExitCode::FAILURE
         }
     }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 
 use crate::group::settings::{Fault, Plan, Scale};
 use crate::rule::{Rule, Violation};
@@ -120,6 +121,25 @@ pub fn shrink(plan: &Plan) -> Plan {
         }
     }
     best
+}
+
+/// The commit of the sources, with a `+` when the tree differs from it; `unknown` without git. Asked when something failed, so
+/// that what is printed says on what it was seen.
+pub fn revision() -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git")
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .ok()
+            .filter(|output| output.status.success())?;
+        String::from_utf8(output.stdout).ok()
+    };
+    match (git(&["rev-parse", "HEAD"]), git(&["status", "--porcelain"])) {
+        (Some(head), Some(changes)) if changes.is_empty() => head.trim().to_owned(),
+        (Some(head), _) => format!("{}+", head.trim()),
+        (None, _) => "unknown".to_owned(),
+    }
 }
 
 /// The command that runs `plan` again.

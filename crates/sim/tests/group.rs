@@ -8,6 +8,7 @@ use sim::batch::run_batch;
 use sim::counters::Happening;
 use sim::group::settings::{Fault, Plan};
 use sim::rule::Rule;
+use sim::run::replay_command;
 
 fn from_environment(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
@@ -293,4 +294,32 @@ fn planted_bugs_are_caught() {
         }
     }
     assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+/// A failure says all that it takes to see it again (RELIABILITY §3).
+#[test]
+fn failures_tell_seed_revision_and_replay() {
+    let report = run_batch(0..CAUGHT_WITHIN, 2, None, |seed| Plan {
+        bug: Some(Bug::VoteBeforeSync),
+        ..Plan::new(seed, 10_000)
+    });
+    let failure = report.failure.expect("some seed shows it");
+    let text = failure.explain();
+    let revision = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("revision: "))
+        .unwrap_or_else(|| panic!("no revision in {text}"));
+    let commit = revision.trim_end_matches('+');
+    assert!(
+        commit == "unknown"
+            || commit.len() >= 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        "{revision}"
+    );
+    let seed = failure.plan.seed;
+    assert!(text.starts_with(&format!("seed {seed} ")), "{text}");
+    assert!(
+        text.contains(&format!("replay: {}", replay_command(&failure.plan))),
+        "{text}"
+    );
+    assert!(!text.contains("did not fail again"), "{text}");
 }
