@@ -112,6 +112,11 @@ impl Cluster {
         &self.layout
     }
 
+    /// Whether a process of this cluster was ever started: only then is it written down.
+    pub fn was_started(&self) -> bool {
+        Layout::path(&self.dir).exists() || self.running().next().is_some()
+    }
+
     /// The cluster's folder.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -245,7 +250,7 @@ impl Cluster {
         let remote = self.remote();
         let deadline = Instant::now() + limit;
         loop {
-            self.check_alive()?;
+            self.check_alive(|_| true)?;
             let missing = match self.missing(&remote).await {
                 Ok(None) => return Ok(()),
                 Ok(Some(missing)) => missing,
@@ -277,7 +282,7 @@ impl Cluster {
         let remote = self.remote();
         let deadline = Instant::now() + limit;
         loop {
-            self.check_alive()?;
+            self.check_alive(|member| member.name == name)?;
             let listens = tokio::net::TcpStream::connect(&member.addr).await.is_ok();
             let up = match member.role {
                 Role::Placement => listens,
@@ -343,12 +348,12 @@ impl Cluster {
     }
 
     /// # Errors
-    /// A process that should run does not; with the end of its log.
-    fn check_alive(&self) -> Result<()> {
+    /// One of these processes should run and does not; with the end of its log.
+    fn check_alive(&self, these: impl Fn(&Member) -> bool) -> Result<()> {
         let dead = self
             .layout
             .members()
-            .find(|member| member.pid.is_some() && !process::is_running(member));
+            .find(|member| these(member) && member.pid.is_some() && !process::is_running(member));
         match dead {
             None => Ok(()),
             Some(member) => Err(Failure::new(

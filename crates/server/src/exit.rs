@@ -25,19 +25,17 @@ pub enum Kind {
     Timeout,
     /// The machine failed the command: a file, a process, a disk.
     Environment,
+    /// The user ended it.
+    Interrupted,
 }
 
 /// All kinds with their codes and what they mean, for `--help`.
-pub const KINDS: [(Kind, u8, &str); 10] = [
+pub const KINDS: [(Kind, u8, &str); 11] = [
     (Kind::Lost, 1, "an acknowledged write was lost (demo)"),
     (Kind::Usage, 2, "the command line is wrong"),
     (Kind::Unreachable, 3, "no answer from the cluster"),
     (Kind::Refused, 4, "the cluster refused the request"),
-    (
-        Kind::PortTaken,
-        5,
-        "a port is taken; choose another with --port-offset",
-    ),
+    (Kind::PortTaken, 5, "a port is taken"),
     (Kind::Config, 6, "a configuration file or override is wrong"),
     (Kind::NotFound, 7, "no such key, region, store or process"),
     (
@@ -51,6 +49,7 @@ pub const KINDS: [(Kind, u8, &str); 10] = [
         10,
         "the machine failed the command: a file, a process, a disk",
     ),
+    (Kind::Interrupted, 11, "it was interrupted"),
 ];
 
 impl Kind {

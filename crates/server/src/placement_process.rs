@@ -390,7 +390,6 @@ fn store_options(config: &PlacementConfig, boot: u64) -> store::Options {
         seed: rand::random::<u64>() ^ boot,
         // The region of a placement group is never split.
         ids_low: 0,
-        tick_ms: config.tick.as_millis().max(1) as u64,
-        ..Default::default()
+        ..store::Options::with_tick(config.tick.as_millis().max(1) as u64)
     }
 }

@@ -250,7 +250,7 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
         Some(failure) = failures.recv() => Err(failure),
     };
     stop.send_replace(true);
-    if result.is_ok() {
+    if result.is_ok() && !config.drain_timeout.is_zero() {
         tracing::info!("handing leaderships over");
         tokio::select! {
             drained = handle.drain(*config.drain_timeout) => tracing::info!(all = drained, "handed over"),
@@ -451,8 +451,7 @@ fn store_options(raft: &RaftConfig, boot: u64) -> store::Options {
         compact_tail_entries: raft.compact_tail_entries,
         compact_bytes: raft.compact_bytes.bytes(),
         snapshot_slots: raft.snapshot_slots,
-        tick_ms: raft.tick.as_millis().max(1) as u64,
-        ..Default::default()
+        ..store::Options::with_tick(raft.tick.as_millis().max(1) as u64)
     }
 }
 

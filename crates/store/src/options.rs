@@ -68,6 +68,30 @@ pub struct Options {
     pub tick_ms: u64,
 }
 
+impl Options {
+    /// The defaults for ticks of another length: the same times in as many more or fewer ticks.
+    ///
+    /// # Panics
+    /// If `tick_ms` is 0.
+    pub fn with_tick(tick_ms: u64) -> Options {
+        let defaults = Options::default();
+        let scale = |ticks: u64| (ticks * defaults.tick_ms / tick_ms).max(1);
+        Options {
+            park_ticks: scale(defaults.park_ticks),
+            proposal_ticks: scale(defaults.proposal_ticks),
+            ids_ticks: scale(defaults.ids_ticks),
+            snapshot_offer_ticks: scale(defaults.snapshot_offer_ticks),
+            snapshot_ticks: scale(defaults.snapshot_ticks),
+            report_ticks: scale(defaults.report_ticks),
+            health_ticks: scale(defaults.health_ticks),
+            down_ticks: scale(defaults.down_ticks),
+            leaderless_ticks: scale(defaults.leaderless_ticks),
+            tick_ms,
+            ..defaults
+        }
+    }
+}
+
 impl Default for Options {
     fn default() -> Options {
         Options {

@@ -10,6 +10,9 @@ use crate::output::{self, thousands};
 /// Latencies are kept in microseconds up to a minute, with three digits.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
+/// An operation under way at the end is worth telling of if it took longer, in milliseconds.
+const LATE_MS: u64 = 1_000;
+
 /// Clients that share a histogram. It is locked for some nanoseconds per request, so a few are enough.
 const SHARDS: usize = 8;
 
@@ -117,6 +120,9 @@ pub struct Report {
     pub throughput: f64,
     /// Failed operations. They are in no latency.
     pub errors: u64,
+    /// The longest time, in milliseconds, of an operation that was under way when the measured time was over. They are in no
+    /// other number.
+    pub late_ms_max: u64,
     /// What the first failure said.
     pub first_error: Option<String>,
     /// Latency of writes, if there were any.
@@ -172,6 +178,12 @@ pub fn table(report: &Report) -> String {
         report.seconds,
         thousands(report.errors)
     ));
+    if report.late_ms_max > LATE_MS {
+        text.push_str(&format!(
+            "an operation under way at the end took {} ms\n",
+            thousands(report.late_ms_max)
+        ));
+    }
     if let Some(error) = &report.first_error {
         text.push_str(&format!("first error: {error}\n"));
     }

@@ -106,6 +106,8 @@ struct Run {
     put: Latencies,
     get: Latencies,
     errors: AtomicU64,
+    /// The longest of the operations that were under way at the end, in milliseconds.
+    late_ms_max: AtomicU64,
     first_error: OnceLock<String>,
 }
 
@@ -142,6 +144,7 @@ pub async fn run(args: BenchArgs) -> Result<()> {
         put: Latencies::default(),
         get: Latencies::default(),
         errors: AtomicU64::new(0),
+        late_ms_max: AtomicU64::new(0),
         first_error: OnceLock::new(),
     });
     let started = Instant::now();
@@ -158,7 +161,7 @@ pub async fn run(args: BenchArgs) -> Result<()> {
     while let Some(ended) = tasks.join_next().await {
         ended.map_err(|error| Failure::environment("a client of the generator broke", error))?;
     }
-    let seconds = run.measure_from.elapsed().as_secs_f64();
+    let seconds = args.duration.as_secs_f64();
 
     let summary =
         |latencies: &Latencies| Some(latencies.summary()).filter(|summary| summary.operations > 0);
@@ -182,6 +185,7 @@ pub async fn run(args: BenchArgs) -> Result<()> {
         seconds,
         throughput: operations as f64 / seconds,
         errors: run.errors.load(Ordering::Relaxed),
+        late_ms_max: run.late_ms_max.load(Ordering::Relaxed),
         first_error: run.first_error.get().cloned(),
         put,
         get,
@@ -239,7 +243,13 @@ impl Run {
                 (connection.put(key, self.value.clone()).await, &self.put)
             };
             let ended = Instant::now();
-            if ended < self.measure_from || ended > self.until {
+            if ended < self.measure_from {
+                continue;
+            }
+            if ended > self.until {
+                // Not part of the throughput, but a stall at the end is not hidden either.
+                self.late_ms_max
+                    .fetch_max((ended - started).as_millis() as u64, Ordering::Relaxed);
                 continue;
             }
             match done {

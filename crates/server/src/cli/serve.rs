@@ -74,11 +74,20 @@ fn describe(name: &str, error: &anyhow::Error) -> Failure {
         let store = cause.downcast_ref().map(store_process::Error::kind);
         store.or_else(|| cause.downcast_ref().map(placement_process::Error::kind))
     });
-    Failure::new(
-        kind.unwrap_or(Kind::Environment),
-        format!("the {name} stopped"),
-    )
-    .because(format!("{error:#}"))
+    let kind = kind.unwrap_or(Kind::Environment);
+    let failure = Failure::new(kind, format!("the {name} stopped")).because(format!("{error:#}"));
+    match kind {
+        Kind::PortTaken => failure.hint(
+            "end what listens there, or set other addresses (`addr`, and `status_addr` of a store) in the configuration",
+        ),
+        Kind::Config => {
+            failure.hint("`pontoon config show --defaults` lists every key with what it does")
+        }
+        Kind::Directory => {
+            failure.hint("set `data_dir` to a folder of this process's own; an empty one joins as new")
+        }
+        _ => failure,
+    }
 }
 
 /// Logs to standard error; `PONTOON_LOG` filters, for example `info,raft=debug`.

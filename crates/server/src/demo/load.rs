@@ -29,6 +29,10 @@ pub const FILE_BYTES_MAX: u64 = 6 << 20;
 const KEY_BYTES_MAX: usize = 8 << 10;
 /// Generated records.
 pub const MADE_RECORDS: u64 = 30_000;
+/// Size of such a record.
+const MADE_BYTES: u32 = 550;
+/// What a record costs besides its value.
+const ENTRY_BYTES: u64 = 256;
 /// Writes outstanding.
 const LOADERS: usize = 128;
 /// How long one record is tried. A slow machine is no reason to give up.
@@ -47,7 +51,21 @@ pub struct Plan {
 
 enum Source {
     Made(u64),
-    File(PathBuf),
+    File {
+        path: PathBuf,
+        /// Its size when it was listed, at most [`FILE_BYTES_MAX`].
+        bytes: u32,
+    },
+}
+
+impl Source {
+    /// About as many bytes as the value has.
+    fn bytes(&self) -> u32 {
+        match self {
+            Source::Made(_) => MADE_BYTES,
+            Source::File { bytes, .. } => *bytes,
+        }
+    }
 }
 
 /// What was acknowledged, by key.
@@ -60,7 +78,7 @@ impl Plan {
             .map(|number| (made_key(number), Source::Made(number)))
             .collect();
         Self {
-            bytes: MADE_RECORDS * 550,
+            bytes: MADE_RECORDS * u64::from(MADE_BYTES),
             items,
             left_out: Vec::new(),
         }
@@ -76,17 +94,28 @@ impl Plan {
             bytes: 0,
             left_out: Vec::new(),
         };
-        let root_entries = fs::read_dir(root).map_err(|error| {
+        fs::read_dir(root).map_err(|error| {
             Failure::new(
                 Kind::Usage,
                 format!("cannot read the folder {} to load", root.display()),
             )
             .because(error)
         })?;
-        let mut folders = vec![root_entries];
-        while let Some(entries) = folders.pop() {
-            for entry in entries.flatten() {
-                plan.visit(root, &entry, &mut folders);
+        // One folder is open at a time, however many there are.
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    plan.left_out.push((folder, error.to_string()));
+                    continue;
+                }
+            };
+            for entry in entries {
+                match entry {
+                    Ok(entry) => plan.visit(root, &entry, &mut folders),
+                    Err(error) => plan.left_out.push((folder.clone(), error.to_string())),
+                }
             }
         }
         if plan.items.is_empty() {
@@ -99,18 +128,15 @@ impl Plan {
         Ok(plan)
     }
 
-    fn visit(&mut self, root: &Path, entry: &fs::DirEntry, folders: &mut Vec<fs::ReadDir>) {
+    fn visit(&mut self, root: &Path, entry: &fs::DirEntry, folders: &mut Vec<PathBuf>) {
         let path = entry.path();
-        let looked = entry.metadata().and_then(|metadata| {
-            if metadata.is_dir() {
-                folders.push(fs::read_dir(&path)?);
-            }
-            Ok(metadata)
-        });
-        let metadata = match looked {
+        let metadata = match entry.metadata() {
             Ok(metadata) => metadata,
             Err(error) => return self.left_out.push((path, error.to_string())),
         };
+        if metadata.is_dir() {
+            return folders.push(path);
+        }
         if !metadata.is_file() {
             return;
         }
@@ -127,13 +153,9 @@ impl Plan {
                 .push((path, "its path is longer than 8 KiB".to_owned()));
         } else {
             self.bytes += metadata.len();
-            self.items.push((key, Source::File(path)));
+            let bytes = metadata.len() as u32;
+            self.items.push((key, Source::File { path, bytes }));
         }
-    }
-
-    /// How many keys there are.
-    pub fn len(&self) -> usize {
-        self.items.len()
     }
 
     /// The smallest key.
@@ -148,13 +170,7 @@ impl Plan {
         let mut keys: Vec<(&Bytes, u64)> = self
             .items
             .iter()
-            .map(|(key, source)| match source {
-                Source::Made(_) => (key, 550),
-                Source::File(path) => (
-                    key,
-                    fs::metadata(path).map_or(0, |metadata| metadata.len()) + 256,
-                ),
-            })
+            .map(|(key, source)| (key, u64::from(source.bytes()) + ENTRY_BYTES))
             .collect();
         keys.sort();
         let total: u64 = keys.iter().map(|(_, bytes)| bytes).sum();
@@ -197,10 +213,14 @@ impl Plan {
             let (keys, latencies, bar) = (keys.clone(), latencies.clone(), bar.clone());
             tasks.spawn(async move {
                 while let Some((key, source)) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let _room = room
+                        .acquire_many(source.bytes().max(1))
+                        .await
+                        .expect("the semaphore is never closed");
                     let (value, record) = match read(source).await {
                         Ok(read) => read,
                         Err(why) => {
-                            let Source::File(path) = source else {
+                            let Source::File { path, .. } = source else {
                                 unreachable!("generated records are always readable")
                             };
                             skipped
@@ -211,10 +231,6 @@ impl Plan {
                         }
                     };
                     let bytes = value.len();
-                    let _room = room
-                        .acquire_many(bytes.max(1) as u32)
-                        .await
-                        .expect("the semaphore is never closed");
                     let started = Instant::now();
                     put(&keys, key, &value).await?;
                     latencies.record(loader, started.elapsed());
@@ -255,7 +271,7 @@ pub type Skipped = Vec<(PathBuf, String)>;
 async fn read(source: &Source) -> Result<(Bytes, Record), String> {
     match source {
         Source::Made(number) => Ok((made_value(*number), Record::Made { number: *number })),
-        Source::File(path) => {
+        Source::File { path, .. } => {
             let bytes = tokio::fs::read(path)
                 .await
                 .map_err(|error| error.to_string())?;

@@ -73,10 +73,13 @@ pub async fn run(args: DemoArgs) -> Result<()> {
     let mut show = Show::begin()?;
     let played = tokio::select! {
         played = show.play(plan) => played,
-        () = interrupts.next() => Err(Failure::new(Kind::Timeout, "interrupted")),
+        () = interrupts.next() => Err(Failure::new(Kind::Interrupted, "interrupted")),
     };
-    let failed = !matches!(&played, Ok(report) if report.lost == 0);
-    show.end(args.keep || failed).await;
+    let keep = match &played {
+        Ok(report) => report.lost > 0,
+        Err(failure) => failure.kind() != Kind::Interrupted,
+    };
+    show.end(args.keep || keep).await;
     let report = played?;
     output::print(args.shown.output, &report, report::table);
     if report.lost > 0 {
@@ -167,11 +170,11 @@ impl Show {
         let parts = ((plan.bytes / REGION_BYTES) as usize).clamp(REGIONS_MIN, REGIONS_MAX);
         let splits = plan.split_keys(parts);
         let first_key = plan.first_key();
-        let (loaded_keys, planned_bytes) = (plan.len() as u64, plan.bytes);
+        let planned_bytes = plan.bytes;
         let bar = phase("load", planned_bytes);
         let load = Arc::new(Latencies::default());
         let (loaded, skipped) = plan.write(&keys, &load, &bar).await?;
-        let loaded_bytes = bar.position();
+        let (loaded_keys, loaded_bytes) = (loaded.len() as u64, bar.position());
         done(
             &bar,
             &format!(
@@ -185,7 +188,7 @@ impl Show {
         stage::split(&remote, &splits, &bar).await?;
         done(
             &bar,
-            &format!("{} regions", remote.regions(&[], &[]).await?.len()),
+            &format!("{} regions", stage::look(&remote).await?.len()),
         );
 
         let bar = phase("spread the leaders", 0);
@@ -205,7 +208,7 @@ impl Show {
         let name = self.cluster.add_store()?;
         self.cluster.wait_up(&name, SERVE_LIMIT).await?;
         let fourth = store_id(&remote, &self.addr_of(&name)).await?;
-        let regions = remote.regions(&[], &[]).await?.len();
+        let regions = stage::look(&remote).await?.len();
         let share = regions * 3 / 4;
         bar.set_length(share as u64);
         let moves = stage::fill(&remote, fourth, share, &bar).await?;
@@ -223,7 +226,7 @@ impl Show {
         );
 
         let bar = phase("kill the busiest store", 0);
-        let before = remote.regions(&[], &[]).await?;
+        let before = stage::look(&remote).await?;
         let victim = stage::busiest(&before)
             .ok_or_else(|| Failure::new(Kind::Refused, "no store leads a region"))?;
         let killed_led = before
@@ -257,7 +260,7 @@ impl Show {
             ),
         );
 
-        let regions = remote.regions(&[], &[]).await?;
+        let regions = stage::look(&remote).await?;
         Ok(Report {
             loaded_keys,
             loaded_bytes,
@@ -295,7 +298,7 @@ impl Show {
         bar: &ProgressBar,
     ) -> Result<()> {
         loop {
-            let regions = remote.regions(&[], &[]).await?;
+            let regions = stage::look(remote).await?;
             let waiting = regions
                 .iter()
                 .filter(|region| region.leader_store.is_none_or(|store| store == victim))

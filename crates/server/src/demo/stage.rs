@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub async fn split(remote: &Remote, keys: &[Bytes], bar: &ProgressBar) -> Result<()> {
     let deadline = Instant::now() + STEP_LIMIT;
     loop {
-        let regions = remote.regions(&[], &[]).await?;
+        let regions = look(remote).await?;
         let mut missing: BTreeMap<u64, Vec<Bytes>> = BTreeMap::new();
         for key in keys {
             let holder = regions
@@ -65,7 +65,7 @@ pub async fn lead(
     let deadline = Instant::now() + STEP_LIMIT;
     let mut done = 0;
     loop {
-        let regions = remote.regions(&[], &[]).await?;
+        let regions = look(remote).await?;
         let away: Vec<(u64, u64)> = regions
             .iter()
             .enumerate()
@@ -91,7 +91,7 @@ pub async fn fill(remote: &Remote, to: u64, share: usize, bar: &ProgressBar) -> 
     let deadline = Instant::now() + STEP_LIMIT;
     let mut moved = 0;
     loop {
-        let regions = remote.regions(&[], &[]).await?;
+        let regions = look(remote).await?;
         let there = regions.iter().filter(|region| region.is_on(to)).count();
         bar.set_position(there as u64);
         if there >= share && !regions.iter().any(Region::is_changing) {
@@ -192,6 +192,20 @@ async fn order(
             Kind::Refused | Kind::NotFound | Kind::Unreachable => Ok(Some(failure)),
             _ => Err(failure),
         },
+    }
+}
+
+/// The regions as placement knows them. That it does not answer for a while, as during an election or when the disk is
+/// busy, is no reason to give up.
+pub async fn look(remote: &Remote) -> Result<Vec<Region>> {
+    let deadline = Instant::now() + STEP_LIMIT;
+    loop {
+        match remote.regions(&[], &[]).await {
+            Err(failure) if failure.kind() == Kind::Unreachable && Instant::now() < deadline => {
+                tokio::time::sleep(LOOK).await;
+            }
+            looked => return looked,
+        }
     }
 }
 

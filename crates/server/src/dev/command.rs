@@ -77,6 +77,20 @@ enum Command {
     Status,
 }
 
+/// What became of a process, or of all.
+#[derive(Serialize)]
+struct Done<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    done: &'a str,
+}
+
+impl DevArgs {
+    fn say(&self, name: Option<&str>, done: &str, text: String) {
+        output::print(self.output, &Done { name, done }, |_| text);
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -90,26 +104,30 @@ pub async fn run(args: DevArgs) -> Result<()> {
         None => start(dir, &args).await,
         Some(Command::Stop) => {
             Cluster::open(dir)?.stop().await?;
-            println!("stopped; data stays in {}", dir.display());
+            args.say(
+                None,
+                "stopped",
+                format!("stopped; data stays in {}", dir.display()),
+            );
             Ok(())
         }
         Some(Command::Kill { name }) => {
             Cluster::open(dir)?.kill(name).await?;
-            println!("killed {name}");
+            args.say(Some(name), "killed", format!("killed {name}"));
             Ok(())
         }
         Some(Command::Restart { name }) => {
             let mut cluster = Cluster::open(dir)?;
             cluster.restart(name).await?;
             cluster.wait_up(name, SERVE_LIMIT).await?;
-            println!("restarted {name}");
+            args.say(Some(name), "restarted", format!("restarted {name}"));
             Ok(())
         }
         Some(Command::AddStore) => {
             let mut cluster = Cluster::open(dir)?;
             let name = cluster.add_store()?;
             cluster.wait_up(&name, SERVE_LIMIT).await?;
-            println!("added {name}");
+            args.say(Some(&name), "added", format!("added {name}"));
             Ok(())
         }
         Some(Command::Status) => show(dir, args.output).await,
@@ -143,12 +161,16 @@ async fn start(dir: &Path, args: &DevArgs) -> Result<()> {
     let started = match cluster.start() {
         Ok(_) => tokio::select! {
             served = cluster.wait_serving(SERVE_LIMIT, |missing| bar.set_message(missing.to_owned())) => served,
-            () = interrupted.next() => Err(Failure::new(Kind::Timeout, "interrupted before the cluster served")),
+            () = interrupted.next() => Err(Failure::new(Kind::Interrupted, "interrupted before the cluster served")),
         },
         Err(failure) => Err(failure),
     };
     bar.finish_and_clear();
     if let Err(failure) = started {
+        // A cluster that never was may be tried again with other options.
+        if !cluster.was_started() {
+            return Err(failure);
+        }
         // Nothing is left behind of a start that failed; what the processes said stays in their logs.
         return match cluster.stop().await {
             Ok(()) => Err(failure),

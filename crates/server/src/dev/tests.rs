@@ -140,3 +140,26 @@ fn generated_configurations_are_accepted() {
     assert_eq!(placement.addr, "127.0.0.1:2381");
     assert_eq!(placement.members.len(), 3);
 }
+
+#[test]
+fn a_cluster_that_found_its_port_taken_starts_with_another_offset() {
+    let dir = tempfile::tempdir().unwrap();
+    // Any port that placement can be given by an offset.
+    let taken =
+        (10_000..40_000).find_map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).ok());
+    let taken = taken.expect("a free port");
+    let offset = taken.local_addr().unwrap().port() - 2379;
+    let wanted = |port_offset| Wanted {
+        stores: Some(1),
+        placements: Some(1),
+        port_offset: Some(port_offset),
+        api_version: None,
+    };
+    let mut cluster = Cluster::create(dir.path(), wanted(offset)).unwrap();
+    let failure = cluster.start().unwrap_err();
+    assert_eq!(failure.kind(), Kind::PortTaken, "{failure}");
+    assert!(!cluster.was_started());
+    drop(cluster);
+    let again = Cluster::create(dir.path(), wanted(7));
+    assert_eq!(again.unwrap().layout().port_offset, 7);
+}

@@ -19,6 +19,9 @@ use super::news::News;
 use super::views::Views;
 use crate::metrics::Metrics;
 
+/// Keys looked up by one call of the engine.
+const KEYS_AT_ONCE: usize = 16;
+
 /// The way into a running node. Cheap to clone.
 pub struct Handle<E: Engine> {
     shared: Arc<Shared<E>>,
@@ -114,7 +117,7 @@ impl<E: Engine> Handle<E> {
         } else {
             Err(Refusal::NotLeader {
                 region: target.region,
-                leader: region.leader.clone(),
+                leader: region.leader,
             })
         }
     }
@@ -273,18 +276,33 @@ impl<E: Engine> Permit<E> {
         Ok(value)
     }
 
-    /// The current values of keys of the data families, in their order.
+    /// The current values of keys of the data families, in their order; fewer than keys if more than `bytes_max` bytes were
+    /// read by then.
     ///
     /// # Errors
     /// The refusal, when the region gave the keys away meanwhile.
     pub fn get_many(
         self,
         keys: &[Bytes],
+        bytes_max: usize,
     ) -> Result<Result<Vec<Option<Bytes>>, engine::Error>, Refusal> {
         let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
-        let values = self.handle.engine().get_many(Family::State, &keys);
+        let mut values = Vec::with_capacity(keys.len());
+        let mut bytes = 0;
+        for some in keys.chunks(KEYS_AT_ONCE) {
+            if bytes > bytes_max {
+                break;
+            }
+            match self.handle.engine().get_many(Family::State, some) {
+                Ok(read) => {
+                    bytes += read.iter().flatten().map(Bytes::len).sum::<usize>();
+                    values.extend(read);
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+        }
         self.recheck()?;
-        Ok(values)
+        Ok(Ok(values))
     }
 
     /// A view of the engine, with the region as it was when the view was taken.
@@ -297,6 +315,20 @@ impl<E: Engine> Permit<E> {
         Ok((view, region))
     }
 
+    /// Adds to an epoch that does not match the regions here that own the keys now.
+    fn with_owners(&self, refusal: Refusal) -> Refusal {
+        let (Refusal::EpochNotMatch { mut current }, Keys::Points(keys)) =
+            (refusal.clone(), &self.target.keys)
+        else {
+            return refusal;
+        };
+        for key in keys {
+            let owner = self.handle.find(key).map(|view| view.region.clone());
+            current.extend(owner.filter(|owner| current.iter().all(|known| known.id != owner.id)));
+        }
+        Refusal::EpochNotMatch { current }
+    }
+
     /// Checks the region again, after the engine was read (LIVENESS B5). A split published meanwhile moved keys away that
     /// others may have written since. A peer that stopped leading may have been cleared for a snapshot or destroyed while
     /// it was read.
@@ -305,10 +337,10 @@ impl<E: Engine> Permit<E> {
         if (region.peer, region.term) != (self.peer, self.term) {
             return Err(Refusal::NotLeader {
                 region: self.target.region,
-                leader: region.leader.clone(),
+                leader: region.leader,
             });
         }
-        check_range(&region, &self.target)?;
+        check_range(&region, &self.target).map_err(|refusal| self.with_owners(refusal))?;
         Ok(region)
     }
 }

@@ -366,6 +366,66 @@ async fn keys_and_scans(api: ApiVersion) {
         (store.keys(&left.kvs), store.keys(&right.kvs)),
         (vec![], vec!["z".to_owned()])
     );
+
+    // More than one answer may hold.
+    let keys: Vec<_> = ["z1", "z2", "z3", "z4"].map(|key| store.key(key)).into();
+    for key in &keys {
+        let request = kv::RawPutRequest {
+            context: store.context(2),
+            key: key.clone(),
+            value: vec![7; 5 << 20].into(),
+            ..Default::default()
+        };
+        let answer = store.client.raw_put(request).await.expect("an answer");
+        assert_eq!(answer.into_inner(), kv::RawPutResponse::default());
+    }
+    let request = |keys: &[bytes::Bytes]| kv::RawBatchGetRequest {
+        context: store.context(2),
+        keys: keys.to_vec(),
+        ..Default::default()
+    };
+    let refused = store.client.clone().raw_batch_get(request(&keys)).await;
+    let refused = refused.expect("an answer").into_inner();
+    let refused = &refused.pairs[0].error;
+    assert!(
+        format!("{refused:?}").contains("ask for fewer keys"),
+        "{refused:?}"
+    );
+    let answer = store
+        .client
+        .clone()
+        .raw_batch_get(request(&keys[..2]))
+        .await;
+    assert_eq!(answer.expect("an answer").into_inner().pairs.len(), 2);
+
+    // One region, as a store asks another; then a range of keys that no raw client has.
+    let everything = |region_id| kv::UnsafeDestroyRangeRequest {
+        context: Some(kv::Context {
+            region_id,
+            region_epoch: store.context(2).expect("set").region_epoch,
+            api_version: store.context(1).expect("set").api_version,
+            ..Default::default()
+        }),
+        start_key: bytes::Bytes::from_static(b"x\0\0\0"),
+        end_key: bytes::Bytes::new(),
+    };
+    let answer = store
+        .client
+        .clone()
+        .unsafe_destroy_range(everything(1))
+        .await;
+    let answer = answer.expect("an answer").into_inner();
+    assert!(
+        answer.region_error.is_some(),
+        "the range is not inside region 1: {answer:?}"
+    );
+    let answer = store
+        .client
+        .clone()
+        .unsafe_destroy_range(everything(0))
+        .await;
+    let answer = answer.expect("an answer").into_inner();
+    assert_eq!(answer, kv::UnsafeDestroyRangeResponse::default());
     store.end().await;
 }
 

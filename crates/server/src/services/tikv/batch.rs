@@ -26,6 +26,8 @@ use super::{Answers, Kind, TikvService};
 
 /// Requests of one stream that run at a time.
 const RUNNING_MAX: usize = 8192;
+/// Requests of one message; with more the stream is ended.
+const REQUESTS_MAX: usize = 8192;
 /// Bytes of requests of one stream that run at a time.
 const BYTES_MAX: usize = 32 << 20;
 /// Answers in one message, and their bytes; one answer always fits.
@@ -128,6 +130,12 @@ impl<E: Engine> Serving<E> {
             let (requests, ids) = (batch.requests.len(), batch.request_ids.len());
             return self.fail(Status::invalid_argument(format!(
                 "{requests} requests have {ids} ids"
+            )));
+        }
+        if batch.requests.len() > REQUESTS_MAX {
+            let requests = batch.requests.len();
+            return self.fail(Status::resource_exhausted(format!(
+                "{requests} requests in one message: send at most {REQUESTS_MAX}"
             )));
         }
         for (request, id) in batch.requests.into_iter().zip(batch.request_ids) {

@@ -99,11 +99,24 @@ impl Rules {
         if key.is_empty() {
             return Err(Reject::Text("the key is empty".to_owned()));
         }
-        self.bound(context, key)
+        let encoded = self.any_bound(context, key)?;
+        if self.api == ApiVersion::V2 && !is_raw_key(key) {
+            return Err(not_raw());
+        }
+        Ok(encoded)
     }
 
-    /// As [`Rules::key`], for the end of a range, where empty is unbounded.
+    /// As [`Rules::key`], for the end of a range, where empty is unbounded, and where what follows the last raw key may stand.
     pub fn bound(&self, context: &kvrpcpb::Context, key: &Bytes) -> Result<Bytes, Reject> {
+        let encoded = self.any_bound(context, key)?;
+        if self.api == ApiVersion::V2 && !(key.is_empty() || key[0] == RAW_END || is_raw_key(key)) {
+            return Err(not_raw());
+        }
+        Ok(encoded)
+    }
+
+    /// As [`Rules::bound`], for ranges that may hold keys of any kind.
+    pub fn any_bound(&self, context: &kvrpcpb::Context, key: &Bytes) -> Result<Bytes, Reject> {
         if key.len() > KEY_BYTES_MAX {
             return Err(too_large(
                 context.region_id,
@@ -112,16 +125,10 @@ impl Rules {
                 KEY_BYTES_MAX,
             ));
         }
-        match self.api {
-            ApiVersion::V1 => Ok(key.clone()),
-            ApiVersion::V2 if key.is_empty() => Ok(Bytes::new()),
-            ApiVersion::V2 if key[0] == RAW_PREFIX && key.len() >= RAW_PREFIX_BYTES || key[0] == RAW_END => {
-                Ok(memcomparable::encode(key))
-            }
-            ApiVersion::V2 => Err(Reject::Text(
-                "the key is not a raw key of api version 2: it must start with 'r' and three bytes of keyspace".to_owned(),
-            )),
-        }
+        Ok(match self.api {
+            ApiVersion::V2 if !key.is_empty() => memcomparable::encode(key),
+            ApiVersion::V1 | ApiVersion::V2 => key.clone(),
+        })
     }
 
     /// The key as the client knows it.
@@ -182,6 +189,17 @@ impl Rules {
             keys,
         }
     }
+}
+
+fn is_raw_key(key: &[u8]) -> bool {
+    key.len() >= RAW_PREFIX_BYTES && key[0] == RAW_PREFIX
+}
+
+fn not_raw() -> Reject {
+    Reject::Text(
+        "the key is not a raw key of api version 2: it must start with 'r' and three bytes of keyspace"
+            .to_owned(),
+    )
 }
 
 /// A name out of a request, fit for an error text.

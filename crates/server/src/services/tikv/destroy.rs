@@ -2,7 +2,8 @@
 //!
 //! A client sends it to every store, naming no region. Here it is nothing unsafe: each store deletes its part of the range
 //! through the log of every region that it leads. A region that it only follows is left to its leader, which is asked as
-//! well: leadership may have moved since that store did its own part, and deleting twice does no harm.
+//! well, by the same call with that region named: leadership may have moved since that store did its own part, and deleting
+//! twice does no harm.
 
 use std::time::{Duration, Instant};
 
@@ -32,8 +33,14 @@ impl<E: Engine> TikvService<E> {
     ) -> Result<kv::UnsafeDestroyRangeResponse, Reject> {
         let context = request.context.unwrap_or_default();
         self.rules().check(&context, "")?;
-        let start = self.rules().bound(&context, &request.start_key)?;
-        let end = self.rules().bound(&context, &request.end_key)?;
+        let start = self.rules().any_bound(&context, &request.start_key)?;
+        let end = self.rules().any_bound(&context, &request.end_key)?;
+        if context.region_id != 0 {
+            let keys = Keys::Range(start.clone(), end.clone());
+            let target = self.rules().target(&context, keys);
+            self.propose_delete_range(target, start, end).await?;
+            return Ok(kv::UnsafeDestroyRangeResponse::default());
+        }
         let deadline = Instant::now() + PATIENCE;
         let ranges = self.parts(&start, &end);
         let mut parts = stream::iter(ranges)
@@ -135,7 +142,7 @@ impl<E: Engine> TikvService<E> {
             .connect()
             .await
             .map_err(|error| crate::exit::chain(&error))?;
-        let request = kv::RawDeleteRangeRequest {
+        let request = kv::UnsafeDestroyRangeRequest {
             context: Some(kv::Context {
                 region_id: region.id,
                 region_epoch: region.region_epoch,
@@ -145,10 +152,9 @@ impl<E: Engine> TikvService<E> {
             }),
             start_key: self.rules().client_key(&start),
             end_key: self.rules().client_key(&end),
-            cf: String::new(),
         };
         let answer = TikvClient::new(channel)
-            .raw_delete_range(request)
+            .unsafe_destroy_range(request)
             .await
             .map_err(|status| status.to_string())?;
         let answer = answer.into_inner();

@@ -96,24 +96,31 @@ impl<E: Engine> TikvService<E> {
             .node()
             .permit(self.rules().target(&context, Keys::Points(keys)))
             .await?;
-        let read = move || permit.get_many(&data_keys);
+        let read = move || permit.get_many(&data_keys, REQUEST_BYTES_MAX);
         let values = if request.keys.len() > INLINE_KEYS_MAX {
             blocking(read).await?
         } else {
             read()
         };
+        let values = values?.map_err(unreadable)?;
+        let too_many = || {
+            Reject::Text(format!(
+                "the values asked for have more than {REQUEST_BYTES_MAX} bytes: ask for fewer keys at a time"
+            ))
+        };
+        if values.len() < request.keys.len() {
+            return Err(too_many());
+        }
         let now = now_seconds();
         let mut pairs = Vec::with_capacity(request.keys.len());
         let mut bytes = 0;
-        for (key, value) in request.keys.into_iter().zip(values?.map_err(unreadable)?) {
+        for (key, value) in request.keys.into_iter().zip(values) {
             let Some(value) = value else { continue };
             let stored = store::value::decode(value).map_err(unreadable)?;
             if stored.is_live(now) {
                 bytes += key.len() + stored.value.len();
                 if bytes > REQUEST_BYTES_MAX && !pairs.is_empty() {
-                    return Err(Reject::Text(format!(
-                        "the values asked for have more than {REQUEST_BYTES_MAX} bytes: ask for fewer keys at a time"
-                    )));
+                    return Err(too_many());
                 }
                 pairs.push(kv::KvPair {
                     key,

@@ -318,7 +318,7 @@ fn keys_of_version_2_are_raw_keys_in_encoded_space() {
     let stored = rules.key(&context, &key).expect("a raw key");
     assert_eq!(stored, memcomparable::encode(&key));
     assert_eq!(rules.client_key(&stored), key);
-    for bad in ["x\0\0\x01txn", "hello", "r", "r\0\0"] {
+    for bad in ["x\0\0\x01txn", "hello", "r", "r\0\0", "s", "sx"] {
         assert!(
             matches!(rules.key(&context, &Bytes::from(bad)), Err(Reject::Text(_))),
             "{bad:?}"
@@ -329,6 +329,12 @@ fn keys_of_version_2_are_raw_keys_in_encoded_space() {
         .expect("the end of all raw keys");
     assert!(end > stored);
     assert_eq!(rules.bound(&context, &Bytes::new()), Ok(Bytes::new()));
+
+    // A range that holds transactional keys: only what destroys whole ranges speaks of such.
+    let other = Bytes::from_static(b"x\0\0\x01");
+    assert!(rules.bound(&context, &other).is_err());
+    let stored = rules.any_bound(&context, &other).expect("any key");
+    assert_eq!(rules.client_key(&stored), other);
 }
 
 #[test]
