@@ -1,6 +1,7 @@
 //! What tests of real processes share: a cluster that is started and driven by the command line, as a user would.
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -14,6 +15,16 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Ports that one cluster may use above each default.
 const PORTS: u16 = 10;
+/// Default ports of placement members, stores and status pages, in order.
+const DEFAULT_PORTS: [u16; 3] = [2379, 20160, 20180];
+/// The smallest port offset.
+const OFFSET_MIN: u16 = 1_000;
+/// Where the kernel takes the ports of outgoing connections from; a port above may be taken at any moment.
+const EPHEMERAL: u16 = 32_768;
+/// Offsets, from the smallest on, that keep every port below those.
+const OFFSETS: u16 = EPHEMERAL - PORTS - DEFAULT_PORTS[2] - OFFSET_MIN;
+/// How long a page may take.
+const PAGE_MAX: Duration = Duration::from_secs(5);
 
 /// What a cluster starts with.
 #[derive(Clone, Debug)]
@@ -39,9 +50,11 @@ impl Default for Wanted {
     }
 }
 
-/// A running cluster. Dropping it ends every process; its folder goes too, unless the test fails.
+/// A running cluster. Dropping it ends every process. Its folder stays for a look unless [`Cluster::passed`] was called:
+/// tests fail by panics and by returned errors, and only success shows itself.
 pub struct Cluster {
     dir: TempDir,
+    passed: bool,
     wanted: Wanted,
     placement: Vec<String>,
 }
@@ -51,6 +64,8 @@ pub struct Cluster {
 pub struct Region {
     /// Its id.
     pub id: u64,
+    /// Its first key as the command line prints it.
+    pub start: String,
     /// Stores of its peers.
     pub stores: Vec<u64>,
     /// Who leads it, as placement knows.
@@ -65,9 +80,11 @@ impl Cluster {
     /// # Errors
     /// It does not start; says what the command said.
     pub fn start(wanted: Wanted) -> Result<Self> {
-        let dir = tempfile::tempdir()?;
+        let mut dir = tempfile::tempdir()?;
+        dir.disable_cleanup(true);
         let mut cluster = Self {
             dir,
+            passed: false,
             wanted,
             placement: Vec::new(),
         };
@@ -88,6 +105,12 @@ impl Cluster {
         cluster.dev(&[&counts[..], &rest[..]].concat())?;
         cluster.placement = members(&cluster.layout()?, "placement", "addr");
         Ok(cluster)
+    }
+
+    /// The last act of a test that passed: the folder goes.
+    pub fn passed(mut self) {
+        self.passed = true;
+        self.dir.disable_cleanup(false);
     }
 
     /// Starts the processes of a cluster that was stopped, and waits until it serves.
@@ -208,24 +231,126 @@ impl Cluster {
             .context("a region id")
     }
 
-    /// Splits at a client's key.
+    /// Splits at a client's key, which consists of letters, digits and dashes. Asks again while the region is busy or the
+    /// split is cancelled, as happens under change.
     ///
     /// # Errors
-    /// Refused.
-    pub fn split(&self, key: &str) -> Result<()> {
-        let region = self.find(key)?.to_string();
-        self.ask(&["region", "split", &region, "--key", key])
-            .map(drop)
+    /// Not in time.
+    pub async fn split(&self, key: &str) -> Result<()> {
+        let boundary = boundary(key, self.wanted.api_version);
+        wait_for(&format!("a region begins at {key}"), async || {
+            let region = self.find(key)?;
+            if self.region(region)?.start == boundary {
+                return Ok(true);
+            }
+            self.ask(&["region", "split", &region.to_string(), "--key", key])?;
+            Ok(true)
+        })
+        .await
     }
 
-    /// Moves a replica of the region and waits until it is done.
+    /// Moves a replica of the region and waits until it is done. Asks again as [`Cluster::split`] does.
     ///
     /// # Errors
-    /// Refused or cancelled.
-    pub fn move_replica(&self, region: u64, from: u64, to: u64) -> Result<()> {
-        let (region, from, to) = (region.to_string(), from.to_string(), to.to_string());
-        self.ask(&["region", "move", &region, "--from", &from, "--to", &to])
-            .map(drop)
+    /// Not in time.
+    pub async fn move_replica(&self, region: u64, from: u64, to: u64) -> Result<()> {
+        let what = format!("region {region} moved from store {from} to {to}");
+        wait_for(&what, async || {
+            let stores = self.region(region)?.stores;
+            if stores.contains(&to) && !stores.contains(&from) {
+                return Ok(true);
+            }
+            let (region, from, to) = (region.to_string(), from.to_string(), to.to_string());
+            self.ask(&["region", "move", &region, "--from", &from, "--to", &to])?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Has the region led by its replica on a store. Asks again as [`Cluster::split`] does.
+    ///
+    /// # Errors
+    /// Not in time.
+    pub async fn transfer_leader(&self, region: u64, to: u64) -> Result<()> {
+        let what = format!("region {region} is led by store {to}");
+        wait_for(&what, async || {
+            if self.region(region)?.leader_store == Some(to) {
+                return Ok(true);
+            }
+            let (region, to) = (region.to_string(), to.to_string());
+            self.ask(&["region", "transfer-leader", &region, "--to", &to])?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// The placement member that leads and serves, by what the members' health pages say.
+    ///
+    /// # Errors
+    /// None does now.
+    pub fn placement_leader(&self) -> Result<String> {
+        let layout = self.layout()?;
+        let members = layout["placement"]
+            .as_array()
+            .context("placement members")?;
+        let leads = |member: &&Value| {
+            let health = member["status_addr"]
+                .as_str()
+                .and_then(|address| page(address, "/health").ok());
+            let health = health.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+            health.is_some_and(|health| health["serving"] == true)
+        };
+        let leader = members.iter().find(leads).context("no member leads")?;
+        Ok(leader["name"].as_str().context("a name")?.to_owned())
+    }
+
+    /// Operators that placement knows to be under way.
+    ///
+    /// # Errors
+    /// Placement does not answer.
+    pub fn operators_running(&self) -> Result<u64> {
+        self.ask(&["status"])?["operators_running"]
+            .as_u64()
+            .context("a count")
+    }
+
+    /// A counter on a store's metrics page, with its labels; 0 when the page does not have it yet.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub fn counter(&self, name: &str, counter: &str) -> Result<u64> {
+        let address = find(&self.layout()?["stores"], "name", name, "status_addr")?;
+        let metrics = page(&address, "/metrics")?;
+        let value = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(counter)?.strip_prefix(' '));
+        Ok(value.unwrap_or("0").trim().parse()?)
+    }
+
+    /// What a process wrote into its log.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn log(&self, name: &str) -> Result<String> {
+        let path = self.dir.path().join(format!("{name}.log"));
+        std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+
+    /// Stops a store's process without ending it, until the answer is dropped.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pause(&self, name: &str) -> Result<Paused> {
+        let layout = self.layout()?;
+        let stores = layout["stores"].as_array().context("stores")?;
+        let pid = stores.iter().find(|store| store["name"] == name);
+        let pid = pid.and_then(|store| store["pid"].as_u64());
+        let paused = Paused(
+            pid.with_context(|| format!("{name} does not run"))?
+                .to_string(),
+        );
+        ensure!(paused.signal("-STOP")?, "{name} cannot be stopped");
+        Ok(paused)
     }
 
     /// Ids of all stores.
@@ -295,8 +420,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.dir.disable_cleanup(true);
+        if !self.passed {
             eprintln!(
                 "the cluster's folder stays for a look: {}",
                 self.dir.path().display()
@@ -304,6 +428,26 @@ impl Drop for Cluster {
         }
         if let Err(error) = self.dev(&["stop"]) {
             eprintln!("the cluster did not stop: {error:#}");
+        }
+    }
+}
+
+/// A process that does not run on, for as long as this lives.
+pub struct Paused(String);
+
+impl Paused {
+    fn signal(&self, signal: &str) -> Result<bool> {
+        Ok(Command::new("kill")
+            .args([signal, &self.0])
+            .status()?
+            .success())
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        if !matches!(self.signal("-CONT"), Ok(true)) {
+            eprintln!("process {} does not go on", self.0);
         }
     }
 }
@@ -328,10 +472,46 @@ pub async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> Result<boo
     }
 }
 
+/// Reads a page with the oldest HTTP, whose answer ends with the connection.
+fn page(address: &str, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PAGE_MAX))?;
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("a whole answer")?;
+    let status = head.lines().next().unwrap_or_default();
+    ensure!(status.contains(" 200 "), "{address}{path}: {status}");
+    Ok(body.to_owned())
+}
+
+/// How the command line prints the edge of a region that begins at a client's key. Version 2 puts the keyspace in front,
+/// and pads groups of eight bytes so that their order stays.
+fn boundary(key: &str, api_version: u32) -> String {
+    if api_version == 1 {
+        return key.to_owned();
+    }
+    let bytes = [b"r\0\0\0", key.as_bytes()].concat();
+    let mut encoded = Vec::new();
+    for at in (0..=bytes.len()).step_by(8) {
+        let group = &bytes[at..bytes.len().min(at + 8)];
+        let padding = 8 - group.len();
+        encoded.extend_from_slice(group);
+        encoded.resize(encoded.len() + padding, 0);
+        encoded.push(0xff - padding as u8);
+    }
+    let printed = |byte: &u8| match byte {
+        b' '..=b'~' => char::from(*byte).to_string(),
+        _ => format!("\\x{byte:02x}"),
+    };
+    encoded.iter().map(printed).collect()
+}
+
 fn region(region: &Value) -> Region {
     let peers = region["peers"].as_array().cloned().unwrap_or_default();
     Region {
         id: region["id"].as_u64().unwrap_or_default(),
+        start: region["start"].as_str().unwrap_or_default().to_owned(),
         stores: peers
             .iter()
             .filter_map(|peer| peer["store"].as_u64())
@@ -378,11 +558,10 @@ fn binary() -> Result<PathBuf> {
 /// A port offset at which the ports of a cluster are free, another one on each call.
 fn free_offset() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 1_000 + (std::process::id() % 400) as u16 * 40;
-    let defaults = [2379, 20160, 20180];
+    let first = (std::process::id() % 280) as u16 * 40;
     for _ in 0..500 {
-        let offset = 1_000 + (first + NEXT.fetch_add(40, Ordering::Relaxed)) % 20_000;
-        let mut ports = defaults
+        let offset = OFFSET_MIN + (first + NEXT.fetch_add(40, Ordering::Relaxed)) % OFFSETS;
+        let mut ports = DEFAULT_PORTS
             .iter()
             .flat_map(|port| (0..PORTS).map(move |more| port + more + offset));
         if ports.all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {

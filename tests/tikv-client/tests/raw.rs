@@ -30,7 +30,7 @@ async fn basics(cluster: &Cluster, client: &RawClient) -> Result<()> {
     // This client starts over from the first key when a scan reaches the region without an end before its limit, so the
     // scans below end in a region with one.
     for boundary in [100, 200, 300, 400, 500] {
-        cluster.split(&key(boundary))?;
+        cluster.split(&key(boundary)).await?;
     }
     let pairs: Vec<(String, String)> = (0..500).map(|number| (key(number), format!("value {number}"))).collect();
     client.batch_put(pairs.clone()).await?;
@@ -127,13 +127,13 @@ async fn under_change(cluster: &Cluster, client: &RawClient) -> Result<()> {
         .collect();
 
     for boundary in ["w1", "w2-0001", "w4", "w6-00005"] {
-        cluster.split(boundary)?;
+        cluster.split(boundary).await?;
     }
     cluster.dev(&["add-store"])?;
     wait_for("the fourth store is known", async || Ok(cluster.stores()?.len() == 4)).await?;
     let fourth = *cluster.stores()?.iter().max().context("stores")?;
     for region in cluster.regions()?.into_iter().filter(|region| !region.stores.contains(&fourth)).take(3) {
-        cluster.move_replica(region.id, region.stores[0], fourth)?;
+        cluster.move_replica(region.id, region.stores[0], fourth).await?;
     }
     let leaders: Vec<u64> = cluster.regions()?.iter().filter_map(|region| region.leader_store).collect();
     let busiest = *leaders
@@ -168,7 +168,9 @@ async fn everything(api_version: u32) -> Result<()> {
     basics(&cluster, &client).await?;
     compare_and_swap(&client).await?;
     time_to_live(&client, api_version).await?;
-    under_change(&cluster, &client).await
+    under_change(&cluster, &client).await?;
+    cluster.passed();
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
