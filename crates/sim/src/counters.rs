@@ -41,8 +41,10 @@ pub enum Happening {
     FollowerRead,
     /// A read was dropped.
     ReadDropped,
-    /// A read was served while leases are on.
+    /// A read was served by a leader that held a lease, without a round.
     LeaseRead,
+    /// A read was served by the only voter.
+    ReadAlone,
     /// A read was served in a world where another peer also believed to lead.
     ReadBesideOtherLeader,
     /// `TimeoutNow` was sent.
@@ -81,7 +83,7 @@ pub enum Happening {
 
 impl Happening {
     /// All of them, for the check that nothing is missing.
-    pub const ALL: [Happening; 36] = [
+    pub const ALL: [Happening; 37] = [
         Happening::Election,
         Happening::LostElection,
         Happening::SteppedDown,
@@ -101,6 +103,7 @@ impl Happening {
         Happening::FollowerRead,
         Happening::ReadDropped,
         Happening::LeaseRead,
+        Happening::ReadAlone,
         Happening::ReadBesideOtherLeader,
         Happening::Transfer,
         Happening::Truncation,

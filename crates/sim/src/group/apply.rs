@@ -7,9 +7,10 @@ use raft::{Event, Payload, PeerId};
 use super::action::Action;
 use super::check::reads;
 use super::machine::Command;
-use super::model::slot;
+use super::model::{Halves, slot};
 use super::world::World;
 use crate::counters::Happening;
+use crate::peers::PeerSet;
 use crate::rule::{Rule, Violation, ensure};
 
 impl World {
@@ -140,8 +141,15 @@ impl World {
         &mut self,
         peer: PeerId,
         ready: raft::ReadReady,
+        leased: bool,
     ) -> Result<(), Violation> {
         let node = self.nodes[slot(peer)].as_mut().expect("just settled");
+        let leads = node.leads();
+        let alone = node.raft().is_some_and(|raft| {
+            let halves = Halves::of(raft.membership());
+            let own: PeerSet = [peer].into_iter().collect();
+            halves.incoming == own && halves.outgoing == own
+        });
         let Some(read) = node.reads.get_mut(&ready.id) else {
             return Err(Violation {
                 rule: Rule::ReadIndex,
@@ -153,6 +161,12 @@ impl World {
         };
         reads::check_confirmed(peer, read, ready.index)?;
         read.index = Some(ready.index);
+        read.confirmed = match (leads, alone, leased && read.fresh) {
+            (false, _, _) => Happening::FollowerRead,
+            (true, true, _) => Happening::ReadAlone,
+            (true, false, true) => Happening::LeaseRead,
+            (true, false, false) => Happening::ReadServed,
+        };
         self.serve_reads(peer)
     }
 
@@ -162,7 +176,6 @@ impl World {
             return Ok(());
         }
         let applied = node.state.applied.index;
-        let leads = node.leads();
         let mut served = Vec::new();
         node.reads.retain(|_, read| {
             let ready = read.index.is_some_and(|index| index <= applied);
@@ -179,14 +192,7 @@ impl World {
                 keys[read.key],
                 &self.ghost.committed,
             )?;
-            self.counters.count(if leads {
-                Happening::ReadServed
-            } else {
-                Happening::FollowerRead
-            });
-            if self.settings.options.lease_ticks.is_some() && leads {
-                self.counters.count(Happening::LeaseRead);
-            }
+            self.counters.count(read.confirmed);
             if self
                 .nodes
                 .iter()

@@ -322,6 +322,8 @@ impl World {
         let Some(raft) = node.raft_mut() else {
             return Ok(());
         };
+        // A lease is looked at when effects are taken, and is not begun by that.
+        let leased = raft.has_lease();
         let effects = raft.take_effects();
         let (role, term, committed) = (raft.role(), raft.term(), raft.committed());
         let applied = raft.applied();
@@ -362,9 +364,12 @@ impl World {
         }
         self.hand_out(peer, handed_out)?;
         for ready in reads {
-            self.read_ready(peer, ready)?;
+            self.read_ready(peer, ready, leased)?;
         }
         let node = self.node_mut(peer);
+        for read in node.reads.values_mut() {
+            read.fresh = false;
+        }
         let incarnation = node.incarnation;
         for read in reads_dropped {
             self.node_mut(peer).reads.remove(&read);

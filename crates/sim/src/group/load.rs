@@ -210,6 +210,8 @@ impl World {
             floor: self.ghost.committed.last(),
             key_floor: self.ghost.history.floor(key),
             index: None,
+            fresh: true,
+            confirmed: Happening::ReadServed,
         };
         self.node_mut(peer).reads.insert(id, read);
         if self.step(peer, Event::Read(id))?.is_err() {

@@ -9,6 +9,7 @@ use super::disk::Disk;
 use super::machine::State;
 use super::model::Log;
 use super::settings::Settings;
+use crate::counters::Happening;
 use crate::peers::PeerSet;
 use crate::schedule::Time;
 
@@ -34,6 +35,10 @@ pub struct PendingRead {
     pub key_floor: Index,
     /// Where it may be served, once confirmed.
     pub index: Option<Index>,
+    /// No effects were taken since it began, so no round can have been for it.
+    pub fresh: bool,
+    /// What confirmed it, to be counted when it is served.
+    pub confirmed: Happening,
 }
 
 /// What checkers remember of the present incarnation.
