@@ -6,7 +6,7 @@
 //! Commands: `lead TERM`, `lose`, `hold` and `release` (writes are applied at once unless held), `stale` (leadership is
 //! lost with the held write on its way) and `late` (it arrives), `bootstrap STORE`,
 //! `store ID ADDRESS [boot=N]`, `beat ID...`, `wait MS` (ticks every 100 ms, all beating stores beat), `silence ID`,
-//! `clock MS` (the wall clock jumps), `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS]`
+//! `clock MS` (the wall clock jumps), `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS] [bytes=N]`
 //! with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `split REGION KEY...`,
 //! `move REGION FROM TO`, `transfer REGION STORE`, `get KEY`, `ids N`, `tso N`, `operators`, `stores`.
 
@@ -420,6 +420,8 @@ fn region(words: &[&str]) -> RegionInfo {
             info.region.end_key = Bytes::copy_from_slice(end.as_bytes());
         } else if let Some(term) = word.strip_prefix("term=") {
             info.term = term.parse().expect("a term");
+        } else if let Some(bytes) = word.strip_prefix("bytes=") {
+            info.bytes = bytes.parse().expect("a size");
         } else if let Some(id) = word.strip_prefix("leader=") {
             leader = Some(id.parse::<u64>().expect("a peer id"));
         } else if let Some(ids) = word.strip_prefix("pending=") {
@@ -458,8 +460,15 @@ fn show_region(region: &RegionInfo) -> String {
     let leader = region.leader.as_ref().map_or("nobody".into(), |leader| {
         format!("{}@{}", leader.id, leader.store_id)
     });
+    let mut rest = String::new();
+    if region.bytes > 0 {
+        write!(rest, ", {} bytes", region.bytes).expect("a string grows");
+    }
+    for peer in &region.pending {
+        write!(rest, ", {} pending", peer.id).expect("a string grows");
+    }
     format!(
-        "{} [{},{}) {} led by {leader}",
+        "{} [{},{}) {} led by {leader}{rest}",
         region.id(),
         region.region.start_key.escape_ascii(),
         region.region.end_key.escape_ascii(),

@@ -5,6 +5,7 @@ use proto::{RegionId, StoreId, metapb};
 
 use super::{Leader, found};
 use crate::event::{Answer, Lookup, Note, Now, Refusal, RequestId};
+use crate::operator::Epoch;
 use crate::regions::{RegionInfo, Stale};
 use crate::state;
 use crate::stores::StoreInfo;
@@ -162,27 +163,41 @@ impl Leader {
             .cloned()
             .unwrap_or_default();
         let store = known.leader.as_ref().map(|leader| leader.store_id);
-        let share = pieces.len() as u64;
+        // A parent that told of the split itself has counted already what is left of it.
+        let share = if known
+            .epoch()
+            .is_older(Epoch::from_wire(parent.region_epoch.as_ref()))
+        {
+            pieces.len() as u64
+        } else {
+            1
+        };
         for piece in pieces {
-            let term = if piece.id == known.region.id {
-                known.term
-            } else {
-                0
-            };
+            let epoch = Epoch::from_wire(piece.region_epoch.as_ref());
+            let newest = self.regions.get(RegionId(piece.id));
+            if newest.is_some_and(|newest| !newest.epoch().is_older(epoch)) {
+                // Its leader was quicker, and told more than its range.
+                continue;
+            }
             let leader = piece
                 .peers
                 .iter()
                 .find(|peer| Some(peer.store_id) == store)
                 .cloned();
+            // A split changes no peers, so who lagged before it still does.
+            let rest = if piece.id == known.region.id {
+                known.clone()
+            } else {
+                RegionInfo::default()
+            };
             let report = RegionInfo {
                 region: piece,
                 leader,
-                term,
                 bytes: known.bytes / share,
                 keys: known.keys / share,
-                ..RegionInfo::default()
+                ..rest
             };
-            // A piece whose leader was quicker is known already.
+            // What does not fit the view is older than it.
             let _ = self.take_report(report, now);
         }
         Ok(Answer::Done)
