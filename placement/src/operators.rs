@@ -25,9 +25,9 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 struct Running {
     operator: Operator,
-    /// Whether the region reported to this leader since the operator was made or loaded.
+    /// Whether the region reported to this leader since the operator was loaded, and is in the view.
     heard: bool,
-    /// When the current step began, as far as this leader knows.
+    /// When the current step began, as far as this leader knows; when the wait began for a region that is not heard.
     since: Duration,
     sent: Option<Duration>,
 }
@@ -166,7 +166,7 @@ impl Operators {
             self.finish(
                 id,
                 State::Cancelled,
-                "its region did not report to the new leader".into(),
+                "its region does not report any more".into(),
                 now,
                 settings,
                 outbox,
@@ -244,24 +244,17 @@ impl Operators {
         self.finish(id, State::Cancelled, reason, now, settings, outbox);
     }
 
-    /// A region is not there any more.
-    pub fn region_gone(
-        &mut self,
-        region: RegionId,
-        now: Now,
-        settings: &Settings,
-        outbox: &mut Outbox,
-    ) {
+    /// A region left the view: it is gone, or a piece of it was quicker to report than itself. Its operator waits as
+    /// that of an earlier leader does, for a report or for the end of its patience.
+    pub fn region_hidden(&mut self, region: RegionId, now: Now) {
         self.back_off.remove(&region);
-        if let Some(&id) = self.by_region.get(&region) {
-            self.finish(
-                id,
-                State::Cancelled,
-                "the region is gone".into(),
-                now,
-                settings,
-                outbox,
-            );
+        if let Some(id) = self.by_region.get(&region) {
+            let running = self
+                .running
+                .get_mut(id)
+                .expect("by_region names running operators");
+            running.heard = false;
+            running.since = now.monotonic;
         }
     }
 

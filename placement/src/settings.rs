@@ -41,7 +41,8 @@ pub struct Settings {
     pub catch_up_deadline: Duration,
     /// Bytes per second that a snapshot is expected to make at the least.
     pub catch_up_rate_bytes: u64,
-    /// An operator taken over from an earlier leader is given up when its region does not report within this.
+    /// An operator that was taken over from an earlier leader, or whose region left the view, is given up when the region
+    /// does not report within this.
     pub resume_deadline: Duration,
     /// First pause of the checkers for a region whose operator was cancelled; doubles up to
     /// [`Settings::back_off_max`].

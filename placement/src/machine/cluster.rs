@@ -123,9 +123,8 @@ impl Leader {
                 return false;
             }
         };
-        for gone in evicted {
-            self.operators
-                .region_gone(gone, now, &self.settings, &mut self.outbox);
+        for hidden in evicted {
+            self.operators.region_hidden(hidden, now);
         }
         let region = self.regions.get(id).expect("it was just reported");
         let from = (region.region.start_key.clone(), RequestId(0));
