@@ -35,6 +35,8 @@ pub(crate) enum Finding {
         /// Voters now.
         voters: usize,
     },
+    /// There is a voter too many.
+    Demote(metapb::Peer),
     /// A voter is on a store whose peers are to leave.
     Move {
         /// The voter.
@@ -77,6 +79,9 @@ impl Checker<'_> {
         }
         if missing {
             return self.target(region).map(|to| Finding::Add { to, voters });
+        }
+        if voters > self.replicas as usize {
+            return self.spare(region).map(Finding::Demote);
         }
         let leaving = region
             .voters()
@@ -130,6 +135,30 @@ impl Checker<'_> {
         } else {
             None
         }
+    }
+
+    /// The voter that is missed least: a move that ended between the promotion of its peer and the demotion of the old one
+    /// leaves one too many. Never the leader, so that no hand-over is needed.
+    fn spare(&self, region: &RegionInfo) -> Option<metapb::Peer> {
+        let leader = region.leader.as_ref().map(|leader| leader.id);
+        let uselessness = |peer: &&metapb::Peer| {
+            let store = StoreId(peer.store_id);
+            let down = self
+                .stores
+                .down(store, self.now, self.settings.store_down_after);
+            (
+                self.stores.leaving(store),
+                down,
+                !region.caught_up(peer.id),
+                self.regions.counts(store).0,
+                peer.id,
+            )
+        };
+        region
+            .voters()
+            .filter(|peer| Some(peer.id) != leader)
+            .max_by_key(uselessness)
+            .copied()
     }
 
     /// The store with the fewest peers, those on their way included, that may take one of this region.

@@ -96,6 +96,23 @@ impl Leader {
                 let peer = self.new_learner(to)?;
                 repair(Kind::AddReplica, commands::add_steps(&peer), cause)
             }
+            Finding::Demote(peer) => {
+                let cause = format!(
+                    "{} voters of {}; peer {} is missed least",
+                    region.voters().count(),
+                    self.cluster.replicas,
+                    peer.id
+                );
+                let demotion = Step::Swap {
+                    promote: Vec::new(),
+                    demote: vec![peer],
+                };
+                repair(
+                    Kind::RemoveLearner,
+                    vec![demotion, Step::RemoveLearner(peer)],
+                    cause,
+                )
+            }
             Finding::Move { from, to } => {
                 let cause = format!(
                     "store {} is leaving; store {to} has the fewest peers",
