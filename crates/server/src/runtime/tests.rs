@@ -97,12 +97,34 @@ impl Cluster {
         cluster
     }
 
+    /// Writes, and waits until the node has told that it failed: the write is not acknowledged then and never will be.
+    async fn failed_while_writing(&self, node: &Handle<MemoryEngine>) -> &FatalError {
+        let mut write = std::pin::pin!(node.propose(target("k"), put("k", "w")));
+        let told = async {
+            let mut look = tokio::time::interval(Duration::from_millis(5));
+            loop {
+                look.tick().await;
+                if let Some(failure) = self.failure.0.get() {
+                    break failure;
+                }
+            }
+        };
+        let told = tokio::time::timeout(Duration::from_secs(30), told);
+        tokio::select! {
+            answered = &mut write => {
+                assert!(answered.is_err(), "acknowledged after a failure: {answered:?}");
+                self.failure.0.get().expect("the failure is told before the threads end")
+            }
+            told = told => told.expect("the failure is told"),
+        }
+    }
+
     fn start_node(&mut self, id: StoreId, engine: MemoryEngine) {
         let identity = store::identity::bump_boot(&engine).expect("an identity is there");
-        // Fast, so that tests do not wait for elections.
+        // Fast, so that tests do not wait long for elections, but no pause of a busy machine.
         let raft = raft::Options {
-            election_ticks: 10,
-            heartbeat_ticks: 2,
+            election_ticks: 80,
+            heartbeat_ticks: 8,
             ..Default::default()
         };
         let options = store::Options {
@@ -351,13 +373,7 @@ async fn a_failed_sync_stops_the_node_and_acknowledges_nothing() {
     let node = cluster.leader().await;
     assert!(node.propose(target("k"), put("k", "v")).await.is_ok());
     cluster.engines[&StoreId(1)].fail_next(Fault::Sync);
-    let write = node.propose(target("k"), put("k", "w"));
-    let answered = tokio::time::timeout(Duration::from_millis(500), write).await;
-    assert!(
-        answered.is_err(),
-        "acknowledged after a failed sync: {answered:?}"
-    );
-    let failure = cluster.failure.0.get().expect("the failure is told");
+    let failure = cluster.failed_while_writing(&node).await;
     assert_eq!(failure.doing, "syncing the log");
     cluster.end();
 }
@@ -367,13 +383,7 @@ async fn a_failed_write_names_its_cause() {
     let cluster = Cluster::start(1);
     let node = cluster.leader().await;
     cluster.engines[&StoreId(1)].fail_next(Fault::Write);
-    let write = node.propose(target("k"), put("k", "w"));
-    let answered = tokio::time::timeout(Duration::from_millis(500), write).await;
-    assert!(
-        !matches!(answered, Ok(Ok(_))),
-        "acknowledged after a failed write"
-    );
-    let failure = cluster.failure.0.get().expect("the failure is told");
+    let failure = cluster.failed_while_writing(&node).await;
     assert!(crate::exit::chain(failure).contains("failed"), "{failure}");
     cluster.end();
 }
