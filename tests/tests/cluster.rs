@@ -1,6 +1,7 @@
 //! Clusters of real processes under writers, with processes killed, disks emptied and placement lost. Every acknowledged
 //! write is read back.
 
+mod disk;
 mod writers;
 
 use std::process::Command;
@@ -366,6 +367,34 @@ async fn directories_of_others_are_refused() -> Result<()> {
         "with another cluster's directory it said: {said}"
     );
     other.passed();
+    cluster.passed();
+    Ok(())
+}
+
+/// What directories of a later version get: a typed refusal that says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_of_a_newer_format_are_refused() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::start(Wanted {
+        stores: 1,
+        placements: 1,
+        ..Wanted::default()
+    })?;
+    for role in ["store", "placement"] {
+        let name = format!("{role}-1");
+        cluster.dev(&["kill", &name])?;
+        let raised = disk::raise_format(&cluster.dir().join(&name), 99)?;
+        ensure!(raised > 0, "{name} has no identity in its log");
+        let config = cluster.dir().join(format!("{name}.toml"));
+        let config = config.to_string_lossy();
+        let refused = cluster.try_pontoon(&["serve", role, "--config", &config])?;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(
+            refused.status.code() == Some(8) && said.contains("has format 99"),
+            "{name} with a newer directory ended with {}: {said}",
+            refused.status
+        );
+    }
     cluster.passed();
     Ok(())
 }
