@@ -17,6 +17,8 @@ use crate::stores::Stores;
 
 /// Keys of one command at the most.
 const KEYS_MAX: usize = 1024;
+/// Bytes of all keys of one command at the most: they are written into one record, and every step writes it again.
+const KEYS_BYTES_MAX: usize = 1 << 20;
 /// Length of a key at the most, in its encoded form (RELIABILITY F27).
 const KEY_BYTES_MAX: usize = 10 << 10;
 
@@ -32,6 +34,12 @@ pub(crate) fn split(
     if keys.is_empty() || keys.len() > KEYS_MAX {
         return Err(Refusal::Invalid(format!(
             "a split takes 1 to {KEYS_MAX} keys"
+        )));
+    }
+    let bytes: usize = keys.iter().map(Bytes::len).sum();
+    if bytes > KEYS_BYTES_MAX {
+        return Err(Refusal::Invalid(format!(
+            "the keys have {bytes} bytes, {KEYS_BYTES_MAX} are allowed"
         )));
     }
     for key in &keys {
@@ -188,4 +196,31 @@ pub(crate) fn transfer(
 
 fn joint(region: &RegionInfo) -> Refusal {
     Refusal::Busy(format!("region {} is changing its members", region.id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record above what the region takes as one entry could not be written, and its leader would give up.
+    #[test]
+    fn a_split_fits_one_write() {
+        let region = RegionInfo {
+            region: metapb::Region {
+                id: 1,
+                ..Default::default()
+            },
+            ..RegionInfo::default()
+        };
+        let keys = |count: usize| -> Vec<Bytes> {
+            let key = |number| format!("{number:0>KEY_BYTES_MAX$}").into();
+            (1..=count).map(key).collect()
+        };
+        let fit = KEYS_BYTES_MAX / KEY_BYTES_MAX;
+        assert!(split(&region, keys(fit), 1).is_ok());
+        let Err(Refusal::Invalid(reason)) = split(&region, keys(fit + 1), 1) else {
+            panic!("more than {KEYS_BYTES_MAX} bytes are refused");
+        };
+        assert!(reason.contains("1048576"), "{reason}");
+    }
 }

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use prost::Message;
 use proto::pontoon::v1 as wire;
 use proto::{StoreId, metapb};
 
 use crate::event::{Now, Refusal, Space};
+
+/// Bytes of the encoded metadata of a store at the most: records of many stores leave in one write.
+const STORE_BYTES_MAX: usize = 16 << 10;
 
 /// A store as others may know it.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +79,12 @@ impl Stores {
             .ok_or_else(|| Refusal::Invalid("the store has no id".into()))?;
         if store.address.is_empty() {
             return Err(Refusal::Invalid(format!("store {id} has no address")));
+        }
+        let bytes = store.encoded_len();
+        if bytes > STORE_BYTES_MAX {
+            return Err(Refusal::Invalid(format!(
+                "store {id} tells {bytes} bytes of itself, {STORE_BYTES_MAX} are allowed"
+            )));
         }
         if let Some(known) = self.entries.get(&id) {
             known.check_boot(id, &store, boot)?;
@@ -390,5 +400,23 @@ mod tests {
         assert!(stores.leaving(StoreId(1)));
         assert!(stores.takes_peers(StoreId(2), at(12), DOWN));
         assert!(!stores.takes_peers(StoreId(2), at(30), DOWN));
+    }
+
+    /// Its record could not be written, and the leader would give up.
+    #[test]
+    fn what_a_store_tells_of_itself_is_limited() {
+        let mut stores = Stores::default();
+        let mut large = store(1, "a", 0);
+        large.labels.push(metapb::StoreLabel {
+            key: "zone".into(),
+            value: "z".repeat(STORE_BYTES_MAX),
+        });
+        let Err(Refusal::Invalid(reason)) = stores.put(large.clone(), Some(1), at(0), DOWN) else {
+            panic!("more than {STORE_BYTES_MAX} bytes are refused");
+        };
+        assert!(reason.contains("16384"), "{reason}");
+        assert!(!stores.contains(StoreId(1)));
+        large.labels[0].value.truncate(STORE_BYTES_MAX - 100);
+        assert!(stores.put(large, Some(1), at(0), DOWN).is_ok());
     }
 }
