@@ -24,16 +24,29 @@ struct Bounds {
     options: Arc<Options>,
     voters: u64,
     learners: u64,
-    /// Whether peer 1 already leads and everything is settled.
-    led: bool,
+    start: Start,
     terms_max: Term,
     proposals_max: u8,
     crashes_max: u8,
     duplicates_max: u8,
     /// The change that a leader may propose once.
     change: Option<MembershipChange>,
+    /// States to look at, unless `MODEL_STATES` says another number.
+    states: usize,
     /// Bits that must be reachable.
     reachable: &'static [(&'static str, u16)],
+}
+
+/// Where a model begins. Time stands still in it, and who heard a leader within `T` refuses its rivals; so where somebody leads,
+/// nobody has heard it for `T`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// Nothing happened.
+    Fresh,
+    /// Peer 1 leads and everything is settled.
+    Led,
+    /// And a command of peer 1 is durable at 2, on its way to the disk of 1 and to 3.
+    Spread,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +106,34 @@ impl Bounds {
             "peer 1 leads without rivals"
         );
         group
+    }
+
+    /// [`Bounds::led`], and a command that reached 2 alone.
+    fn spread(&self) -> Group {
+        let mut group = self.led();
+        self.act(&mut group, Action::Propose(0));
+        let place = group
+            .network
+            .iter()
+            .position(|(_, message)| message.to == PeerId(2))
+            .expect("it is sent to 2");
+        self.act(&mut group, Action::Deliver(place));
+        group.complete_write(1);
+        group
+    }
+
+    /// Lets every follower hear nobody for `T`.
+    fn silence(&self, group: &mut Group) {
+        for place in 0..group.nodes.len() {
+            let raft = &group.nodes[place].raft;
+            if raft.role() == Role::Follower && raft.leader().is_some() {
+                for _ in 0..self.options.election_ticks {
+                    group.step(place, Event::Tick);
+                }
+                let role = group.nodes[place].raft.role();
+                assert_eq!(role, Role::Follower, "the timeouts drawn are longer");
+            }
+        }
     }
 
     fn act(&self, group: &mut Group, action: Action) -> bool {
@@ -157,13 +198,14 @@ impl Model for Bounds {
     type Action = Action;
 
     fn init_states(&self) -> Vec<Group> {
-        if self.led {
-            let mut group = self.led();
-            group.happened = 0;
-            vec![group]
-        } else {
-            vec![Group::new(&self.options, self.voters, self.learners)]
-        }
+        let mut group = match self.start {
+            Start::Fresh => Group::new(&self.options, self.voters, self.learners),
+            Start::Led => self.led(),
+            Start::Spread => self.spread(),
+        };
+        self.silence(&mut group);
+        group.happened = 0;
+        vec![group]
     }
 
     fn actions(&self, group: &Group, actions: &mut Vec<Action>) {
@@ -238,23 +280,24 @@ impl Model for Bounds {
     }
 }
 
-fn states_max() -> usize {
+fn states_max(bounds: &Bounds) -> usize {
     match std::env::var("MODEL_STATES") {
         Ok(text) => text
             .replace('_', "")
             .parse()
             .unwrap_or_else(|error| panic!("MODEL_STATES={text}: {error}")),
-        Err(_) => 1_000_000,
+        Err(_) => bounds.states,
     }
 }
 
 /// Looks at states breadth first. Panics with the shortest way to a violation, or when something was never reached.
 fn check(name: &str, bounds: Bounds) {
     let reachable = bounds.reachable;
+    let states = states_max(&bounds);
     let checker = bounds
         .checker()
         .threads(2)
-        .target_state_count(states_max())
+        .target_state_count(states)
         .finish_when(HasDiscoveries::AnyFailures)
         .spawn_bfs()
         .join();
@@ -263,7 +306,7 @@ fn check(name: &str, bounds: Bounds) {
         checker.state_count(),
         checker.unique_state_count(),
         checker.max_depth(),
-        checker.state_count() < states_max()
+        checker.state_count() < states
     );
     for property in ["log matching", "nothing else is violated"] {
         if let Some(path) = checker.discovery(property) {
@@ -284,10 +327,11 @@ fn check(name: &str, bounds: Bounds) {
 
 /// Whether the checker finds a violation, and which.
 fn caught(bounds: Bounds) -> Option<String> {
+    let states = states_max(&bounds);
     let checker = bounds
         .checker()
         .threads(2)
-        .target_state_count(states_max())
+        .target_state_count(states)
         .timeout(Duration::from_secs(300))
         .finish_when(HasDiscoveries::AnyFailures)
         .spawn_bfs()
@@ -305,12 +349,13 @@ fn elections(bug: Option<Bug>) -> Bounds {
         options: Bounds::options(bug),
         voters: 3,
         learners: 0,
-        led: false,
+        start: Start::Fresh,
         terms_max: 2,
         proposals_max: 0,
         crashes_max: 1,
-        duplicates_max: 0,
+        duplicates_max: 1,
         change: None,
+        states: 3_000_000,
         reachable: &[("a crash loses a write", happened::LOST_WRITE)],
     }
 }
@@ -321,15 +366,42 @@ fn replication(bug: Option<Bug>) -> Bounds {
         options: Bounds::options(bug),
         voters: 3,
         learners: 0,
-        led: true,
+        start: Start::Led,
         terms_max: 3,
         proposals_max: 1,
         crashes_max: 1,
         duplicates_max: 0,
         change: None,
+        states: 1_000_000,
         reachable: &[
             ("a command is committed", happened::COMMAND_COMMITTED),
             ("a crash loses a write", happened::LOST_WRITE),
+            ("a second term is led", happened::SECOND_LEADER),
+        ],
+    }
+}
+
+/// A command that only one follower has, whose leader has rivals: it is committed by a later one, or overwritten.
+fn succession(bug: Option<Bug>) -> Bounds {
+    Bounds {
+        options: Bounds::options(bug),
+        voters: 3,
+        learners: 0,
+        start: Start::Spread,
+        terms_max: 3,
+        proposals_max: 1,
+        crashes_max: 1,
+        duplicates_max: 0,
+        change: None,
+        states: 4_000_000,
+        reachable: &[
+            ("a command is committed", happened::COMMAND_COMMITTED),
+            ("a second term is led", happened::SECOND_LEADER),
+            ("entries are overwritten", happened::OVERWRITTEN),
+            (
+                "a later leader commits an older entry",
+                happened::OLDER_COMMITTED,
+            ),
         ],
     }
 }
@@ -340,15 +412,16 @@ fn joint(bug: Option<Bug>) -> Bounds {
         options: Bounds::options(bug),
         voters: 2,
         learners: 1,
-        led: true,
+        start: Start::Led,
         terms_max: 3,
         proposals_max: 0,
-        crashes_max: 0,
+        crashes_max: 1,
         duplicates_max: 0,
         change: Some(MembershipChange::EnterJoint {
             promote: vec![PeerId(3)],
             demote: vec![PeerId(2)],
         }),
+        states: 2_000_000,
         reachable: &[
             (
                 "committed under a joint configuration",
@@ -370,8 +443,19 @@ fn replication_is_safe() {
 }
 
 #[test]
+fn succession_is_safe() {
+    check("succession", succession(None));
+}
+
+#[test]
 fn joint_changes_are_safe() {
     check("joint change", joint(None));
+    // Without crashes the search comes further.
+    let calm = Bounds {
+        crashes_max: 0,
+        ..joint(None)
+    };
+    check("joint change without crashes", calm);
 }
 
 #[test]
