@@ -43,12 +43,7 @@ pub(crate) fn split(
         )));
     }
     for key in &keys {
-        if key.len() > KEY_BYTES_MAX {
-            return Err(Refusal::Invalid(format!(
-                "a key has {} bytes, {KEY_BYTES_MAX} are allowed",
-                key.len()
-            )));
-        }
+        check_key(key)?;
         if !region.contains(key) || *key == region.region.start_key {
             return Err(Refusal::Invalid(format!(
                 "a key is not inside region {}",
@@ -75,6 +70,17 @@ pub(crate) fn split(
         steps,
         cause,
     })
+}
+
+/// Refuses a key that no region can hold: lookups keep keys while they wait.
+pub(crate) fn check_key(key: &[u8]) -> Result<(), Refusal> {
+    if key.len() > KEY_BYTES_MAX {
+        return Err(Refusal::Invalid(format!(
+            "a key has {} bytes, {KEY_BYTES_MAX} are allowed",
+            key.len()
+        )));
+    }
+    Ok(())
 }
 
 /// Checks a move; the plan is [`move_steps`] with a fresh peer id.

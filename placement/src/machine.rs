@@ -242,9 +242,15 @@ impl Leader {
             }
             Request::ReportSplit(pieces) => self.report_split(pieces, now),
             // Routes are soft: they rest on nothing that is being written.
-            Request::RegionByKey(key) => return self.on_lookup(id, key, now),
+            Request::RegionByKey(key) => {
+                return match commands::check_key(&key) {
+                    Ok(()) => self.on_lookup(id, key, now),
+                    Err(refusal) => self.outbox.answer_now(id, Err(refusal)),
+                };
+            }
             Request::PreviousRegion(key) => {
-                let found = found(self.regions.previous(&key), Lookup::Key);
+                let found = commands::check_key(&key)
+                    .and_then(|()| found(self.regions.previous(&key), Lookup::Key));
                 return self.outbox.answer_now(id, found);
             }
             Request::Region(region) => {
@@ -252,13 +258,12 @@ impl Leader {
                 return self.outbox.answer_now(id, found);
             }
             Request::Regions { start, end, limit } => {
-                let regions = self
-                    .regions
-                    .scan(&start, &end)
-                    .take(limit.min(REGIONS_MAX))
-                    .cloned()
-                    .collect();
-                return self.outbox.answer_now(id, Ok(Answer::Regions(regions)));
+                let checked = commands::check_key(&start).and_then(|()| commands::check_key(&end));
+                let answer = checked.map(|()| {
+                    let regions = self.regions.scan(&start, &end);
+                    Answer::Regions(regions.take(limit.min(REGIONS_MAX)).cloned().collect())
+                });
+                return self.outbox.answer_now(id, answer);
             }
             Request::Keyspace(name) => match keyspace::id(&name) {
                 Some(keyspace) => self.bootstrapped().map(|()| Answer::Keyspace(keyspace)),

@@ -8,7 +8,8 @@
 //! `store ID ADDRESS [boot=N]`, `beat ID...`, `wait MS` (ticks every 100 ms, all beating stores beat), `silence ID`,
 //! `clock MS` (the wall clock jumps), `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS] [bytes=N]`
 //! with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `split REGION KEY...`,
-//! `move REGION FROM TO`, `transfer REGION STORE`, `get KEY`, `ids N`, `tso N`, `operators`, `stores`.
+//! `move REGION FROM TO`, `transfer REGION STORE`, `get KEY`, `previous KEY`, `scan START END`
+//! (a key may be `k*N`: k, N times), `ids N`, `tso N`, `operators`, `stores`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -191,10 +192,7 @@ impl World {
                 self.request(Request::ReportSplit(pieces.collect()));
             }
             "split" => {
-                let keys = words[2..]
-                    .iter()
-                    .map(|key| Bytes::copy_from_slice(key.as_bytes()))
-                    .collect();
+                let keys = words[2..].iter().map(|text| key(text)).collect();
                 self.request(Request::Split {
                     region: RegionId(number(1)),
                     keys,
@@ -211,9 +209,13 @@ impl World {
                     to: StoreId(number(2)),
                 });
             }
-            "get" => self.request(Request::RegionByKey(Bytes::copy_from_slice(
-                words[1].as_bytes(),
-            ))),
+            "get" => self.request(Request::RegionByKey(key(words[1]))),
+            "previous" => self.request(Request::PreviousRegion(key(words[1]))),
+            "scan" => self.request(Request::Regions {
+                start: key(words[1]),
+                end: key(words[2]),
+                limit: 10,
+            }),
             "ids" => self.request(Request::AllocateIds(number(1) as u32)),
             "tso" => self.request(Request::Timestamps(number(1) as u32)),
             "operators" => self.request(Request::Operators {
@@ -338,6 +340,12 @@ impl World {
                 format!("timestamps up to {physical_ms}+{logical}, {count}")
             }
             Answer::Region(region) => format!("region {}", show_region(region)),
+            Answer::Regions(regions) => {
+                for region in regions {
+                    self.output.push(format!("region {}", show_region(region)));
+                }
+                return;
+            }
             Answer::Operator(id) => format!("operator {id}"),
             Answer::Operators(operators) => {
                 for operator in operators {
@@ -382,6 +390,14 @@ fn metadata(id: u64, address: &str, boot: u64) -> metapb::Store {
         address: address.into(),
         start_timestamp: boot as i64,
         ..Default::default()
+    }
+}
+
+/// A key; `k*N` is `k` N times.
+fn key(text: &str) -> Bytes {
+    match text.split_once('*') {
+        Some((part, times)) => part.repeat(times.parse().expect("a number")).into(),
+        None => Bytes::copy_from_slice(text.as_bytes()),
     }
 }
 
