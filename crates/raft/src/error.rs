@@ -97,7 +97,7 @@ pub enum Error {
     /// What was restored contradicts itself; the peer's storage is damaged.
     #[error("restored state contradicts itself: {0:?}")]
     Restored(RestoreError),
-    /// The settings contradict each other.
+    /// The settings contradict each other, or would let nothing happen.
     #[error("invalid options")]
     Options,
 }

@@ -218,19 +218,20 @@ pub struct Options {
     pub election_ticks: u32,
     /// Ticks between heartbeats, at most a fifth of `election_ticks`.
     pub heartbeat_ticks: u32,
-    /// Entries in one append.
+    /// Entries in one append. Not 0.
     pub append_entries_max: usize,
     /// Bytes in one append; a larger entry travels alone.
     pub append_bytes_max: usize,
-    /// Appends in flight to one member.
+    /// Appends in flight to one member. Not 0.
     pub inflight_messages_max: usize,
-    /// Bytes in flight to one member.
+    /// Bytes in flight to one member; an append is sent while there are less. Not 0.
     pub inflight_bytes_max: usize,
     /// Bytes of entries proposed and not yet committed; above, proposals are refused.
     pub uncommitted_bytes_max: usize,
     /// Bytes of applied entries kept in memory for members that lag a little.
     pub cache_bytes_max: usize,
-    /// Serve reads under a lease (R25): ticks it lasts from the sending of a confirmed round. `None` is off.
+    /// Serve reads under a lease (R25): ticks it lasts from the sending of a confirmed round, less than
+    /// `election_ticks`. `None` is off.
     pub lease_ticks: Option<u32>,
     /// A bug planted on purpose, for checkers to find. `None` outside tests.
     pub bug: Option<Bug>,

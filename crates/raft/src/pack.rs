@@ -18,6 +18,7 @@ use crate::types::{HardState, Index, Membership, PeerId, Term};
 #[derive(Clone, Copy, Debug)]
 struct PackedMember {
     peer: PeerId,
+    since: Index,
     matched: Index,
     commit: Index,
     round: u64,
@@ -103,6 +104,7 @@ impl Raft {
 fn pack_member((peer, progress): &(PeerId, Progress)) -> PackedMember {
     PackedMember {
         peer: *peer,
+        since: progress.since,
         matched: progress.matched,
         commit: progress.commit,
         round: progress.round,
@@ -177,7 +179,7 @@ fn unpack_leader(packed: &PackedLeader, last: Index) -> Leader {
         .members
         .iter()
         .map(|member| {
-            let mut progress = Progress::new(member.matched + 1, 0);
+            let mut progress = Progress::new(member.matched + 1, member.since);
             progress.matched = member.matched;
             progress.commit = member.commit;
             progress.commit_sent = member.commit;

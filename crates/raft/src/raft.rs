@@ -742,12 +742,14 @@ impl Raft {
 }
 
 fn check_options(options: &Options) -> Result<(), Error> {
-    let timers =
-        options.heartbeat_ticks >= 1 && options.heartbeat_ticks * 2 <= options.election_ticks;
+    let timers = options.heartbeat_ticks >= 1
+        && options.heartbeat_ticks.saturating_mul(5) <= options.election_ticks;
     let lease = options
         .lease_ticks
         .is_none_or(|lease| lease < options.election_ticks);
-    let sizes = options.append_entries_max >= 1 && options.inflight_messages_max >= 1;
+    let sizes = options.append_entries_max >= 1
+        && options.inflight_messages_max >= 1
+        && options.inflight_bytes_max >= 1;
     if timers && lease && sizes {
         Ok(())
     } else {

@@ -693,6 +693,61 @@ fn reliability_r34_malformed_messages_are_refused() {
 }
 
 #[test]
+fn settings_that_stop_a_peer_are_refused() {
+    let refused = |change: fn(&mut raft::Options)| {
+        let mut options = small_options();
+        change(&mut options);
+        Raft::new(options, Restored::blank(peer(1), 0)).err() == Some(Error::Options)
+    };
+    assert!(!refused(|_| {}));
+    assert!(!refused(|options| options.inflight_bytes_max = 1));
+    assert!(!refused(|options| options.lease_ticks = Some(9)));
+    assert!(refused(|options| options.heartbeat_ticks = 0));
+    assert!(refused(|options| options.heartbeat_ticks = 3), "T is 10");
+    assert!(refused(|options| options.heartbeat_ticks = u32::MAX));
+    assert!(refused(|options| options.election_ticks = 9));
+    assert!(refused(|options| options.lease_ticks = Some(10)));
+    assert!(refused(|options| options.append_entries_max = 0));
+    assert!(refused(|options| options.inflight_messages_max = 0));
+    assert!(refused(|options| options.inflight_bytes_max = 0));
+}
+
+/// A member that was added again and not heard since is as unknown after a rest as before.
+#[test]
+fn liveness_q6_a_packed_leader_knows_since_when_members_are_members() {
+    let mut cluster = pledged();
+    let change_learner = |cluster: &mut Cluster, step| {
+        cluster.propose(1, change(step)).expect("1 leads");
+        cluster.settle();
+    };
+    cluster.add(4, Disk::default());
+    change_learner(&mut cluster, MembershipChange::AddLearner(peer(4)));
+    let late = Message {
+        from: peer(4),
+        to: peer(1),
+        term: cluster.raft(1).term(),
+        support: None,
+        body: Body::AppendResponse {
+            result: AppendResult::Matched(cluster.raft(4).last().index),
+            commit: 0,
+            pledge: None,
+        },
+    };
+    change_learner(&mut cluster, MembershipChange::RemoveLearner(peer(4)));
+    cluster.add(4, Disk::default());
+    cluster.isolate(4);
+    change_learner(&mut cluster, MembershipChange::AddLearner(peer(4)));
+    let raft = cluster.node_mut(1).raft.take().expect("it is up");
+    let raft = raft
+        .try_pack()
+        .expect("who owes nothing keeps nothing awake");
+    cluster.node_mut(1).raft = Some(raft.unpack());
+    cluster.heal();
+    cluster.arrive(late);
+    assert_eq!(cluster.raft(1).member_statuses()[&peer(4)].matched, 0);
+}
+
+#[test]
 fn liveness_q6_an_idle_peer_keeps_no_entries() {
     let mut cluster = Cluster::led(3, 1);
     for _ in 0..20 {
