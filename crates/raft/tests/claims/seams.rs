@@ -159,6 +159,25 @@ fn liveness_p4_three_proofs_that_a_pledge_is_worth_nothing() {
     );
 }
 
+/// A pre-vote with a proof changes what the receiver believes of its leader, and nothing that it must remember.
+#[test]
+fn liveness_p4_a_pre_vote_with_a_proof_frees_who_is_pledged() {
+    for (released, frees) in [(None, false), (Some(7), false), (Some(1), true)] {
+        let mut cluster = pledged();
+        let before = cluster.raft(2).hard_state();
+        let last = cluster.raft(2).last();
+        let request = Message {
+            body: Body::PreVoteRequest { last, released },
+            ..vote_request(3, 2, 2, last, None)
+        };
+        cluster.arrive(request);
+        let raft = cluster.raft(2);
+        assert_eq!(raft.hard_state(), before);
+        assert_eq!(raft.pledge().is_none(), frees);
+        assert_eq!(raft.leader().is_none(), frees);
+    }
+}
+
 #[test]
 fn liveness_p5_pledges_end_with_their_support_or_release() {
     let release = |term| Message {
