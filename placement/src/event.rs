@@ -227,7 +227,7 @@ pub struct ClusterInfo {
 /// Why a request was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// This member does not lead the placement group; whether a write of the request takes effect is not known.
+    /// This member does not lead the placement group, and nothing of the request was done.
     #[error("not the leader of the placement group")]
     NotLeader,
     /// No store bootstrapped the cluster yet.
@@ -371,6 +371,9 @@ pub struct Effects {
     pub confirm: Option<u64>,
     /// Answers.
     pub answers: Vec<(RequestId, Result<Answer, Refusal>)>,
+    /// Requests that get no answer: they were taken, and whether what they wrote takes effect is the next leader's to
+    /// know. No refusal, since whoever is refused may ask again (R26).
+    pub abandoned: Vec<RequestId>,
     /// Steps for leaders of regions. One that cannot be delivered is dropped: it is sent again.
     pub orders: Vec<Order>,
     /// The cluster id is durable and the leader serves from now on.

@@ -184,7 +184,7 @@ impl Leader {
         leader
     }
 
-    /// Refuses everything that waits: whether a write took effect is the next leader's to know.
+    /// Refuses what waits for nothing that was written, and abandons the rest.
     fn abandon(self) -> Effects {
         let confirming = self
             .confirming
@@ -194,18 +194,14 @@ impl Leader {
             .chain(self.timestamps)
             .map(|(request, _)| request);
         let lookups = self.lookups.into_keys().map(|(_, request)| request);
-        let mut requests: Vec<_> = self
-            .outbox
-            .unanswered()
-            .chain(timestamps)
-            .chain(lookups)
-            .collect();
-        requests.sort_unstable();
+        let mut refused: Vec<_> = timestamps.chain(lookups).collect();
+        refused.sort_unstable();
+        let refuse = |request| (request, Err(Refusal::NotLeader));
+        let mut abandoned: Vec<_> = self.outbox.unanswered().collect();
+        abandoned.sort_unstable();
         Effects {
-            answers: requests
-                .into_iter()
-                .map(|request| (request, Err(Refusal::NotLeader)))
-                .collect(),
+            answers: refused.into_iter().map(refuse).collect(),
+            abandoned,
             ..Effects::default()
         }
     }

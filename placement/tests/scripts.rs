@@ -285,6 +285,9 @@ impl World {
                 Err(refusal) => self.output.push(format!("refused: {refusal}")),
             }
         }
+        for _ in &effects.abandoned {
+            self.output.push("abandoned".into());
+        }
         for order in &effects.orders {
             self.output.push(format!("order {}", show(order)));
         }

@@ -328,17 +328,7 @@ impl Admin {
             let cause = match self.try_call(&call).await {
                 Call::Answered(answer) => return Ok(answer),
                 Call::Failed(cause) => cause,
-                Call::Refused(error) => match error.kind() {
-                    admin_error::Kind::NotLeader => Cause::Placement {
-                        why: "another member leads".to_owned(),
-                    },
-                    kind => {
-                        return Err(Error::Admin {
-                            kind,
-                            message: error.message,
-                        });
-                    }
-                },
+                Call::Refused(error) => refusal(error)?,
             };
             retry.pause(cause, When::Backoff).await?;
         }
@@ -376,11 +366,55 @@ impl Admin {
             Err(_) => Status::deadline_exceeded(format!("none within {CALL_LIMIT:?}")),
         };
         self.placement.doubt(&leader);
-        Call::Failed(match status.code() {
-            Code::InvalidArgument | Code::Unimplemented => Cause::Refused {
-                message: text(&status),
-            },
-            _ => Cause::PlacementLost { why: text(&status) },
-        })
+        Call::Failed(failure(&status))
+    }
+}
+
+/// What a refusal means for the next attempt. A member that leads no more refuses only what it did not take.
+fn refusal(error: AdminError) -> Result<Cause, Error> {
+    match error.kind() {
+        admin_error::Kind::NotLeader => Ok(Cause::Placement {
+            why: "another member leads".to_owned(),
+        }),
+        kind => Err(Error::Admin {
+            kind,
+            message: error.message,
+        }),
+    }
+}
+
+/// What a call without an answer means. A member that lost its leadership while it wrote says so with a status, and like
+/// a broken connection that leaves open whether the command was taken (R26).
+fn failure(status: &Status) -> Cause {
+    match status.code() {
+        Code::InvalidArgument | Code::Unimplemented => Cause::Refused {
+            message: text(status),
+        },
+        _ => Cause::PlacementLost { why: text(status) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn after(cause: Cause) -> Result<(), Error> {
+        Retry::new(&Options::default(), Effect::Once, Instant::now())
+            .pause(cause, When::Now)
+            .await
+    }
+
+    /// R26: a command goes out again only when it is certain that it was not taken.
+    #[tokio::test]
+    async fn a_command_that_may_be_taken_is_not_repeated() {
+        let not_taken = AdminError {
+            kind: admin_error::Kind::NotLeader.into(),
+            ..Default::default()
+        };
+        let cause = refusal(not_taken).expect("another member is asked");
+        assert!(after(cause).await.is_ok());
+        // The leadership was lost while the command was being written.
+        let cause = failure(&Status::unknown("it may have been done"));
+        assert!(matches!(after(cause).await, Err(Error::Unknown { .. })));
     }
 }

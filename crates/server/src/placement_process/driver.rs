@@ -409,6 +409,10 @@ impl<E: Engine> Driver<E> {
                 drop(reply.send(answer));
             }
         }
+        for id in effects.abandoned {
+            // A reply that is dropped says so.
+            drop(self.replies.remove(&id));
+        }
         for order in effects.orders {
             self.send(&order);
         }

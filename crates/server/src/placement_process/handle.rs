@@ -74,15 +74,25 @@ impl Placement {
         }
     }
 
-    /// Asks, and waits for the answer.
+    /// Asks, and waits for the answer. For what may be asked again: an answer that is lost shows as
+    /// [`Refusal::NotLeader`] too.
     ///
     /// # Errors
     /// The refusal.
     pub async fn ask(&self, request: Request) -> Result<Answer, Refusal> {
+        self.ask_once(request)
+            .await
+            .unwrap_or(Err(Refusal::NotLeader))
+    }
+
+    /// Asks, and waits for the answer. `None` when it is lost: what was asked for may be done, now or later (R26).
+    pub async fn ask_once(&self, request: Request) -> Option<Result<Answer, Refusal>> {
         let (reply, answer) = oneshot::channel();
         let request = Box::new(request);
-        self.send(Input::Request { request, reply }).await?;
-        answer.await.unwrap_or(Err(Refusal::NotLeader))
+        if let Err(refusal) = self.send(Input::Request { request, reply }).await {
+            return Some(Err(refusal));
+        }
+        answer.await.ok()
     }
 
     /// Hands something to the driver.
@@ -123,5 +133,28 @@ impl Placement {
         };
         drop(tokio::time::timeout(patience, standing.wait_for(settled)).await);
         self.standing()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R26: a command that was taken and gets no answer is not refused.
+    #[tokio::test]
+    async fn a_lost_answer_is_no_refusal() {
+        let (sender, mut inputs) = mpsc::channel(1);
+        let (_standing, watched) = watch::channel(Standing::default());
+        let placement = Placement::new(StoreId(1), sender, watched);
+        let driver = tokio::spawn(async move {
+            let taken = inputs.recv().await;
+            assert!(matches!(taken, Some(Input::Request { .. })));
+        });
+        assert_eq!(placement.ask_once(Request::AllocateIds(1)).await, None);
+        driver.await.expect("it took the request");
+        assert_eq!(
+            placement.ask_once(Request::AllocateIds(1)).await,
+            Some(Err(Refusal::NotLeader))
+        );
     }
 }

@@ -35,30 +35,39 @@ impl AdminService {
     }
 
     /// Asks the machine. A header without a cluster id is not checked: a person typed an address, not an identity.
-    async fn ask(&self, header: Option<AdminHeader>, ask: Ask) -> Result<Answer, AdminError> {
+    ///
+    /// # Errors
+    /// A status when the answer is lost: a command may have been taken then, so that it must not look like a refusal.
+    async fn ask(
+        &self,
+        header: Option<AdminHeader>,
+        ask: Ask,
+    ) -> Result<Result<Answer, AdminError>, Status> {
         let standing = self.placement.standing();
         let asked = header.map_or(0, |header| header.cluster_id);
         if let Some(ours) = standing.cluster_id
             && asked != 0
             && asked != ours
         {
-            return Err(AdminError {
+            return Ok(Err(AdminError {
                 kind: admin_error::Kind::ClusterMismatch.into(),
                 message: format!("the request is for cluster {asked}, this is cluster {ours}"),
                 leader: String::new(),
-            });
+            }));
         }
         if standing.serving.is_none() {
-            return Err(self.error(&Refusal::NotLeader));
+            return Ok(Err(self.error(&Refusal::NotLeader)));
         }
-        self.placement
-            .ask(ask)
-            .await
-            .map_err(|refusal| self.error(&refusal))
+        match self.placement.ask_once(ask).await {
+            Some(answer) => Ok(answer.map_err(|refusal| self.error(&refusal))),
+            None => Err(Status::unknown(
+                "leadership was lost before the answer: it may have been done",
+            )),
+        }
     }
 
     async fn operator(&self, header: Option<AdminHeader>, ask: Ask) -> Called<OperatorResponse> {
-        let response = match self.ask(header, ask).await {
+        let response = match self.ask(header, ask).await? {
             Ok(Answer::Operator(operator_id)) => OperatorResponse {
                 error: None,
                 operator_id,
@@ -158,7 +167,7 @@ fn operator_status(view: OperatorView) -> OperatorStatus {
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn list_stores(&self, request: Request<ListStoresRequest>) -> Called<ListStoresResponse> {
-        let response = match self.ask(request.into_inner().header, Ask::Stores).await {
+        let response = match self.ask(request.into_inner().header, Ask::Stores).await? {
             Ok(Answer::Stores(stores)) => ListStoresResponse {
                 error: None,
                 stores: stores.into_iter().map(store_status).collect(),
@@ -189,7 +198,7 @@ impl Admin for AdminService {
                 },
             },
         };
-        let regions = match self.ask(request.header, ask).await {
+        let regions = match self.ask(request.header, ask).await? {
             Ok(Answer::Regions(regions)) => regions,
             Ok(Answer::Region(region)) => vec![*region],
             Ok(_) => return Err(unexpected()),
@@ -216,7 +225,7 @@ impl Admin for AdminService {
             operator: (request.operator_id != 0).then_some(request.operator_id),
             region: RegionId::from_wire(request.region_id),
         };
-        let response = match self.ask(request.header, ask).await {
+        let response = match self.ask(request.header, ask).await? {
             Ok(Answer::Operators(operators)) => ListOperatorsResponse {
                 error: None,
                 operators: operators.into_iter().map(operator_status).collect(),
@@ -265,7 +274,7 @@ impl Admin for AdminService {
         &self,
         request: Request<ClusterStatusRequest>,
     ) -> Called<ClusterStatusResponse> {
-        let response = match self.ask(request.into_inner().header, Ask::Cluster).await {
+        let response = match self.ask(request.into_inner().header, Ask::Cluster).await? {
             Ok(Answer::Cluster(cluster)) => ClusterStatusResponse {
                 error: None,
                 cluster_id: cluster.cluster_id,
