@@ -160,7 +160,11 @@ impl Raft {
             leader: self.leader,
             leader_heard: leads || self.hears_leader() || self.lease_bound > 0,
             pledge: self.pledge,
-            last: self.log.last(),
+            last: if self.has_bug(Bug::OlderLogVoted) {
+                LogPosition::default()
+            } else {
+                self.log.last()
+            },
         }
     }
 
@@ -350,6 +354,9 @@ impl Raft {
 
     /// Asks whether an election would succeed (Thesis §9.6). Who asks gives up any candidacy in the present term.
     pub(crate) fn campaign(&mut self) {
+        if self.has_bug(Bug::NoPreVote) {
+            return self.stand(false);
+        }
         self.forget_leader();
         self.reset_timer();
         self.view_changed = true;

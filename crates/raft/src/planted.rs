@@ -47,11 +47,19 @@ pub enum Bug {
     JointNotLeft,
     /// Structural entries are handed out before a hard state that commits them is durable (REGIONS §1).
     ApplyBeforeDurableCommit,
+    /// Whoever hears no leader stands for election without asking first (R10).
+    NoPreVote,
+    /// A leader without quorum goes on leading (R10).
+    NoQuorumCheck,
+    /// Candidates get votes whatever their logs end with (R4, Raft §5.4.1).
+    OlderLogVoted,
+    /// A follower takes entries behind a position that it does not have like that (R3, Raft §5.3).
+    NoConsistencyCheck,
 }
 
 impl Bug {
     /// Every bug, for tests that go through them.
-    pub const ALL: [Bug; 20] = [
+    pub const ALL: [Bug; 24] = [
         Bug::OlderTermCommit,
         Bug::VoteBeforeSync,
         Bug::AckBeforeSync,
@@ -72,5 +80,9 @@ impl Bug {
         Bug::OldPeerAccepted,
         Bug::JointNotLeft,
         Bug::ApplyBeforeDurableCommit,
+        Bug::NoPreVote,
+        Bug::NoQuorumCheck,
+        Bug::OlderLogVoted,
+        Bug::NoConsistencyCheck,
     ];
 }

@@ -759,6 +759,75 @@ fn structural_entries_wait_for_a_durable_commit_index() {
 }
 
 #[test]
+fn a_cut_off_peer_keeps_its_term() {
+    check(Bug::NoPreVote, |options| {
+        let mut cluster = led(3, options);
+        cluster.isolate(3);
+        cluster.tick(3, 100);
+        cluster.raft(3).term() == 1
+    });
+}
+
+#[test]
+fn a_leader_without_quorum_steps_down() {
+    check(Bug::NoQuorumCheck, |options| {
+        let mut cluster = led(3, options);
+        cluster.isolate(1);
+        cluster.tick(1, 20);
+        cluster.raft(1).role() == Role::Follower
+    });
+}
+
+#[test]
+fn an_older_log_wins_no_election() {
+    check(Bug::OlderLogVoted, |options| {
+        let mut cluster = led(3, options);
+        cluster.isolate(3);
+        cluster.propose(1, command("a")).expect("1 leads");
+        cluster.settle();
+        cluster.crash(1, None);
+        cluster.heal();
+        cluster.elect_after_silence(3).expect("3 may campaign");
+        cluster.raft(3).role() != Role::Leader
+    });
+}
+
+#[test]
+fn entries_follow_only_what_is_there() {
+    check(Bug::NoConsistencyCheck, |options| {
+        let mut cluster = led(3, options);
+        cluster.isolate(1);
+        cluster.propose(1, command("lost")).expect("1 leads");
+        cluster.elect_after_silence(2).expect("2 may campaign");
+        let position = cluster.propose(2, command("kept")).expect("2 leads");
+        cluster.settle();
+        let entry = cluster
+            .raft(2)
+            .cached_entries(position.index)
+            .next()
+            .cloned();
+        cluster.heal();
+        cluster.network.clear();
+        // An append that was overtaken by none of those before it: they were lost.
+        cluster.arrive(Message {
+            from: peer(2),
+            to: peer(1),
+            term: position.term,
+            support: None,
+            body: Body::Append {
+                previous: LogPosition {
+                    term: position.term,
+                    index: position.index - 1,
+                },
+                entries: entry.into_iter().collect(),
+                commit: 0,
+            },
+        });
+        cluster.term_of(1, position.index).is_none()
+    });
+}
+
+#[test]
 fn every_bug_is_looked_for_here() {
     let source = include_str!("regressions.rs");
     for bug in Bug::ALL {

@@ -240,6 +240,26 @@ const PLANTED: &[Planted] = &[
         with: &[],
         caught_by: &[Rule::CommitFirst],
     },
+    Planted {
+        bug: Bug::NoPreVote,
+        with: &[],
+        caught_by: &[Rule::Calm],
+    },
+    Planted {
+        bug: Bug::NoQuorumCheck,
+        with: &[],
+        caught_by: &[Rule::Calm],
+    },
+    Planted {
+        bug: Bug::OlderLogVoted,
+        with: &[],
+        caught_by: &[Rule::Completeness],
+    },
+    Planted {
+        bug: Bug::NoConsistencyCheck,
+        with: &[],
+        caught_by: &[Rule::Matching],
+    },
 ];
 
 /// What hides a lease that is counted too long.
