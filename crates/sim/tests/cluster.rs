@@ -91,7 +91,13 @@ fn equal_seeds_give_equal_traces() {
 }
 
 /// Seeds that found something, with what it was.
-const FOUND: &[(u64, &str)] = &[(130, "proposals of a re-elected leader out of order")];
+const FOUND: &[(u64, &str)] = &[
+    (
+        117,
+        "replicas that only writes kept apart were taken for not healed",
+    ),
+    (130, "proposals of a re-elected leader out of order"),
+];
 
 #[test]
 fn seeds_that_found_something_pass() {

@@ -1,6 +1,6 @@
 //! The world of a cluster: stores, network, clients, an operator, and the loop over what happens.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use engine::{MemoryEngine, MemoryOptions};
@@ -99,7 +99,7 @@ pub struct World {
     pub(super) events: u64,
     pub(super) healing: bool,
     /// Regions that acknowledged a write since faults ended.
-    pub(super) alive: BTreeMap<RegionId, u64>,
+    pub(super) alive: BTreeSet<RegionId>,
 }
 
 impl World {
@@ -129,7 +129,7 @@ impl World {
             trace: Trace::new(plan.trace),
             events: 0,
             healing: false,
-            alive: BTreeMap::new(),
+            alive: BTreeSet::new(),
             settings,
         };
         world.bootstrap()?;
@@ -275,6 +275,13 @@ impl World {
             + 4 * self.settings.slow_delay.1
     }
 
+    /// Whether every region acknowledged a write since faults ended.
+    pub(super) fn all_alive(&self) -> bool {
+        self.descriptors
+            .newest()
+            .all(|region| self.alive.contains(&RegionId(region.id)))
+    }
+
     /// Whether the healed cluster has converged.
     ///
     /// # Errors
@@ -295,7 +302,7 @@ impl World {
             let [leader] = leaders.as_slice() else {
                 return Err(format!("region {id} has {} leaders", leaders.len()));
             };
-            if self.alive.get(&id).copied().unwrap_or(0) == 0 {
+            if !self.alive.contains(&id) {
                 return Err(format!("region {id} acknowledged no write yet"));
             }
             let raft = self.nodes[leader]
