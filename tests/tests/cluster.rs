@@ -270,7 +270,7 @@ async fn a_move_survives_the_loss_of_the_placement_leader() -> Result<()> {
     Ok(())
 }
 
-/// F3: stores that are told to stop hand every leadership over first, under writers.
+/// F20: stores that are told to stop hand every leadership over first, under writers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_told_to_stop_hands_its_leaderships_over() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;

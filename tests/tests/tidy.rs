@@ -1,4 +1,4 @@
-//! The structure of the source tree, as STYLE.md wants it: format, lints, docs, the dependency arrows between packages,
+//! The structure of the source tree: format, lints, docs, the dependency arrows between packages,
 //! `unsafe` in `engine` only, file length, and versions in the lock file below which known faults lie.
 
 use std::{
