@@ -99,9 +99,15 @@ fn plans_that_found_something_pass() {
 /// The same seed gives the same trace, in two processes.
 #[test]
 fn equal_seeds_give_equal_traces() {
+    assert_equal_traces(20, &["--events", "10000"]);
+    assert_equal_traces(10, &["--cluster", "--events", "20000"]);
+}
+
+fn assert_equal_traces(seeds: u64, world: &[&str]) {
     let digest = |seed: u64| {
         let output = Command::new(env!("CARGO_BIN_EXE_sim"))
-            .args(["--digest", "--events", "10000", "--seed", &seed.to_string()])
+            .args(["--digest", "--seed", &seed.to_string()])
+            .args(world)
             .output()
             .expect("the binary of this crate runs");
         assert!(
@@ -112,14 +118,18 @@ fn equal_seeds_give_equal_traces() {
         output.stdout
     };
     let mut digests = Vec::new();
-    for seed in 0..20 {
+    for seed in 0..seeds {
         let (first, second) = (digest(seed), digest(seed));
         assert_eq!(first, second, "seed {seed}");
         digests.push(first);
     }
     digests.sort();
     digests.dedup();
-    assert_eq!(digests.len(), 20, "different seeds give different traces");
+    assert_eq!(
+        digests.len() as u64,
+        seeds,
+        "different seeds give different traces"
+    );
 }
 
 /// A bug, the faults that its worlds have besides what the seed says, and the checkers that may catch it.
