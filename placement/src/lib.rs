@@ -12,6 +12,7 @@
 //! - `regions`: the view of regions from reports of their leaders (R32); soft, never replicated.
 //! - `operator`, `operators`: steps on one region, judged by reports (R22).
 //! - `checker`, `commands`: who makes operators: repair, and administrators.
+//! - [`decision`]: what was decided or refused, and from what.
 //! - `machine`: puts them together.
 //!
 //! Not here yet: balancing, merging, repair of peers on stores that are merely down, the journal of refusals. They add
@@ -19,6 +20,7 @@
 
 mod checker;
 mod commands;
+pub mod decision;
 mod event;
 mod ids;
 pub mod keyspace;
