@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proto::{RegionId, StoreId, metapb};
@@ -30,10 +31,22 @@ pub struct RegionInfo {
     pub bytes: u64,
     /// Estimated number of keys.
     pub keys: u64,
-    /// Bytes written since the report before.
+    /// Bytes written, per second on average over about a minute; so are the rates below. A report tells them over its
+    /// `interval`.
     pub written_bytes: u64,
-    /// Bytes read since the report before.
+    /// Keys written or deleted per second.
+    pub written_keys: u64,
+    /// Bytes read per second.
     pub read_bytes: u64,
+    /// Keys read per second.
+    pub read_keys: u64,
+    /// Requests that write, per second.
+    pub write_requests: u64,
+    /// Requests that read, per second.
+    pub read_requests: u64,
+    /// Time over which the newest report told them: about a minute, less while the leader or the range is new; zero for
+    /// pieces of a split whose leader has not reported.
+    pub interval: Duration,
 }
 
 impl RegionInfo {
@@ -114,8 +127,8 @@ pub(crate) struct Regions {
 
 impl Regions {
     /// Takes a report if it is not older than what is known (REGIONS §8): by (epoch, then term) for this region, by
-    /// version for regions that overlap. Returns the regions that it evicted.
-    pub fn report(&mut self, report: RegionInfo) -> Result<Vec<RegionId>, Stale> {
+    /// version for regions that overlap. Its load is averaged with what is known. Returns the regions that it evicted.
+    pub fn report(&mut self, mut report: RegionInfo) -> Result<Vec<RegionId>, Stale> {
         check(&report)?;
         let id = report.id();
         let epoch = report.epoch();
@@ -126,6 +139,7 @@ impl Regions {
                 return Err(Stale::Older);
             }
         }
+        load::average(&mut report, self.by_id.get(&id));
         let overlapping = self.overlapping(&report.region.start_key, &report.region.end_key);
         let mut evicted = Vec::new();
         for other in overlapping {
@@ -271,5 +285,6 @@ fn check(report: &RegionInfo) -> Result<(), Stale> {
     Ok(())
 }
 
+mod load;
 #[cfg(test)]
 mod tests;

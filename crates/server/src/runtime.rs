@@ -25,6 +25,7 @@ mod log_writer;
 mod network;
 mod news;
 mod queue;
+mod reads;
 mod views;
 mod worker;
 
@@ -51,6 +52,7 @@ use self::fatal::OnFatal;
 use self::inbox::{Control, Inbox, Limits};
 use self::log_writer::{Busy, LogWriter};
 use self::queue::Queue;
+use self::reads::Reads;
 use self::worker::{Requests, Worker};
 use crate::metrics::Metrics;
 
@@ -139,6 +141,7 @@ impl<E: Engine> Node<E> {
         }));
         let views = Arc::new(Views::default());
         let news = Arc::new(News::default());
+        let reads = Arc::new(Reads::default());
         let progress = Arc::new(AtomicU64::new(0));
         let started = Instant::now();
         let (drained_sender, drained) = watch::channel(false);
@@ -149,6 +152,7 @@ impl<E: Engine> Node<E> {
             inbox: inbox.clone(),
             views: views.clone(),
             news: news.clone(),
+            reads: reads.clone(),
             metrics: metrics.clone(),
             drained,
             progress: progress.clone(),
@@ -199,6 +203,7 @@ impl<E: Engine> Node<E> {
                 inbox: inbox.clone(),
                 views,
                 news,
+                reads,
                 network,
                 log: stages.log.clone(),
                 appliers: stages.appliers.clone(),
@@ -208,6 +213,7 @@ impl<E: Engine> Node<E> {
                 requests: Requests::new(&metrics),
                 metrics,
                 progress,
+                reads_due: started,
                 started,
                 tick: options.tick,
                 backlog_bytes_max: options.backlog_bytes_max,

@@ -159,6 +159,7 @@ impl Applied {
             bytes: 0,
             keys: 0,
             written_bytes: 0,
+            written_keys: 0,
             answers: Vec::new(),
         }
     }

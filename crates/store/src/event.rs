@@ -11,6 +11,8 @@ use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId, metapb};
 use raft::{Entry, Index, PeerId, Role, Term};
 
+use crate::load::Load;
+
 /// The driver's name for a client request. Unique within one incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
@@ -37,6 +39,8 @@ pub enum Event {
     LogWritten(u64),
     /// Apply tasks were carried out.
     Applied(Vec<Applied>),
+    /// What reads returned since the driver last told.
+    Reads(Vec<ReadVolume>),
     /// Placement, or an administrator through it, asks for a step.
     Order(Order),
     /// Fresh ids for the pool from which splits draw (REGIONS §1).
@@ -72,6 +76,17 @@ pub struct ReadRequest {
     pub id: RequestId,
     /// Where, as the client believes.
     pub target: Target,
+}
+
+/// What reads of a region returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadVolume {
+    /// The region.
+    pub region: RegionId,
+    /// Keys returned, or looked up in vain.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
 }
 
 /// The address of a request (REGIONS §1, first table).
@@ -359,6 +374,8 @@ pub struct Applied {
     pub keys: u64,
     /// Bytes written by these entries.
     pub written_bytes: u64,
+    /// Keys written or deleted by these entries.
+    pub written_keys: u64,
     /// Requests that are done, with the results of their operations, or refused at apply. The driver answers these after
     /// the store has been given the event and its views are published.
     pub answers: Vec<(RequestId, Result<Vec<OperationResult>, Refusal>)>,
@@ -494,6 +511,8 @@ pub struct RegionReport {
     pub bytes: u64,
     /// Estimated keys.
     pub keys: u64,
-    /// Bytes written since the last report.
-    pub written_bytes: u64,
+    /// What clients did during the last `interval_ms`.
+    pub load: Load,
+    /// Time over which that was counted: about a minute, less while the leader or the range is new.
+    pub interval_ms: u64,
 }

@@ -40,6 +40,7 @@ mod context;
 mod destroy;
 mod error;
 mod inbound;
+mod load;
 mod options;
 mod park;
 mod peer;
@@ -55,5 +56,6 @@ mod store;
 mod transfer;
 
 pub use error::Error;
+pub use load::{Load, Requests};
 pub use options::Options;
 pub use store::Store;

@@ -58,6 +58,10 @@ pub struct Options {
     pub snapshot_ticks: u64,
     /// Ticks between reports of an unchanged region to placement. Default 1 200 (60 s at 50 ms).
     pub report_ticks: u64,
+    /// Ticks between reports of a region with load, which placement balances by. Default 200 (10 s at 50 ms).
+    pub load_report_ticks: u64,
+    /// Time over which load is summed for placement, in ticks. Default 1 200 (60 s at 50 ms).
+    pub load_ticks: u64,
     /// Ticks between looks at which members are down or pending. Default 20.
     pub health_ticks: u64,
     /// Ticks without hearing from a member after which it is reported as down. Default 200 (10 s at 50 ms).
@@ -83,6 +87,8 @@ impl Options {
             snapshot_offer_ticks: scale(defaults.snapshot_offer_ticks),
             snapshot_ticks: scale(defaults.snapshot_ticks),
             report_ticks: scale(defaults.report_ticks),
+            load_report_ticks: scale(defaults.load_report_ticks),
+            load_ticks: scale(defaults.load_ticks),
             health_ticks: scale(defaults.health_ticks),
             down_ticks: scale(defaults.down_ticks),
             leaderless_ticks: scale(defaults.leaderless_ticks),
@@ -120,6 +126,8 @@ impl Default for Options {
             snapshot_offer_ticks: 10,
             snapshot_ticks: 1_200,
             report_ticks: 1_200,
+            load_report_ticks: 200,
+            load_ticks: 1_200,
             health_ticks: 20,
             down_ticks: 200,
             leaderless_ticks: 1_200,

@@ -11,6 +11,7 @@ use raft::{Index, LogPosition, PeerId, Raft, ReadId, Role, Term};
 
 use crate::context::Context;
 use crate::event::{Proposal, RegionView, RequestId, ViewChange, Waiting};
+use crate::load::LoadWindow;
 use crate::park::Parked;
 use crate::snapshot::Sending;
 
@@ -99,10 +100,10 @@ pub(crate) struct Reads {
 /// What was last told to placement.
 #[derive(Debug, Default)]
 pub(crate) struct Reported {
+    pub tick: u64,
     pub due_tick: u64,
     pub down: Vec<PeerId>,
     pub pending: Vec<PeerId>,
-    pub written_bytes: u64,
 }
 
 /// One replica.
@@ -147,6 +148,8 @@ pub(crate) struct Peer {
     /// A snapshot that arrived whole and waits for the sync before it may cut the log.
     pub staged: Option<Box<wire::SnapshotHead>>,
     pub reported: Reported,
+    /// What clients do; there while it leads.
+    pub load: Option<Box<LoadWindow>>,
     /// When a leader was last heard, or the members were last asked.
     pub heard_tick: u64,
     pub dirty: bool,
@@ -183,6 +186,7 @@ impl Peer {
             sending: Vec::new(),
             staged: None,
             reported: Reported::default(),
+            load: None,
             heard_tick: tick,
             dirty: false,
         }

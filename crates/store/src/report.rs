@@ -4,8 +4,24 @@ use engine::Engine;
 use raft::{PeerId, Role};
 
 use crate::context::Context;
-use crate::event::RegionReport;
+use crate::event::{Proposal, ReadRequest, ReadVolume, RegionReport};
+use crate::load::LoadWindow;
 use crate::peer::Peer;
+use crate::store::Store;
+
+impl<E: Engine> Store<E> {
+    pub(crate) fn on_reads(&mut self, volumes: &[ReadVolume]) {
+        for volume in volumes {
+            let peer = self.peers.get_mut(&volume.region);
+            let Some(load) = peer.and_then(|peer| peer.load.as_mut()) else {
+                continue;
+            };
+            let now = load.at(self.cx.tick);
+            now.read_keys += volume.keys;
+            now.read_bytes += volume.bytes;
+        }
+    }
+}
 
 impl Peer {
     /// What follows from a change of role. `led` tells whether this peer led before.
@@ -16,12 +32,34 @@ impl Peer {
             .is_some_and(|raft| raft.role() == Role::Leader);
         if led && !leads {
             self.lane = None;
+            self.load = None;
             self.abandon_sending(cx);
         }
         if !led && leads && self.is_normal() {
+            self.forget_load(cx);
             self.reported.down.clear();
             self.reported.pending.clear();
             self.report(cx);
+        }
+    }
+
+    /// Begins to count anew: the leader or the range is another.
+    pub(crate) fn forget_load<E: Engine>(&mut self, cx: &Context<E>) {
+        let window = LoadWindow::new(cx.tick, cx.options.load_ticks);
+        self.load = Some(Box::new(window));
+    }
+
+    /// Counts a read that was accepted.
+    pub(crate) fn count_read(&mut self, read: &ReadRequest, tick: u64) {
+        if let Some(load) = self.load.as_mut() {
+            load.at(tick).requests.add_read(&read.target.keys);
+        }
+    }
+
+    /// Counts a write that was accepted.
+    pub(crate) fn count_write(&mut self, proposal: &Proposal, tick: u64) {
+        if let Some(load) = self.load.as_mut() {
+            load.at(tick).requests.add_write(&proposal.operations);
         }
     }
 
@@ -61,6 +99,8 @@ impl Peer {
                 pending.push(*member);
             }
         }
+        let summed = self.load.as_mut().map(|load| load.sum(cx.tick));
+        let (load, load_ticks) = summed.unwrap_or_default();
         let report = RegionReport {
             region: self.region.clone(),
             leader,
@@ -69,8 +109,10 @@ impl Peer {
             pending,
             bytes: self.bytes,
             keys: self.keys,
-            written_bytes: std::mem::take(&mut self.reported.written_bytes),
+            load,
+            interval_ms: load_ticks * cx.options.tick_ms,
         };
+        self.reported.tick = cx.tick;
         self.reported.due_tick = cx.tick + cx.options.report_ticks;
         self.reported.down = report
             .down
@@ -87,13 +129,7 @@ impl Peer {
             .get(&self.region_id())
             .and_then(|at| cx.out.reports.get_mut(*at))
         {
-            Some(earlier) => {
-                let written_bytes = earlier.written_bytes + report.written_bytes;
-                *earlier = RegionReport {
-                    written_bytes,
-                    ..report
-                };
-            }
+            Some(earlier) => *earlier = report,
             None => {
                 cx.reports.insert(self.region_id(), cx.out.reports.len());
                 cx.out.reports.push(report);
@@ -101,7 +137,8 @@ impl Peer {
         }
     }
 
-    /// Reports when it is time, or when a member went down or caught up. The look at the members is spread over ticks.
+    /// Reports when it is time, when there is load to tell, or when a member went down or caught up. The look is spread over
+    /// ticks.
     pub(crate) fn tick_report<E: Engine>(&mut self, cx: &mut Context<E>) {
         if !self.is_leader() {
             return;
@@ -111,6 +148,10 @@ impl Peer {
             return;
         }
         if !(cx.tick + self.region.id).is_multiple_of(cx.options.health_ticks) {
+            return;
+        }
+        if self.has_load_to_tell(cx) {
+            self.report(cx);
             return;
         }
         let Some(raft) = &self.raft else { return };
@@ -129,5 +170,17 @@ impl Peer {
         if changed {
             self.report(cx);
         }
+    }
+
+    /// Whether clients do more here than placement should wait a whole report interval to hear of: a request a second.
+    fn has_load_to_tell<E: Engine>(&mut self, cx: &Context<E>) -> bool {
+        let options = &cx.options;
+        if cx.tick < self.reported.tick + options.load_report_ticks {
+            return false;
+        }
+        self.load.as_mut().is_some_and(|load| {
+            let (sum, ticks) = load.sum(cx.tick);
+            sum.requests.count() * 1_000 >= ticks * options.tick_ms && sum.requests.count() > 0
+        })
     }
 }

@@ -65,6 +65,7 @@ impl<E: Engine> Store<E> {
             Event::Applied(applied) => applied
                 .into_iter()
                 .for_each(|applied| self.on_applied(applied)),
+            Event::Reads(volumes) => self.on_reads(&volumes),
             Event::Order(order) => self.on_order(order),
             Event::Ids(ids) => self.on_ids(ids),
             Event::SnapshotReceived { from, head } => self.on_snapshot_received(from, head),
@@ -214,7 +215,11 @@ impl<E: Engine> Store<E> {
         peer.applied = raft::LogPosition { term, index };
         peer.bytes = applied.bytes;
         peer.keys = applied.keys;
-        peer.reported.written_bytes += applied.written_bytes;
+        if let Some(load) = peer.load.as_mut() {
+            let now = load.at(self.cx.tick);
+            now.written_bytes += applied.written_bytes;
+            now.written_keys += applied.written_keys;
+        }
         peer.release_applied(index, &mut self.cx);
         if peer.lane.is_some_and(|lane| lane <= index) {
             peer.lane = None;
@@ -242,6 +247,7 @@ impl<E: Engine> Store<E> {
         }
         if !pieces.is_empty() && peer.is_leader() {
             pieces.insert(0, peer.region.clone());
+            peer.forget_load(&self.cx);
             self.cx.out.splits.push(pieces);
         }
         if let Some(before) = before {

@@ -1,5 +1,7 @@
 //! Stores and regions: what heartbeats and registrations change, and lookups.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use proto::{RegionId, StoreId, metapb};
 
@@ -194,6 +196,13 @@ impl Leader {
                 leader,
                 bytes: known.bytes / share,
                 keys: known.keys / share,
+                written_bytes: known.written_bytes / share,
+                written_keys: known.written_keys / share,
+                read_bytes: known.read_bytes / share,
+                read_keys: known.read_keys / share,
+                write_requests: known.write_requests / share,
+                read_requests: known.read_requests / share,
+                interval: Duration::ZERO,
                 ..rest
             };
             // What does not fit the view is older than it.

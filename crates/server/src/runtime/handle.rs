@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 use super::inbox::{Control, Inbox, Request, RequestKind};
 use super::log_writer::Busy;
 use super::news::News;
+use super::reads::Reads;
 use super::views::Views;
 use crate::metrics::Metrics;
 
@@ -41,6 +42,7 @@ pub(super) struct Parts<E> {
     pub inbox: Arc<Inbox>,
     pub views: Arc<Views>,
     pub news: Arc<News>,
+    pub reads: Arc<Reads>,
     pub metrics: Arc<Metrics>,
     pub drained: watch::Receiver<bool>,
     pub progress: Arc<AtomicU64>,
@@ -190,6 +192,12 @@ impl<E: Engine> Handle<E> {
         self.control(Control::Unreachable(store));
     }
 
+    /// Counts what a read of a region returned.
+    pub fn count_read(&self, region: RegionId, keys: usize, bytes: usize) {
+        let reads = &self.shared.parts.reads;
+        reads.add(region, keys as u64, bytes as u64);
+    }
+
     /// Hands every leadership over and waits until none is left, at most `patience`. Returns whether none is left.
     pub async fn drain(&self, patience: Duration) -> bool {
         self.control(Control::Drain);
@@ -273,6 +281,10 @@ impl<E: Engine> Permit<E> {
     pub fn get(self, key: &[u8]) -> Result<Result<Option<Bytes>, engine::Error>, Refusal> {
         let value = self.handle.engine().get(Family::State, key);
         self.recheck()?;
+        if let Ok(value) = &value {
+            let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
+            self.handle.count_read(self.target.region, 1, bytes);
+        }
         Ok(value)
     }
 
@@ -289,12 +301,14 @@ impl<E: Engine> Permit<E> {
         let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
         let mut values = Vec::with_capacity(keys.len());
         let mut bytes = 0;
+        let mut key_bytes = 0;
         for some in keys.chunks(KEYS_AT_ONCE) {
             if bytes > bytes_max {
                 break;
             }
             match self.handle.engine().get_many(Family::State, some) {
                 Ok(read) => {
+                    key_bytes += some.iter().map(|key| key.len()).sum::<usize>();
                     bytes += read.iter().flatten().map(Bytes::len).sum::<usize>();
                     values.extend(read);
                 }
@@ -302,6 +316,8 @@ impl<E: Engine> Permit<E> {
             }
         }
         self.recheck()?;
+        self.handle
+            .count_read(self.target.region, values.len(), key_bytes + bytes);
         Ok(Ok(values))
     }
 

@@ -68,12 +68,8 @@ impl News {
             return;
         }
         let mut batch = self.batch.lock().expect("no holder of the lock panics");
-        for mut report in reports {
-            let id = RegionId(report.region.id);
-            if let Some(untold) = batch.reports.get(&id) {
-                report.written_bytes += untold.written_bytes;
-            }
-            batch.reports.insert(id, report);
+        for report in reports {
+            batch.reports.insert(RegionId(report.region.id), report);
         }
         batch.splits.extend(splits);
         batch.orders.extend(orders);
@@ -91,7 +87,7 @@ impl News {
 mod tests {
     use super::*;
 
-    fn report(region: u64, term: u64, written_bytes: u64) -> RegionReport {
+    fn report(region: u64, term: u64) -> RegionReport {
         RegionReport {
             region: metapb::Region {
                 id: region,
@@ -103,24 +99,19 @@ mod tests {
             pending: Vec::new(),
             bytes: 0,
             keys: 0,
-            written_bytes,
+            load: store::Load::default(),
+            interval_ms: 0,
         }
     }
 
     #[tokio::test]
-    async fn the_newest_report_of_a_region_is_kept_with_all_its_writes() {
+    async fn the_newest_report_of_a_region_is_kept() {
         let news = News::default();
-        news.add(vec![report(1, 5, 10), report(2, 1, 1)], vec![], vec![], 0);
-        news.add(vec![report(1, 6, 30)], vec![], vec![], 64);
+        news.add(vec![report(1, 5), report(2, 1)], vec![], vec![], 0);
+        news.add(vec![report(1, 6)], vec![], vec![], 64);
         let batch = news.take().await;
         assert_eq!(batch.reports.len(), 2);
-        assert_eq!(
-            (
-                batch.reports[&RegionId(1)].term,
-                batch.reports[&RegionId(1)].written_bytes
-            ),
-            (6, 40)
-        );
+        assert_eq!(batch.reports[&RegionId(1)].term, 6);
         assert_eq!(batch.ids_wanted, 64);
     }
 

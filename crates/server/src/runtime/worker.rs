@@ -24,8 +24,12 @@ use super::log_writer::change_bytes;
 use super::network::Network;
 use super::news::News;
 use super::queue::Queue;
+use super::reads::Reads;
 use super::views::Views;
 use crate::metrics::Metrics;
+
+/// Between telling the store what reads returned.
+const READS_EVERY: Duration = Duration::from_secs(1);
 
 /// Everything the worker needs.
 pub(super) struct Worker<E: Engine> {
@@ -33,6 +37,9 @@ pub(super) struct Worker<E: Engine> {
     pub inbox: Arc<Inbox>,
     pub views: Arc<Views>,
     pub news: Arc<News>,
+    pub reads: Arc<Reads>,
+    /// When the store is told next what reads returned.
+    pub reads_due: Instant,
     pub network: Arc<dyn Network>,
     pub log: Arc<Queue<(LogBatch, u64)>>,
     pub appliers: Vec<Arc<Queue<(ApplyTask, u64)>>>,
@@ -68,6 +75,10 @@ impl<E: Engine> Worker<E> {
             if start >= next_tick {
                 // Ticks missed while the process was paused are not made up for: what arrived meanwhile was stepped
                 // first, and an election must not start over silence that was ours.
+                if start >= self.reads_due {
+                    self.reads_due = start + READS_EVERY;
+                    self.store.step(Event::Reads(self.reads.take()));
+                }
                 self.store.step(Event::Tick);
                 next_tick = (next_tick + self.tick).max(start + self.tick / 2);
                 self.requests.flush();

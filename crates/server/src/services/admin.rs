@@ -142,6 +142,10 @@ fn region_status(info: RegionInfo) -> RegionStatus {
         pending_peers: info.pending,
         written_bytes: info.written_bytes,
         read_bytes: info.read_bytes,
+        written_keys: info.written_keys,
+        read_keys: info.read_keys,
+        write_requests: info.write_requests,
+        read_requests: info.read_requests,
     }
 }
 

@@ -221,6 +221,7 @@ async fn stores<E: Engine>(State(http): State<Http<E>>) -> Response {
 fn region(info: &RegionInfo) -> Value {
     let region = &info.region;
     let epoch = region.region_epoch.unwrap_or_default();
+    let seconds = info.interval.as_secs();
     json!({
         "id": region.id,
         "start_key": hex(&region.start_key),
@@ -232,8 +233,11 @@ fn region(info: &RegionInfo) -> Value {
             .map(|(down, seconds)| json!({ "peer": peer(down), "down_seconds": seconds }))
             .collect::<Vec<_>>(),
         "pending_peers": info.pending.iter().map(peer).collect::<Vec<_>>(),
-        "written_bytes": info.written_bytes,
-        "read_bytes": info.read_bytes,
+        // Readers of this interface take these for sums over the interval between heartbeats.
+        "written_bytes": info.written_bytes * seconds,
+        "read_bytes": info.read_bytes * seconds,
+        "written_keys": info.written_keys * seconds,
+        "read_keys": info.read_keys * seconds,
         "approximate_size": info.bytes.div_ceil(1 << 20),
         "approximate_keys": info.keys,
     })

@@ -26,6 +26,7 @@ use super::join::first_id;
 use super::orders;
 use super::placement_client::{Leader, PlacementClient, PlacementError, with_boot};
 use crate::runtime::{Handle, NewsBatch};
+use crate::services::tikv::check::now_seconds;
 
 /// Between heartbeats of the store.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -217,6 +218,7 @@ impl<E: Engine> Registration<E> {
     }
 
     fn heartbeat(&self, leader: &Leader, report: &RegionReport) -> pdpb::RegionHeartbeatRequest {
+        let (load, requests) = (&report.load, &report.load.requests);
         let down = |(peer, seconds): &(metapb::Peer, u64)| pdpb::PeerStats {
             peer: Some(*peer),
             down_seconds: *seconds,
@@ -234,7 +236,19 @@ impl<E: Engine> Registration<E> {
             pending_peers: report.pending.clone(),
             approximate_size: report.bytes,
             approximate_keys: report.keys,
-            bytes_written: report.written_bytes,
+            bytes_written: load.written_bytes,
+            keys_written: load.written_keys,
+            bytes_read: load.read_bytes,
+            keys_read: load.read_keys,
+            query_stats: Some(pdpb::QueryStats {
+                get: requests.gets,
+                scan: requests.scans,
+                put: requests.puts,
+                delete: requests.deletes,
+                delete_range: requests.range_deletes,
+                ..Default::default()
+            }),
+            interval: Some(interval(report.interval_ms, now_seconds())),
             ..Default::default()
         }
     }
@@ -325,6 +339,15 @@ async fn next(
     }
 }
 
+/// The newest so many milliseconds, in whole seconds as the interface has it: at least one.
+fn interval(milliseconds: u64, now_seconds: u64) -> pdpb::TimeInterval {
+    let seconds = ((milliseconds + 500) / 1_000).max(1);
+    pdpb::TimeInterval {
+        start_timestamp: now_seconds.saturating_sub(seconds),
+        end_timestamp: now_seconds,
+    }
+}
+
 /// Whether a refusal means that this store has no place in the cluster.
 fn gone(kind: pdpb::ErrorType) -> bool {
     matches!(
@@ -346,6 +369,16 @@ fn disk(directory: &std::path::Path) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn intervals_are_whole_seconds() {
+        let lengths = [0, 499, 1_400, 59_600, 66_000].map(|milliseconds| {
+            let interval = interval(milliseconds, 1_000);
+            assert_eq!(interval.end_timestamp, 1_000);
+            1_000 - interval.start_timestamp
+        });
+        assert_eq!(lengths, [1, 1, 1, 60, 66]);
+    }
 
     #[test]
     fn the_disk_has_a_size() {

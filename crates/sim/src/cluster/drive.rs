@@ -503,6 +503,7 @@ fn event_word(event: &Event) -> u64 {
         Event::SnapshotReceived { head, .. } => 10 ^ head.slot << 8,
         Event::TaskDone(_) => 11,
         Event::Drain => 12,
+        Event::Reads(_) => 13,
     }
 }
 

@@ -92,6 +92,7 @@ impl ApplyRegion {
             }
             Kind::Delete(delete) => {
                 applied.written_bytes += delete.key.len() as u64;
+                applied.written_keys += 1;
                 self.sizes.delete();
                 batch.delete(keys::data(&delete.key));
                 Ok(OperationResult::Done)
@@ -129,6 +130,7 @@ impl ApplyRegion {
         };
         self.sizes.put(bytes, replaced);
         applied.written_bytes += bytes;
+        applied.written_keys += 1;
         batch.put(key, stored);
         Ok(())
     }

@@ -5,6 +5,7 @@ mod harness;
 mod basics;
 mod formats;
 mod life;
+mod load;
 mod membership;
 mod reads;
 mod restart;

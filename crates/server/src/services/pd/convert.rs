@@ -1,5 +1,7 @@
 //! The placement machine's types on the wire.
 
+use std::time::Duration;
+
 use placement::{OrderKind, Refusal, RegionInfo, Space, StoreInfo};
 use proto::{eraftpb, metapb, pdpb};
 
@@ -45,6 +47,16 @@ pub fn status(refusal: &Refusal) -> tonic::Status {
 /// A report of a region's leader. `None` when it lacks the region.
 pub fn report(request: pdpb::RegionHeartbeatRequest) -> Option<RegionInfo> {
     let down = |stats: pdpb::PeerStats| Some((stats.peer?, stats.down_seconds));
+    let told = |interval: &pdpb::TimeInterval| {
+        interval
+            .end_timestamp
+            .saturating_sub(interval.start_timestamp)
+    };
+    let seconds = request.interval.as_ref().map_or(0, told);
+    let rate = |sum: u64| sum.checked_div(seconds).unwrap_or(0);
+    let queries = request.query_stats.unwrap_or_default();
+    let write_requests = queries.put + queries.delete + queries.delete_range;
+    let read_requests = queries.get + queries.scan + queries.coprocessor;
     Some(RegionInfo {
         region: request.region?,
         // A peer without id is how older stores say that nobody leads.
@@ -54,8 +66,13 @@ pub fn report(request: pdpb::RegionHeartbeatRequest) -> Option<RegionInfo> {
         pending: request.pending_peers,
         bytes: request.approximate_size,
         keys: request.approximate_keys,
-        written_bytes: request.bytes_written,
-        read_bytes: request.bytes_read,
+        written_bytes: rate(request.bytes_written),
+        written_keys: rate(request.keys_written),
+        read_bytes: rate(request.bytes_read),
+        read_keys: rate(request.keys_read),
+        write_requests: rate(write_requests),
+        read_requests: rate(read_requests),
+        interval: Duration::from_secs(seconds),
     })
 }
 
@@ -266,6 +283,44 @@ mod tests {
             (split.policy(), split.keys),
             (pdpb::CheckPolicy::Usekey, vec!["k".into()])
         );
+    }
+
+    #[test]
+    fn sums_of_a_report_become_rates() {
+        let request = pdpb::RegionHeartbeatRequest {
+            region: Some(metapb::Region::default()),
+            bytes_written: 3_000,
+            keys_written: 90,
+            bytes_read: 600,
+            keys_read: 30,
+            approximate_size: 5,
+            approximate_keys: 6,
+            query_stats: Some(pdpb::QueryStats {
+                get: 60,
+                scan: 30,
+                put: 300,
+                delete: 30,
+                delete_range: 30,
+                ..Default::default()
+            }),
+            interval: Some(pdpb::TimeInterval {
+                start_timestamp: 70,
+                end_timestamp: 100,
+            }),
+            ..Default::default()
+        };
+        let info = report(request.clone()).expect("a region");
+        assert_eq!((info.written_bytes, info.written_keys), (100, 3));
+        assert_eq!((info.read_bytes, info.read_keys), (20, 1));
+        assert_eq!((info.write_requests, info.read_requests), (12, 3));
+        assert_eq!(info.interval, Duration::from_secs(30));
+        assert_eq!((info.bytes, info.keys), (5, 6));
+        let timeless = pdpb::RegionHeartbeatRequest {
+            interval: None,
+            ..request
+        };
+        let info = report(timeless).expect("a region");
+        assert_eq!((info.written_bytes, info.interval), (0, Duration::ZERO));
     }
 
     #[test]

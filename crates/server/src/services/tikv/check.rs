@@ -208,7 +208,7 @@ fn shorten(name: &str) -> String {
 }
 
 /// The wall clock in whole seconds.
-pub(super) fn now_seconds() -> u64 {
+pub(crate) fn now_seconds() -> u64 {
     // Before 1970 nothing has expired.
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use engine::{Direction, Engine, View};
+use proto::RegionId;
 use proto::kvrpcpb as kv;
 use store::event::{Keys, RegionView};
 use store::read::Scan;
@@ -113,6 +114,7 @@ impl<E: Engine> TikvService<E> {
             .read(self.rules().target(context, Keys::Clamped))
             .await?;
         let rules = *self.rules();
+        let node = self.node().clone();
         blocking(move || {
             let mut page = Page {
                 rules,
@@ -123,6 +125,7 @@ impl<E: Engine> TikvService<E> {
             for wanted in wanted {
                 page.add(&view, &region, &wanted)?;
             }
+            node.count_read(RegionId(region.region.id), page.pairs.len(), page.bytes);
             Ok(page.pairs)
         })
         .await?
