@@ -138,6 +138,29 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Whether it may write more than a few bytes, so that it is refused while too much waits to be written.
+    pub(crate) fn stages_much(&self) -> bool {
+        !matches!(
+            self,
+            Self::Cluster
+                | Self::AllocateIds(_)
+                | Self::AllocateSplitIds { .. }
+                | Self::Timestamps(_)
+                | Self::StoreHeartbeat { .. }
+                | Self::Store(_)
+                | Self::Stores
+                | Self::ReportSplit(_)
+                | Self::RegionByKey(_)
+                | Self::PreviousRegion(_)
+                | Self::Region(_)
+                | Self::Regions { .. }
+                | Self::Keyspace(_)
+                | Self::Operators { .. }
+        )
+    }
+}
+
 /// Space and size of a store, as it tells them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {

@@ -207,6 +207,10 @@ impl Leader {
     }
 
     fn on_request(&mut self, id: RequestId, request: Request, now: Now) {
+        if self.outbox.is_full() && request.stages_much() {
+            let refusal = Refusal::Busy("too much waits to be written".into());
+            return self.outbox.answer_now(id, Err(refusal));
+        }
         let answer = match request {
             Request::Bootstrap {
                 store,
