@@ -1,12 +1,16 @@
 //! What is wrong with a region, and what would repair it.
 //!
 //! Every region is checked when it reports and by a slow sweep, as long as it has no operator. A check is a pure function
-//! of the region and the stores; the first thing found wins. Balancing and the replacement of peers on stores that are
-//! merely down are not decided here: they add variants of [`Finding`].
+//! of the region and the stores; the first thing found wins: edges, learners without operator, missing voters, extra ones,
+//! voters on stores that are lost or gone, voters on stores that are drained. What is added is added before anything goes.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use proto::{RegionId, StoreId, metapb};
 
+use crate::decision::{Candidate, Decision, Who};
+use crate::drains::Drains;
 use crate::event::Now;
 use crate::keyspace;
 use crate::operators::Operators;
@@ -21,6 +25,15 @@ pub(crate) enum Finding {
     SplitAt(Vec<Bytes>),
     /// A learner without operator fills a gap.
     Promote(metapb::Peer),
+    /// A learner without operator takes the place of a voter that is to go.
+    Replace {
+        /// The learner.
+        learner: metapb::Peer,
+        /// The voter.
+        from: metapb::Peer,
+        /// Why it is to go.
+        why: Leaves,
+    },
     /// A learner without operator is of no use.
     RemoveLearner {
         /// The learner.
@@ -37,14 +50,63 @@ pub(crate) enum Finding {
     },
     /// There is a voter too many.
     Demote(metapb::Peer),
-    /// A voter is on a store whose peers are to leave.
+    /// A voter is to go from its store.
     Move {
         /// The voter.
         from: metapb::Peer,
         /// Where it goes.
         to: StoreId,
+        /// Why it is to go.
+        why: Leaves,
+    },
+    /// The leader is on a store that is drained.
+    HandOver {
+        /// The store.
+        from: StoreId,
+        /// Who leads then.
+        to: metapb::Peer,
     },
 }
+
+/// Why a voter is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaves {
+    /// Its store was silent for too long.
+    Lost,
+    /// Its store leaves for good.
+    Gone,
+    /// Its store is drained.
+    Drained,
+}
+
+impl Leaves {
+    fn who(self) -> Who {
+        match self {
+            Self::Lost | Self::Gone => Who::Repair,
+            Self::Drained => Who::Drain,
+        }
+    }
+}
+
+impl std::fmt::Display for Leaves {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Lost => "lost",
+            Self::Gone => "leaving",
+            Self::Drained => "drained",
+        })
+    }
+}
+
+/// Something that was found, with everything of its decision but the outcome.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Found {
+    pub finding: Finding,
+    pub decision: Decision,
+}
+
+/// Something is wrong and cannot be helped now.
+pub(crate) type Refused = Box<Decision>;
 
 /// What a check looks at.
 pub(crate) struct Checker<'a> {
@@ -54,40 +116,84 @@ pub(crate) struct Checker<'a> {
     pub stores: &'a Stores,
     pub regions: &'a Regions,
     pub operators: &'a Operators,
+    pub drains: &'a Drains,
+    /// For how long the region has been as it is: joint, or with a learner of nobody.
+    pub unsettled: Duration,
     pub now: Now,
 }
 
 impl Checker<'_> {
-    /// What is wrong, if something is and can be helped now.
-    pub fn check(&self, region: &RegionInfo) -> Option<Finding> {
-        // What a leader did not confirm is not decided upon; a joint state is left by the region itself.
-        if region.leader.is_none()
-            || region.term == 0
-            || region.is_joint()
-            || self.pauses(region.id())
-        {
-            return None;
+    /// What is wrong, if something is.
+    pub fn check(&self, region: &RegionInfo) -> Result<Option<Found>, Refused> {
+        // What a leader did not confirm is not decided upon, and nobody carries out what is asked of a dead one.
+        let led = region
+            .leader
+            .as_ref()
+            .is_some_and(|leader| !self.down(StoreId(leader.store_id)));
+        if !led || region.term == 0 || self.pauses(region.id()) {
+            return Ok(None);
+        }
+        if region.is_joint() {
+            return self.check_joint(region);
         }
         let edges = keyspace::edges_inside(self.api_version, &region.region);
         if !edges.is_empty() {
-            return Some(Finding::SplitAt(edges));
+            let decision = self.decision(Who::Rule, region);
+            return found(Finding::SplitAt(edges), decision);
         }
         let voters = region.voters().count();
         let missing = voters < self.replicas as usize;
-        if let Some(learner) = self.learners(region).next() {
-            return self.check_learner(region, learner, missing);
+        let learner = region
+            .region
+            .peers
+            .iter()
+            .find(|peer| peer.role() == metapb::PeerRole::Learner);
+        if let Some(learner) = learner {
+            return Ok(self.check_learner(region, learner, missing));
         }
         if missing {
-            return self.target(region).map(|to| Finding::Add { to, voters });
+            let decision = self.decision(Who::Repair, region);
+            let (to, decision) = self.target(region, decision)?;
+            return found(Finding::Add { to, voters }, decision);
         }
         if voters > self.replicas as usize {
-            return self.spare(region).map(Finding::Demote);
+            let Some(spare) = self.spare(region) else {
+                return Ok(None);
+            };
+            let decision = self.decision(Who::Repair, region);
+            let decision = decision.between(Some(StoreId(spare.store_id)), None);
+            return found(Finding::Demote(spare), decision);
         }
-        let leaving = region
-            .voters()
-            .find(|peer| self.stores.leaving(StoreId(peer.store_id)))?;
-        self.target(region)
-            .map(|to| Finding::Move { from: *leaving, to })
+        match self.leaver(region) {
+            Some((from, why)) => self.replace(region, from, why),
+            None => Ok(None),
+        }
+    }
+
+    /// A joint configuration is left by whoever leads. One that stays has too few live voters in one of its halves, which
+    /// only those voters can change.
+    fn check_joint(&self, region: &RegionInfo) -> Result<Option<Found>, Refused> {
+        if self.unsettled < self.settings.joint_patience {
+            return Ok(None);
+        }
+        let decision = Decision::refused(
+            Who::Repair,
+            Some(region.id()),
+            "its joint configuration cannot be left",
+        );
+        let silent = region.down.len() as f64;
+        Err(Box::new(
+            decision
+                .input("seconds joint", self.unsettled.as_secs_f64().floor())
+                .input("silent peers", silent),
+        ))
+    }
+
+    fn decision(&self, who: Who, region: &RegionInfo) -> Decision {
+        Decision::refused(who, Some(region.id()), "")
+            .input("voters", region.voters().count() as f64)
+            .input("replicas", f64::from(self.replicas))
+            .input("bytes", region.bytes as f64)
     }
 
     fn pauses(&self, region: RegionId) -> bool {
@@ -96,12 +202,85 @@ impl Checker<'_> {
             || self.operators.len() >= self.settings.operators_max
     }
 
-    fn learners<'r>(&self, region: &'r RegionInfo) -> impl Iterator<Item = &'r metapb::Peer> {
-        region
-            .region
-            .peers
-            .iter()
-            .filter(|peer| peer.role() == metapb::PeerRole::Learner)
+    fn down(&self, store: StoreId) -> bool {
+        self.stores
+            .down(store, self.now, self.settings.store_down_after)
+    }
+
+    /// The voter that is to go first, and why.
+    fn leaver(&self, region: &RegionInfo) -> Option<(metapb::Peer, Leaves)> {
+        let find = |why: Leaves, goes: &dyn Fn(&metapb::Peer) -> bool| {
+            let peer = region.voters().find(|peer| goes(peer))?;
+            Some((*peer, why))
+        };
+        find(Leaves::Lost, &|peer| self.lost(region, peer))
+            .or_else(|| {
+                find(Leaves::Gone, &|peer| {
+                    self.stores.gone(StoreId(peer.store_id))
+                })
+            })
+            .or_else(|| {
+                find(Leaves::Drained, &|peer| {
+                    self.stores.leaving(StoreId(peer.store_id))
+                })
+            })
+    }
+
+    /// Whether nobody heard of a peer's store for too long. The leader of the region may have missed it for longer than
+    /// this placement leader leads.
+    fn lost(&self, region: &RegionInfo, peer: &metapb::Peer) -> bool {
+        let store = StoreId(peer.store_id);
+        let after = self.settings.store_lost_after;
+        let told = region.down.iter().find(|(down, _)| down.id == peer.id);
+        let told = told.map_or(0, |(_, seconds)| *seconds);
+        self.down(store)
+            && (self.stores.down(store, self.now, after) || told >= after.as_secs().max(1))
+    }
+
+    fn replace(
+        &self,
+        region: &RegionInfo,
+        from: metapb::Peer,
+        why: Leaves,
+    ) -> Result<Option<Found>, Refused> {
+        let store = StoreId(from.store_id);
+        let decision = self.decision(why.who(), region).between(Some(store), None);
+        let leads = region.leader.as_ref().map(|leader| leader.id) == Some(from.id);
+        if why == Leaves::Drained {
+            if leads && let Some(to) = self.heir(region, &from) {
+                let to_store = StoreId(to.store_id);
+                let decision = decision.between(Some(store), Some(to_store));
+                return found(Finding::HandOver { from: store, to }, decision);
+            }
+            let led = self.regions.counts(store).1;
+            if !leads
+                && self
+                    .drains
+                    .leaders_first(store, led, self.now, self.settings)
+            {
+                return Ok(None);
+            }
+        }
+        let (to, decision) = self.target(region, decision)?;
+        found(Finding::Move { from, to, why }, decision)
+    }
+
+    /// Who takes the leadership over from a voter that goes: the one whose store leads fewest.
+    fn heir(&self, region: &RegionInfo, from: &metapb::Peer) -> Option<metapb::Peer> {
+        let fits = |peer: &&metapb::Peer| {
+            let store = StoreId(peer.store_id);
+            peer.id != from.id
+                && region.caught_up(peer.id)
+                && !self.stores.leaving(store)
+                && !self.down(store)
+                && self.operators.busy(store) < self.settings.store_operators_max
+        };
+        let load = |peer: &&metapb::Peer| {
+            let store = StoreId(peer.store_id);
+            let led = self.regions.counts(store).1 as usize;
+            (led + self.operators.busy(store), peer.id)
+        };
+        region.voters().filter(fits).min_by_key(load).copied()
     }
 
     /// A learner that no operator owns: left over by a cancelled one, or by a leader that did not live to finish.
@@ -110,31 +289,53 @@ impl Checker<'_> {
         region: &RegionInfo,
         learner: &metapb::Peer,
         missing: bool,
-    ) -> Option<Finding> {
+    ) -> Option<Found> {
         let store = StoreId(learner.store_id);
         let remove = |why| {
-            Some(Finding::RemoveLearner {
-                peer: *learner,
-                why,
+            Some(Found {
+                finding: Finding::RemoveLearner {
+                    peer: *learner,
+                    why,
+                },
+                decision: self
+                    .decision(Who::Repair, region)
+                    .between(Some(store), None),
             })
         };
-        if !missing {
-            remove("the region has all its voters")
-        } else if self.stores.leaving(store)
-            || self
-                .stores
-                .down(store, self.now, self.settings.store_down_after)
-        {
-            remove("its store is down or leaving")
-        } else if self
-            .stores
-            .takes_peers(store, self.now, self.settings.store_down_after)
-            && region.caught_up(learner.id)
-        {
-            Some(Finding::Promote(*learner))
-        } else {
-            None
+        let leaver = self
+            .leaver(region)
+            .filter(|_| region.voters().count() == self.replicas as usize);
+        if !missing && leaver.is_none() {
+            return remove("the region has all its voters");
         }
+        if self.stores.leaving(store) || self.down(store) {
+            return remove("its store is down or leaving");
+        }
+        if !region.caught_up(learner.id) || !self.takes_peers(store) {
+            let patience = crate::operators::catch_up_deadline(region, self.settings);
+            return (self.unsettled >= patience)
+                .then(|| remove("it does not catch up"))
+                .flatten();
+        }
+        let who = leaver.map_or(Who::Repair, |(_, why)| why.who());
+        let from = leaver.map(|(from, _)| StoreId(from.store_id));
+        let decision = self.decision(who, region).between(from, Some(store));
+        let finding = match leaver {
+            None => Finding::Promote(*learner),
+            Some((from, why)) => {
+                if region.leader.as_ref().map(|leader| leader.id) == Some(from.id)
+                    && self.heir(region, &from).is_none()
+                {
+                    return None;
+                }
+                Finding::Replace {
+                    learner: *learner,
+                    from,
+                    why,
+                }
+            }
+        };
+        Some(Found { finding, decision })
     }
 
     /// The voter that is missed least: a move that ended between the promotion of its peer and the demotion of the old one
@@ -143,12 +344,11 @@ impl Checker<'_> {
         let leader = region.leader.as_ref().map(|leader| leader.id);
         let uselessness = |peer: &&metapb::Peer| {
             let store = StoreId(peer.store_id);
-            let down = self
-                .stores
-                .down(store, self.now, self.settings.store_down_after);
             (
+                self.stores.gone(store),
+                self.lost(region, peer),
                 self.stores.leaving(store),
-                down,
+                self.down(store),
                 !region.caught_up(peer.id),
                 self.regions.counts(store).0,
                 peer.id,
@@ -162,22 +362,82 @@ impl Checker<'_> {
     }
 
     /// The store with the fewest peers, those on their way included, that may take one of this region.
-    fn target(&self, region: &RegionInfo) -> Option<StoreId> {
-        let fits = |store: &StoreId| {
-            self.stores
-                .takes_peers(*store, self.now, self.settings.store_down_after)
-                && region.peer_on(*store).is_none()
-                && self.operators.busy(*store) < self.settings.store_operators_max
-                && has_room(self.stores, *store, region.bytes)
+    fn target(
+        &self,
+        region: &RegionInfo,
+        decision: Decision,
+    ) -> Result<(StoreId, Decision), Refused> {
+        let mut candidates = Vec::new();
+        let mut best: Option<(usize, StoreId)> = None;
+        let mut waits = false;
+        for store in self.stores.ids() {
+            if self.stores.is_tombstone(store) {
+                continue;
+            }
+            let busy = self.operators.busy(store);
+            let load = self.regions.counts(store).0 as usize + busy;
+            let verdict = match self.could_take(region, store) {
+                Ok(()) if busy >= self.settings.store_operators_max => {
+                    waits = true;
+                    Err("it has operators enough")
+                }
+                verdict => verdict,
+            };
+            if verdict.is_ok() && best.is_none_or(|best| (load, store) < best) {
+                best = Some((load, store));
+            }
+            candidates.push(Candidate {
+                store,
+                score: verdict.map_or(f64::INFINITY, |()| load as f64),
+                verdict: verdict.err().unwrap_or("another has fewer peers").into(),
+            });
+        }
+        let from = decision.stores.0;
+        let Some((_, to)) = best else {
+            let reason = if waits {
+                "every store that may take it has operators enough"
+            } else {
+                "no store may take it"
+            };
+            let refused = Decision {
+                outcome: crate::decision::Outcome::Refused {
+                    reason: reason.into(),
+                },
+                ..decision.candidates(candidates)
+            };
+            return Err(Box::new(refused));
         };
-        let load = |store: &StoreId| {
-            (
-                self.regions.counts(*store).0 as usize + self.operators.busy(*store),
-                *store,
-            )
-        };
-        self.stores.ids().filter(fits).min_by_key(load)
+        for candidate in &mut candidates {
+            if candidate.store == to {
+                candidate.verdict = "chosen".into();
+            }
+        }
+        Ok((to, decision.between(from, Some(to)).candidates(candidates)))
     }
+
+    fn takes_peers(&self, store: StoreId) -> bool {
+        self.stores
+            .takes_peers(store, self.now, self.settings.store_down_after)
+    }
+
+    /// Whether a store may take a peer of a region, whatever else is under way; or why not.
+    pub fn could_take(&self, region: &RegionInfo, store: StoreId) -> Result<(), &'static str> {
+        if region.peer_on(store).is_some() {
+            Err("it has a peer of it")
+        } else if self.stores.leaving(store) {
+            Err("it is leaving")
+        } else if !self.takes_peers(store) {
+            Err("it is not up")
+        } else if !has_room(self.stores, store, region.bytes) {
+            Err("it has no room")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn found(finding: Finding, decision: Decision) -> Result<Option<Found>, Refused> {
+    Ok(Some(Found { finding, decision }))
 }
 
 /// Whether a store has room for a region, twice over: a snapshot is staged before it is taken in.

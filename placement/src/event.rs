@@ -83,6 +83,19 @@ pub enum Request {
         /// What it has.
         space: Space,
     },
+    /// Empty a store: leaders go first, then peers.
+    DrainStore(StoreId),
+    /// Take a drain back.
+    UndrainStore(StoreId),
+    /// Take out a store for good that is drained or dead.
+    RemoveStore(StoreId),
+    /// Set labels of a store; an empty value takes one away.
+    LabelStore {
+        /// The store.
+        store: StoreId,
+        /// The labels.
+        labels: Vec<metapb::StoreLabel>,
+    },
     /// One store.
     Store(StoreId),
     /// All stores.

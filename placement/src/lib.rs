@@ -15,12 +15,13 @@
 //! - [`decision`]: what was decided or refused, and from what.
 //! - `machine`: puts them together.
 //!
-//! Not here yet: balancing, merging, repair of peers on stores that are merely down, the journal of refusals. They add
+//! Not here yet: balancing, merging, the journal of refusals. They add
 //! findings to `checker` and kinds to `operator`.
 
 mod checker;
 mod commands;
 pub mod decision;
+mod drains;
 mod event;
 mod ids;
 pub mod keyspace;
@@ -33,6 +34,7 @@ mod settings;
 mod state;
 mod stores;
 mod tso;
+mod unsettled;
 
 pub use event::{
     Answer, Change, ClusterInfo, Effects, Event, Lookup, Note, Now, Order, OrderKind, Refusal,
@@ -43,7 +45,7 @@ pub use operator::{Epoch, Kind, OperatorView, Priority, SPLIT_KEYS_MAX, State, S
 pub use regions::RegionInfo;
 pub use settings::Settings;
 pub use state::{CLUSTER_KEY, LoadError, decode_cluster};
-pub use stores::StoreInfo;
+pub use stores::{DrainInfo, StoreInfo};
 pub use tso::LOGICAL_MAX;
 
 /// The name of the gRPC metadata entry in which a store tells its boot counter, in decimal (R30).

@@ -1,6 +1,7 @@
 //! The placement machine: what a member of the placement group does while it leads.
 
 mod cluster;
+mod leaving;
 mod scheduling;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use proto::RegionId;
 use proto::pontoon::v1 as wire;
 
 use crate::commands;
+use crate::drains::Drains;
 use crate::event::{
     Answer, ClusterInfo, Effects, Event, Lookup, Note, Now, Refusal, Request, RequestId, SplitIds,
 };
@@ -23,6 +25,7 @@ use crate::settings::Settings;
 use crate::state::{self, Image, LoadError};
 use crate::stores::Stores;
 use crate::tso::{LOGICAL_MAX, Oracle};
+use crate::unsettled::Unsettled;
 
 /// Identities of one request at the most.
 const IDS_MAX: u64 = 1 << 20;
@@ -134,6 +137,8 @@ struct Leader {
     round: u64,
     /// Where the sweep goes on.
     swept: RegionId,
+    drains: Drains,
+    unsettled: Unsettled,
 }
 
 impl Leader {
@@ -170,6 +175,8 @@ impl Leader {
             confirming: None,
             round: 0,
             swept: RegionId(0),
+            drains: Drains::default(),
+            unsettled: Unsettled::default(),
             cluster,
             settings,
         };
@@ -240,6 +247,10 @@ impl Leader {
                     .collect();
                 Ok(Answer::Stores(stores))
             }
+            Request::DrainStore(store) => self.drain_store(store, now),
+            Request::UndrainStore(store) => self.undrain_store(store, now),
+            Request::RemoveStore(store) => self.remove_store(store, now),
+            Request::LabelStore { store, labels } => self.label_store(store, labels),
             Request::ReportSplit(pieces) => self.report_split(pieces, now),
             // Routes are soft: they rest on nothing that is being written.
             Request::RegionByKey(key) => {
@@ -425,6 +436,7 @@ impl Leader {
                 );
             }
         }
+        self.watch_drains(now);
         self.sweep(now);
     }
 

@@ -102,6 +102,14 @@ impl Kind {
 /// Who wins when two operators want one region: the later one, if higher and if the earlier is between steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
+    /// Small neighbours become one.
+    Merge,
+    /// Even use of space, even leadership.
+    Balance,
+    /// Even load.
+    Hot,
+    /// A store that is to be emptied.
+    Drain,
     /// A rule of the cluster, such as keyspace edges.
     Rule,
     /// Missing, extra or lost peers.
@@ -277,6 +285,10 @@ impl Operator {
             Kind::Split => part::Kind::Split,
         };
         let priority = match self.priority {
+            Priority::Merge => part::Priority::Merge,
+            Priority::Balance => part::Priority::Balance,
+            Priority::Hot => part::Priority::Hot,
+            Priority::Drain => part::Priority::Drain,
             Priority::Rule => part::Priority::Rule,
             Priority::Repair => part::Priority::Repair,
             Priority::Admin => part::Priority::Admin,
@@ -315,6 +327,10 @@ impl Operator {
             };
         let priority =
             match part::Priority::try_from(record.priority).map_err(|_| "unknown priority")? {
+                part::Priority::Merge => Priority::Merge,
+                part::Priority::Balance => Priority::Balance,
+                part::Priority::Hot => Priority::Hot,
+                part::Priority::Drain => Priority::Drain,
                 part::Priority::Rule => Priority::Rule,
                 part::Priority::Repair => Priority::Repair,
                 part::Priority::Admin => Priority::Admin,

@@ -244,6 +244,33 @@ impl Operators {
         self.finish(id, State::Cancelled, reason, now, settings, outbox);
     }
 
+    /// Ends what moves peers off a store for a drain that is taken back, unless the new peer votes already or may soon.
+    pub fn end_drain(
+        &mut self,
+        store: StoreId,
+        now: Now,
+        settings: &Settings,
+        outbox: &mut Outbox,
+    ) {
+        let ends = |operator: &Operator| {
+            let from =
+                |step: &Step| matches!(step, Step::RemoveLearner(peer) if peer.store_id == store.0);
+            operator.priority == Priority::Drain
+                && operator.steps.iter().any(from)
+                && matches!(operator.current(), Step::AddLearner(_) | Step::CatchUp(_))
+        };
+        let ids: Vec<_> = self
+            .running
+            .values()
+            .filter(|running| ends(&running.operator))
+            .map(|running| running.operator.id)
+            .collect();
+        for id in ids {
+            let reason = format!("store {store} is drained no more");
+            self.finish(id, State::Cancelled, reason, now, settings, outbox);
+        }
+    }
+
     /// A region left the view: it is gone, or a piece of it was quicker to report than itself. Its operator waits as
     /// that of an earlier leader does, for a report or for the end of its patience.
     pub fn region_hidden(&mut self, region: RegionId, now: Now) {
@@ -402,17 +429,25 @@ fn give_up(
     if let Some(store) = step.needs().into_iter().find(down) {
         return Some(format!("store {store} is down"));
     }
+    let comes = matches!(step, Step::AddLearner(_) | Step::CatchUp(_));
+    let leaving = |store: &StoreId| comes && stores.leaving(*store);
+    if let Some(store) = step.needs().into_iter().find(leaving) {
+        return Some(format!("store {store} is leaving"));
+    }
     let deadline = match step {
         Step::AddLearner(_) | Step::RemoveLearner(_) | Step::Split(_) => settings.step_deadline,
-        Step::CatchUp(_) => {
-            let transfer = Duration::from_secs(region.bytes / settings.catch_up_rate_bytes.max(1));
-            settings.catch_up_deadline + transfer
-        }
+        Step::CatchUp(_) => catch_up_deadline(region, settings),
         Step::Swap { .. } => settings.swap_deadline,
         Step::TransferLeader(_) => settings.transfer_deadline,
     };
     let late = now.monotonic.saturating_sub(running.since) >= deadline;
     late.then(|| format!("no effect within {} s: {step}", deadline.as_secs()))
+}
+
+/// Time that a learner of a region is given to catch up.
+pub(crate) fn catch_up_deadline(region: &RegionInfo, settings: &Settings) -> Duration {
+    let transfer = Duration::from_secs(region.bytes / settings.catch_up_rate_bytes.max(1));
+    settings.catch_up_deadline + transfer
 }
 
 #[allow(clippy::too_many_arguments)]

@@ -11,6 +11,13 @@ pub struct Settings {
     pub replicas: u32,
     /// A store not heard for so long is down: it is not chosen, and operators that need it are cancelled.
     pub store_down_after: Duration,
+    /// The voters of a store that was not heard for so long are replaced. Longer than a restart or a repair of the machine
+    /// takes, since a copy costs more than waiting.
+    pub store_lost_after: Duration,
+    /// A joint configuration that is not left within this is told in the journal.
+    pub joint_patience: Duration,
+    /// Leaders of a store that is drained go first, as long as at least one goes within this.
+    pub hand_over_patience: Duration,
     /// How long a lookup waits for a report that covers its key.
     pub lookup_wait: Duration,
     /// Lookups that wait at once; more are answered at once with "not found".
@@ -57,6 +64,9 @@ impl Default for Settings {
             api_version: 1,
             replicas: 3,
             store_down_after: Duration::from_secs(30),
+            store_lost_after: Duration::from_secs(1800),
+            joint_patience: Duration::from_secs(10),
+            hand_over_patience: Duration::from_secs(30),
             lookup_wait: Duration::from_secs(1),
             lookups_waiting_max: 10_000,
             timestamps_waiting_max: 100_000,

@@ -7,6 +7,7 @@ use prost::Message;
 use proto::pontoon::v1 as wire;
 use proto::{StoreId, metapb};
 
+use crate::drains;
 use crate::event::{Now, Refusal, Space};
 
 /// Bytes of the encoded metadata of a store at the most: records of many stores leave in one write.
@@ -27,6 +28,19 @@ pub struct StoreInfo {
     pub peers: u32,
     /// Leaders on it in the region view.
     pub leaders: u32,
+    /// How far it is emptied, if an administrator drains it.
+    pub drain: Option<DrainInfo>,
+}
+
+/// How far a drain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainInfo {
+    /// Peers on the store when it began.
+    pub peers_at_start: u32,
+    /// Time since then.
+    pub elapsed: Duration,
+    /// Time left at the pace so far; `None` while nothing is done.
+    pub left: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -109,16 +123,8 @@ impl Stores {
             }
             // An address is one process, so the store that had it is gone: its directory was lost or replaced. Its
             // peers are moved away like those of a store that an administrator takes out.
-            if theirs.state() == metapb::StoreState::Up {
-                let mut record = entry.record.clone();
-                let gone = record
-                    .store
-                    .as_mut()
-                    .expect("checked when it was loaded or put");
-                gone.set_state(metapb::StoreState::Offline);
-                gone.set_node_state(metapb::NodeState::Removing);
-                entry.record = record.clone();
-                changed.push((*other, record));
+            if theirs.state() == metapb::StoreState::Up || entry.record.drain.is_some() {
+                changed.push((*other, entry.take_out(None)));
             }
         }
         let mut store = store;
@@ -131,12 +137,15 @@ impl Stores {
             store.set_state(metapb::StoreState::Offline);
             store.set_node_state(metapb::NodeState::Removing);
         }
-        let record = wire::PlacementStore {
-            boot: boot
-                .unwrap_or(0)
-                .max(known.map_or(0, |known| known.record.boot)),
+        let before = known.map(|known| known.record.clone()).unwrap_or_default();
+        let mut record = wire::PlacementStore {
+            boot: boot.unwrap_or(0).max(before.boot),
+            drain: before.drain,
+            labels: before.labels,
+            told_labels: std::mem::take(&mut store.labels),
             store: Some(store),
         };
+        labels::hold(&mut record);
         if known.is_none_or(|known| known.record != record) {
             changed.push((id, record.clone()));
         }
@@ -206,22 +215,6 @@ impl Stores {
         })
     }
 
-    /// Whether its peers are to be moved away: it is being removed, or its directory was replaced.
-    pub fn leaving(&self, id: StoreId) -> bool {
-        self.entries
-            .get(&id)
-            .is_some_and(|entry| entry.store().state() == metapb::StoreState::Offline)
-    }
-
-    /// A store that was taken out holds nothing any more: it is gone for good. Returns its record.
-    pub fn bury(&mut self, id: StoreId) -> Option<wire::PlacementStore> {
-        let entry = self.entries.get_mut(&id)?;
-        let store = entry.record.store.as_mut()?;
-        store.set_state(metapb::StoreState::Tombstone);
-        store.set_node_state(metapb::NodeState::Removed);
-        Some(entry.record.clone())
-    }
-
     /// Free bytes as last told; `None` when nothing is known.
     pub fn available_bytes(&self, id: StoreId) -> Option<u64> {
         let space = self.entries.get(&id)?.space?;
@@ -249,6 +242,10 @@ impl Stores {
             silent,
             peers: counts.0,
             leaders: counts.1,
+            drain: entry
+                .record
+                .drain
+                .map(|drain| drains::progress(drain, counts.0, now.wall_ms)),
         })
     }
 
@@ -305,6 +302,9 @@ impl Entry {
         }
     }
 }
+
+mod labels;
+mod leaving;
 
 #[cfg(test)]
 mod tests {

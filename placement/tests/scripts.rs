@@ -7,9 +7,9 @@
 //! lost with the held write on its way) and `late` (it arrives), `bootstrap STORE`,
 //! `store ID ADDRESS [boot=N]`, `beat ID...`, `wait MS` (ticks every 100 ms, all beating stores beat), `silence ID`,
 //! `clock MS` (the wall clock jumps), `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS] [bytes=N]`
-//! with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `split REGION KEY...`,
+//! [down=ID:SECONDS,...] with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `split REGION KEY...`,
 //! `move REGION FROM TO`, `transfer REGION STORE`, `get KEY`, `previous KEY`, `scan START END`
-//! (a key may be `k*N`: k, N times), `ids N`, `tso N`, `operators`, `stores`.
+//! (a key may be `k*N`: k, N times), `drain ID`, `undrain ID`, `remove ID`, `label ID KEY=VALUE...`, `ids N`, `tso N`, `operators`, `stores`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -218,6 +218,13 @@ impl World {
             }),
             "ids" => self.request(Request::AllocateIds(number(1) as u32)),
             "tso" => self.request(Request::Timestamps(number(1) as u32)),
+            "drain" => self.request(Request::DrainStore(StoreId(number(1)))),
+            "undrain" => self.request(Request::UndrainStore(StoreId(number(1)))),
+            "remove" => self.request(Request::RemoveStore(StoreId(number(1)))),
+            "label" => self.request(Request::LabelStore {
+                store: StoreId(number(1)),
+                labels: words[2..].iter().map(|text| label(text)).collect(),
+            }),
             "operators" => self.request(Request::Operators {
                 operator: None,
                 region: None,
@@ -365,8 +372,12 @@ impl World {
                 for store in stores {
                     let (id, state) = (store.store.id, store.store.state().as_str_name());
                     let (peers, leaders) = (store.peers, store.leaders);
+                    let drain = store.drain.map_or(String::new(), |drain| {
+                        let left = drain.left.map_or("?".into(), |left| format!("{left:?}"));
+                        format!(" drained of {}, {left} left", drain.peers_at_start)
+                    });
                     self.output.push(format!(
-                        "store {id} {state} peers {peers} leaders {leaders}"
+                        "store {id} {state} peers {peers} leaders {leaders}{drain}"
                     ));
                 }
                 return;
@@ -393,6 +404,14 @@ fn metadata(id: u64, address: &str, boot: u64) -> metapb::Store {
         address: address.into(),
         start_timestamp: boot as i64,
         ..Default::default()
+    }
+}
+
+fn label(text: &str) -> metapb::StoreLabel {
+    let (key, value) = text.split_once('=').expect("a label");
+    metapb::StoreLabel {
+        key: key.into(),
+        value: value.into(),
     }
 }
 
@@ -429,6 +448,7 @@ fn region(words: &[&str]) -> RegionInfo {
     };
     let mut leader = None;
     let mut pending = Vec::new();
+    let mut down = Vec::new();
     for word in words {
         if let Some(range) = word.strip_prefix('[') {
             let (start, end) = range
@@ -448,6 +468,13 @@ fn region(words: &[&str]) -> RegionInfo {
                 .split(',')
                 .map(|id| id.parse::<u64>().expect("a peer id"))
                 .collect();
+        } else if let Some(list) = word.strip_prefix("down=") {
+            let one = |text: &str| {
+                let (id, seconds) = text.split_once(':').expect("a peer and seconds");
+                let number = |text: &str| text.parse::<u64>().expect("a number");
+                (number(id), number(seconds))
+            };
+            down = list.split(',').map(one).collect();
         } else if word.contains('@') {
             info.region.peers.push(peer(word));
         } else if let Some((conf_ver, version)) = word.split_once(':') {
@@ -465,6 +492,8 @@ fn region(words: &[&str]) -> RegionInfo {
     }
     let leader = leader.unwrap_or(info.region.peers[0].id);
     info.leader = info.peer(leader).cloned();
+    let silent = |(id, seconds): &(u64, u64)| Some((info.peer(*id).copied()?, *seconds));
+    info.down = down.iter().filter_map(silent).collect();
     info.pending = info
         .region
         .peers

@@ -1,9 +1,10 @@
 //! The machine against a small world: regions that obey orders, with orders lost, repeated and late, reports late, and
-//! placement leaders that come and go. From one seed.
+//! placement leaders that come and go; a store that dies and one that is drained. From one seed.
 //!
 //! Checked all the time: no peer id is used twice (R19, R31), a region never loses a voter before its successor is there
-//! (R22), and no region has two operators. Checked once the faults end: every region has its voters and nothing else
-//! (REGIONS §9: no orphan learner, no joint state), and no operator is left.
+//! (R22), each half of a joint state has a live quorum and one voter more unless a dead one leaves, and no region has two
+//! operators. Checked once the faults end: every region has its voters and nothing else (REGIONS §9: no orphan learner, no
+//! joint state), none of them on a dead or drained store, those stores can be removed, and no operator is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,6 +21,8 @@ const STORES: u64 = 5;
 const REPLICAS: usize = 3;
 const EVENTS: usize = 3000;
 const SEEDS: u64 = 40;
+/// Within this after its death a store may still be taken for alive: silence until it is down, and an order on its way.
+const WITHIN: Duration = Duration::from_secs(30);
 
 /// A bug planted on purpose.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,8 @@ enum Bug {
     None,
     /// Regions carry orders out whatever epoch they were made for.
     EpochIgnored,
+    /// Placement believes that silent stores are alive, as one without a clock would.
+    SilenceIgnored,
 }
 
 /// SplitMix64.
@@ -117,7 +122,7 @@ impl Truth {
     }
 
     /// What the leader does by itself: leave a joint state, send what learners lack.
-    fn live(&mut self, dice: &mut Dice) {
+    fn live(&mut self, dice: &mut Dice, dead: Option<u64>) {
         if self.is_joint() && dice.one_in(2) {
             for peer in &mut self.region.peers {
                 match peer.role() {
@@ -128,18 +133,23 @@ impl Truth {
             }
             self.moves(1, 0);
         }
-        if dice.one_in(2) {
-            self.lagging.pop_first();
+        let alive = |id: &&u64| {
+            let on = |peer: &&metapb::Peer| peer.id == **id && Some(peer.store_id) != dead;
+            self.region.peers.iter().any(|peer| on(&peer))
+        };
+        let next = self.lagging.iter().find(alive).copied();
+        if let Some(id) = next.filter(|_| dice.one_in(2)) {
+            self.lagging.remove(&id);
         }
     }
 
     /// Another voter is elected.
-    fn elect(&mut self, dice: &mut Dice) {
+    fn elect(&mut self, dice: &mut Dice, dead: Option<u64>) {
         let voters: Vec<u64> = self
             .region
             .peers
             .iter()
-            .filter(|peer| peer.role() == PeerRole::Voter)
+            .filter(|peer| peer.role() == PeerRole::Voter && Some(peer.store_id) != dead)
             .map(|peer| peer.id)
             .collect();
         if !voters.is_empty() {
@@ -169,6 +179,10 @@ struct World {
     used: BTreeMap<u64, u64>,
     next_split: u64,
     answers: Vec<Answer>,
+    /// A store that is dead, and since when.
+    dead: Option<(u64, Duration)>,
+    /// A store that is drained.
+    drained: Option<u64>,
     done: BTreeMap<&'static str, u64>,
 }
 
@@ -180,6 +194,8 @@ impl World {
             machine: Placement::new(Settings {
                 resume_deadline: Duration::from_secs(60),
                 back_off_max: Duration::from_secs(4),
+                store_down_after: Duration::from_secs(4),
+                store_lost_after: Duration::from_secs(12),
                 ..Settings::default()
             }),
             placement: BTreeMap::new(),
@@ -198,6 +214,8 @@ impl World {
             used: BTreeMap::new(),
             next_split: 0,
             answers: Vec::new(),
+            dead: None,
+            drained: None,
             done: BTreeMap::new(),
         };
         world.lead();
@@ -331,6 +349,9 @@ impl World {
         self.now.wall_ms += millis;
         self.now.monotonic += Duration::from_millis(millis);
         for id in 1..=STORES {
+            if self.dead() == Some(id) && self.bug != Bug::SilenceIgnored {
+                continue;
+            }
             let space = Space::default();
             self.request(Request::StoreHeartbeat {
                 store: StoreId(id),
@@ -350,24 +371,25 @@ impl World {
             50..60 => self.report(id),
             60..70 => self.deliver_report(),
             70..82 => {
-                let dice = &mut self.dice;
+                let (dead, dice) = (self.dead(), &mut self.dice);
                 self.regions
                     .get_mut(&id)
                     .expect("a known region")
-                    .live(dice);
+                    .live(dice, dead);
             }
             82..84 => {
-                let dice = &mut self.dice;
+                let (dead, dice) = (self.dead(), &mut self.dice);
                 self.regions
                     .get_mut(&id)
                     .expect("a known region")
-                    .elect(dice);
+                    .elect(dice, dead);
             }
             84..94 => {
                 let millis = 100 + self.dice.below(400) as u64;
                 self.pass(millis);
             }
-            94..97 => self.command(id),
+            94..96 => self.command(id),
+            96 => self.change_stores(),
             97 => {
                 if !self.late.is_empty() {
                     let at = self.dice.below(self.late.len());
@@ -405,9 +427,58 @@ impl World {
         }
     }
 
+    fn dead(&self) -> Option<u64> {
+        self.dead.map(|(store, _)| store)
+    }
+
+    /// A store dies or comes back, a drain begins or is taken back.
+    fn change_stores(&mut self) {
+        let store = 1 + self.dice.below(STORES as usize) as u64;
+        match (self.dice.below(6), self.dead, self.drained) {
+            (0 | 1, None, _) => {
+                self.dead = Some((store, self.now.monotonic));
+                let dice = &mut self.dice;
+                for truth in self.regions.values_mut() {
+                    let leads = |peer: &metapb::Peer| peer.id == truth.leader;
+                    if truth
+                        .region
+                        .peers
+                        .iter()
+                        .any(|peer| leads(peer) && peer.store_id == store)
+                    {
+                        truth.elect(dice, Some(store));
+                    }
+                }
+                *self.done.entry("deaths").or_default() += 1;
+            }
+            (2, Some(_), _) => self.dead = None,
+            (3 | 4, _, None) => {
+                self.drained = Some(store);
+                self.request(Request::DrainStore(StoreId(store)));
+            }
+            (5, _, Some(drained)) => {
+                self.request(Request::UndrainStore(StoreId(drained)));
+                self.drained = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// What the leader of a region tells; none if it is dead.
+    fn told(&self, id: u64) -> Option<RegionInfo> {
+        let mut report = self.regions[&id].report();
+        if let Some((dead, since)) = self.dead {
+            let seconds = self.now.monotonic.saturating_sub(since).as_secs();
+            let on = |peer: &&metapb::Peer| peer.store_id == dead;
+            let down = report.region.peers.iter().filter(on);
+            report.down = down.map(|peer| (*peer, seconds)).collect();
+        }
+        let leader = report.leader?;
+        (Some(leader.store_id) != self.dead()).then_some(report)
+    }
+
     fn report(&mut self, id: u64) {
-        let report = self.regions[&id].report();
-        self.reports.push(report);
+        self.reports.extend(self.told(id));
     }
 
     /// A report arrives, perhaps an old one, perhaps again.
@@ -455,6 +526,11 @@ impl World {
             return;
         }
         let before = truth.voters();
+        let (dead, died, now) = (
+            self.dead.map(|(store, _)| store),
+            self.dead.map(|(_, since)| since),
+            self.now.monotonic,
+        );
         match &order.kind {
             OrderKind::AddLearner(peer) => {
                 let there = |other: &metapb::Peer| other.store_id == peer.store_id;
@@ -485,6 +561,29 @@ impl World {
                 if !fits || leads || lags {
                     return;
                 }
+                let alive = |peer: &&metapb::Peer| Some(peer.store_id) != dead;
+                let frees = demote.iter().any(|peer| !alive(&peer));
+                let votes = |peer: &&metapb::Peer| peer.role() == PeerRole::Voter;
+                let outgoing: Vec<_> = truth.region.peers.iter().filter(votes).collect();
+                let stays = |peer: &&metapb::Peer| demote.iter().all(|other| other.id != peer.id);
+                let incoming: Vec<_> = outgoing
+                    .iter()
+                    .copied()
+                    .filter(stays)
+                    .chain(promote)
+                    .collect();
+                for half in [outgoing, incoming] {
+                    let live = half.iter().filter(|peer| alive(peer)).count();
+                    // A store that died since the order was made is nobody's fault; it takes one voter of each half.
+                    let known = died.is_none_or(|died| now.saturating_sub(died) > WITHIN);
+                    let spare = usize::from(half.len() >= REPLICAS && !frees && known);
+                    assert!(
+                        live > half.len() / 2 - usize::from(half.len() == 1) + spare,
+                        "{live} of {} are alive in {:?}",
+                        half.len(),
+                        truth.region
+                    );
+                }
                 for peer in promote {
                     truth.set_role(peer.id, PeerRole::IncomingVoter);
                 }
@@ -500,7 +599,7 @@ impl World {
                 *self.done.entry("swaps").or_default() += 1;
             }
             OrderKind::TransferLeader(peer) => {
-                if truth.role(peer.id) == Some(PeerRole::Voter) {
+                if truth.role(peer.id) == Some(PeerRole::Voter) && Some(peer.store_id) != dead {
                     truth.leader = peer.id;
                     truth.term += 1;
                     *self.done.entry("transfers").or_default() += 1;
@@ -575,20 +674,29 @@ impl World {
     fn heal(&mut self) {
         self.orders.clear();
         self.reports.clear();
-        for _ in 0..400 {
+        for round in 0..400 {
+            // Commands may have been lost or refused. Once every region has reported, none is, unless a write of before
+            // costs this leader its office.
+            if round == 10 {
+                self.drain_again();
+            }
+            if round == 60 {
+                assert!(self.drain_again(), "a drain is refused");
+            }
             let ids: Vec<u64> = self.regions.keys().copied().collect();
             for id in ids {
-                let report = self.regions[&id].report();
-                self.step(Event::Report(Box::new(report)));
+                if let Some(report) = self.told(id) {
+                    self.step(Event::Report(Box::new(report)));
+                }
                 self.settle();
                 for order in std::mem::take(&mut self.orders) {
                     self.obey(&order);
                 }
-                let dice = &mut self.dice;
+                let (dead, dice) = (self.dead(), &mut self.dice);
                 self.regions
                     .get_mut(&id)
                     .expect("a known region")
-                    .live(dice);
+                    .live(dice, dead);
             }
             self.pass(500);
             self.settle();
@@ -602,7 +710,51 @@ impl World {
             assert_eq!(truth.voters(), REPLICAS, "{region:?}");
             assert_eq!(region.peers.len(), REPLICAS, "an orphan stays: {region:?}");
             assert!(!truth.is_joint(), "a joint state stays: {region:?}");
+            for store in [self.dead(), self.drained].into_iter().flatten() {
+                let on = |peer: &metapb::Peer| peer.store_id == store;
+                assert!(
+                    !region.peers.iter().any(on),
+                    "store {store} is dead or drained: {region:?}"
+                );
+            }
         }
+        self.remove_stores();
+    }
+
+    fn drain_again(&mut self) -> bool {
+        self.answers.clear();
+        let others = (1..=STORES).filter(|id| self.drained != Some(*id));
+        let undrain = others.map(|id| Request::UndrainStore(StoreId(id)));
+        let drain = self.drained.map(|id| Request::DrainStore(StoreId(id)));
+        for request in undrain.chain(drain).collect::<Vec<_>>() {
+            self.request(request);
+            self.settle();
+        }
+        let done = self
+            .answers
+            .iter()
+            .filter(|answer| **answer == Answer::Done);
+        done.count() == STORES as usize
+    }
+
+    /// What is dead or drained holds nothing any more, and can be taken out for good.
+    fn remove_stores(&mut self) {
+        let leave: BTreeSet<_> = [self.dead(), self.drained].into_iter().flatten().collect();
+        for store in &leave {
+            self.request(Request::RemoveStore(StoreId(*store)));
+            self.settle();
+        }
+        self.answers.clear();
+        self.request(Request::Stores);
+        self.settle();
+        let Some(Answer::Stores(stores)) = self.answers.pop() else {
+            panic!("the stores are told");
+        };
+        for info in stores {
+            let removed = info.store.state() == metapb::StoreState::Tombstone;
+            assert_eq!(removed, leave.contains(&info.store.id), "{info:?}");
+        }
+        *self.done.entry("removed stores").or_default() += leave.len() as u64;
     }
 }
 
@@ -645,7 +797,15 @@ fn operators_end_and_leave_nothing_behind() {
             *done.entry(what).or_default() += count;
         }
     }
-    for what in ["leaders", "removals", "swaps", "transfers", "splits"] {
+    let wanted = [
+        "leaders",
+        "removals",
+        "swaps",
+        "transfers",
+        "splits",
+        "deaths",
+    ];
+    for what in wanted.into_iter().chain(["removed stores"]) {
         assert!(
             done.get(what).copied() > Some(0),
             "no {what} in all seeds: {done:?}"
@@ -657,6 +817,12 @@ fn operators_end_and_leave_nothing_behind() {
 #[test]
 fn orders_without_an_epoch_are_caught() {
     assert!(caught(Bug::EpochIgnored));
+}
+
+/// The net holds: a dead store that is never missed keeps its voters.
+#[test]
+fn stores_that_are_never_missed_are_caught() {
+    assert!(caught(Bug::SilenceIgnored));
 }
 
 fn caught(bug: Bug) -> bool {

@@ -127,6 +127,7 @@ impl Leader {
         };
         for hidden in evicted {
             self.operators.region_hidden(hidden, now);
+            self.unsettled.forget(hidden);
         }
         let region = self.regions.get(id).expect("it was just reported");
         let from = (region.region.start_key.clone(), RequestId(0));

@@ -1,15 +1,24 @@
 //! Who makes operators, and when they are looked at: reports, the sweep, administrators.
 
+use std::time::Duration;
+
 use proto::{RegionId, StoreId, metapb};
 
 use super::Leader;
-use crate::checker::{Checker, Finding};
+use crate::checker::{Checker, Finding, Leaves};
 use crate::commands;
 use crate::event::{Answer, Lookup, Now, Refusal};
 use crate::operator::{Kind, Priority, Step};
 use crate::operators::{Occasion, Plan};
 use crate::regions::RegionInfo;
 use crate::state;
+
+fn priority(why: Leaves) -> Priority {
+    match why {
+        Leaves::Lost | Leaves::Gone => Priority::Repair,
+        Leaves::Drained => Priority::Drain,
+    }
+}
 
 impl Leader {
     /// Moves the operator of a region forward, or checks whether it needs one.
@@ -35,22 +44,29 @@ impl Leader {
         let Some(region) = self.regions.get(id) else {
             return;
         };
-        let checker = Checker {
+        let owned = self.operators.of_region(id).is_some();
+        let unsettled = self.unsettled.watch(region, owned, now);
+        let Ok(Some(found)) = self.checker(unsettled, now).check(region) else {
+            return;
+        };
+        let region = region.clone();
+        if let Ok(plan) = self.plan(&region, found.finding) {
+            // A checker can wait: the region is checked again.
+            let _ = self.start(&region, plan, now);
+        }
+    }
+
+    pub(super) fn checker(&self, unsettled: Duration, now: Now) -> Checker<'_> {
+        Checker {
             settings: &self.settings,
             replicas: self.cluster.replicas,
             api_version: self.cluster.api_version,
             stores: &self.stores,
             regions: &self.regions,
             operators: &self.operators,
+            drains: &self.drains,
+            unsettled,
             now,
-        };
-        let Some(finding) = checker.check(region) else {
-            return;
-        };
-        let region = region.clone();
-        if let Ok(plan) = self.plan(&region, finding) {
-            // A checker can wait: the region is checked again.
-            let _ = self.start(&region, plan, now);
         }
     }
 
@@ -113,18 +129,39 @@ impl Leader {
                     cause,
                 )
             }
-            Finding::Move { from, to } => {
+            Finding::Move { from, to, why } => {
                 let cause = format!(
-                    "store {} is leaving; store {to} has the fewest peers",
+                    "store {} is {why}; store {to} has the fewest peers",
                     from.store_id
                 );
                 let peer = self.new_learner(to)?;
-                repair(
-                    Kind::MoveReplica,
-                    commands::move_steps(region, &from, &peer),
-                    cause,
-                )
+                Plan {
+                    priority: priority(why),
+                    ..repair(
+                        Kind::MoveReplica,
+                        commands::move_steps(region, &from, &peer),
+                        cause,
+                    )
+                }
             }
+            Finding::Replace { learner, from, why } => {
+                let cause = format!(
+                    "store {} is {why}; learner {} takes its place",
+                    from.store_id, learner.id
+                );
+                let mut steps = commands::move_steps(region, &from, &learner);
+                steps.retain(|step| *step != Step::AddLearner(learner));
+                Plan {
+                    priority: priority(why),
+                    ..repair(Kind::MoveReplica, steps, cause)
+                }
+            }
+            Finding::HandOver { from, to } => Plan {
+                kind: Kind::TransferLeader,
+                priority: Priority::Drain,
+                steps: vec![Step::TransferLeader(to)],
+                cause: format!("store {from} is drained: leaders go first"),
+            },
         })
     }
 
@@ -234,7 +271,7 @@ impl Leader {
 
     /// Once a round: a store that was taken out and has no peer left is gone for good.
     pub(super) fn bury_stores(&mut self) {
-        let empty = |id: &StoreId| self.stores.leaving(*id) && self.regions.counts(*id).0 == 0;
+        let empty = |id: &StoreId| self.stores.gone(*id) && self.regions.counts(*id).0 == 0;
         let gone: Vec<_> = self.stores.ids().filter(empty).collect();
         if gone.is_empty() || !self.regions.is_whole() {
             return;
