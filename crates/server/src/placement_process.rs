@@ -66,6 +66,9 @@ section! {
         /// A store that was silent for so long takes no new replicas, and its address is free for a new store. Several
         /// times the stores' own interval of 10 s.
         pub store_down_after: Span = Span::secs(30),
+        /// The replicas of a store that was silent for so long are replaced. Shorter than a restart or a repair takes copies
+        /// data for nothing; longer leaves regions with one replica less. At least `store_down_after`.
+        pub store_lost_after: Span = Span::secs(1800),
         /// Time given to hand the leadership over when the member is told to stop. 0 hands nothing over: the others elect
         /// a leader once they miss this one.
         pub drain_timeout: Span = Span::secs(5),
@@ -374,6 +377,7 @@ fn settings(config: &PlacementConfig) -> Settings {
         api_version: config.api_version,
         replicas: config.replicas,
         store_down_after: *config.store_down_after,
+        store_lost_after: (*config.store_lost_after).max(*config.store_down_after),
         ..Default::default()
     }
 }
