@@ -194,6 +194,7 @@ impl Checker<'_> {
             .input("voters", region.voters().count() as f64)
             .input("replicas", f64::from(self.replicas))
             .input("bytes", region.bytes as f64)
+            .expect("voters", f64::from(self.replicas))
     }
 
     fn pauses(&self, region: RegionId) -> bool {

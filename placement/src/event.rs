@@ -6,8 +6,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId, metapb};
 
+use crate::decision::Who;
+use crate::journal::JournalQuery;
 use crate::operator::OperatorView;
 use crate::regions::RegionInfo;
 use crate::stores::StoreInfo;
@@ -95,6 +98,19 @@ pub enum Request {
         store: StoreId,
         /// The labels.
         labels: Vec<metapb::StoreLabel>,
+    },
+    /// End an operator (an administrator's command).
+    CancelOperator(u64),
+    /// What the journal tells.
+    Journal(JournalQuery),
+    /// Who decides, and who is paused.
+    Schedulers,
+    /// Let somebody decide nothing for a while; zero goes on.
+    PauseScheduler {
+        /// Who.
+        who: Who,
+        /// For how long.
+        duration: Duration,
     },
     /// One store.
     Store(StoreId),
@@ -226,6 +242,19 @@ pub enum Answer {
     Operator(u64),
     /// Operators, newest first.
     Operators(Vec<OperatorView>),
+    /// Entries of the journal, newest first.
+    Journal(Vec<wire::JournalEntry>),
+    /// Who decides.
+    Schedulers(Vec<SchedulerInfo>),
+}
+
+/// Somebody who decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedulerInfo {
+    /// Who.
+    pub who: Who,
+    /// Time until it goes on; zero when it runs.
+    pub paused: Duration,
 }
 
 /// Identities for one child of a split.

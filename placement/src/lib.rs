@@ -12,10 +12,10 @@
 //! - `regions`: the view of regions from reports of their leaders (R32); soft, never replicated.
 //! - `operator`, `operators`: steps on one region, judged by reports (R22).
 //! - `checker`, `commands`: who makes operators: repair, and administrators.
-//! - [`decision`]: what was decided or refused, and from what.
+//! - [`decision`]: what was decided or refused, and from what; `journal` keeps it.
 //! - `machine`: puts them together.
 //!
-//! Not here yet: balancing, merging, the journal of refusals. They add
+//! Not here yet: balancing, merging. They add
 //! findings to `checker` and kinds to `operator`.
 
 mod checker;
@@ -24,6 +24,7 @@ pub mod decision;
 mod drains;
 mod event;
 mod ids;
+mod journal;
 pub mod keyspace;
 mod machine;
 mod operator;
@@ -38,8 +39,9 @@ mod unsettled;
 
 pub use event::{
     Answer, Change, ClusterInfo, Effects, Event, Lookup, Note, Now, Order, OrderKind, Refusal,
-    Request, RequestId, Space, SplitIds, Write,
+    Request, RequestId, SchedulerInfo, Space, SplitIds, Write,
 };
+pub use journal::{JournalQuery, JournalSettings};
 pub use machine::Placement;
 pub use operator::{Epoch, Kind, OperatorView, Priority, SPLIT_KEYS_MAX, State, Step};
 pub use regions::RegionInfo;

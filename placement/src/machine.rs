@@ -1,6 +1,7 @@
 //! The placement machine: what a member of the placement group does while it leads.
 
 mod cluster;
+mod explaining;
 mod leaving;
 mod scheduling;
 
@@ -12,11 +13,13 @@ use proto::RegionId;
 use proto::pontoon::v1 as wire;
 
 use crate::commands;
+use crate::decision::Who;
 use crate::drains::Drains;
 use crate::event::{
     Answer, ClusterInfo, Effects, Event, Lookup, Note, Now, Refusal, Request, RequestId, SplitIds,
 };
 use crate::ids::Ids;
+use crate::journal::Journal;
 use crate::keyspace;
 use crate::operators::{Occasion, Operators};
 use crate::outbox::Outbox;
@@ -113,6 +116,7 @@ impl Placement {
             Event::Tick => leader.on_tick(now),
         }
         leader.begin_round();
+        leader.tell_what_happened(now);
         leader.outbox.take()
     }
 }
@@ -139,6 +143,11 @@ struct Leader {
     swept: RegionId,
     drains: Drains,
     unsettled: Unsettled,
+    journal: Journal,
+    /// When the pauses of schedulers end, in Unix milliseconds.
+    pauses: BTreeMap<Who, u64>,
+    /// Changes of the view of regions.
+    view_version: u64,
 }
 
 impl Leader {
@@ -177,6 +186,9 @@ impl Leader {
             swept: RegionId(0),
             drains: Drains::default(),
             unsettled: Unsettled::default(),
+            journal: Journal::load(image.journal, settings.journal, term, now),
+            pauses: image.pauses,
+            view_version: 0,
             cluster,
             settings,
         };
@@ -187,6 +199,7 @@ impl Leader {
             ));
         }
         leader.extend_bound(now);
+        leader.tell_what_happened(now);
         leader.outbox.serving(leader.cluster.cluster_id);
         leader
     }
@@ -247,10 +260,14 @@ impl Leader {
                     .collect();
                 Ok(Answer::Stores(stores))
             }
+            Request::CancelOperator(operator) => self.cancel_operator(operator, now),
+            Request::Journal(query) => Ok(Answer::Journal(self.journal.read(query))),
+            Request::Schedulers => Ok(Answer::Schedulers(self.schedulers(now))),
+            Request::PauseScheduler { who, duration } => self.pause_scheduler(who, duration, now),
             Request::DrainStore(store) => self.drain_store(store, now),
             Request::UndrainStore(store) => self.undrain_store(store, now),
             Request::RemoveStore(store) => self.remove_store(store, now),
-            Request::LabelStore { store, labels } => self.label_store(store, labels),
+            Request::LabelStore { store, labels } => self.label_store(store, labels, now),
             Request::ReportSplit(pieces) => self.report_split(pieces, now),
             // Routes are soft: they rest on nothing that is being written.
             Request::RegionByKey(key) => {
@@ -438,6 +455,7 @@ impl Leader {
         }
         self.watch_drains(now);
         self.sweep(now);
+        self.journal.on_tick(now, &mut self.outbox);
     }
 
     fn note(&mut self, text: String) {

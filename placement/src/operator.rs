@@ -118,6 +118,21 @@ pub enum Priority {
     Admin,
 }
 
+impl Priority {
+    /// The name people read.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Merge => "merge",
+            Self::Balance => "balance",
+            Self::Hot => "hot",
+            Self::Drain => "drain",
+            Self::Rule => "rule",
+            Self::Repair => "repair",
+            Self::Admin => "admin",
+        }
+    }
+}
+
 /// Where an operator stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -259,6 +274,22 @@ impl Operator {
     /// When it is done.
     pub fn current(&self) -> &Step {
         &self.steps[self.step]
+    }
+
+    /// From which store to which it goes, as far as its steps tell.
+    pub fn stores(&self) -> (Option<StoreId>, Option<StoreId>) {
+        let (mut from, mut to) = (None, None);
+        for step in &self.steps {
+            match step {
+                Step::AddLearner(peer) | Step::CatchUp(peer) => to = Some(peer),
+                Step::TransferLeader(peer) => to = to.or(Some(peer)),
+                Step::RemoveLearner(peer) => from = Some(peer),
+                Step::Swap { promote, .. } => to = to.or(promote.first()),
+                Step::Split(_) => {}
+            }
+        }
+        let store = |peer: &metapb::Peer| StoreId(peer.store_id);
+        (from.map(store), to.map(store))
     }
 
     pub fn view(&self, wall_ms: u64) -> OperatorView {

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use proto::{RegionId, StoreId, metapb};
 
-use crate::event::{Note, Now, Order, OrderKind};
+use crate::event::{Note, Now, Order, OrderKind, Refusal};
 use crate::operator::{Kind, Operator, OperatorView, Priority, Progress, State, Step, judge};
-use crate::outbox::Outbox;
-use crate::regions::RegionInfo;
+use crate::outbox::{Happened, Outbox, What};
+use crate::regions::{RegionInfo, Regions};
 use crate::settings::Settings;
 use crate::state;
 use crate::stores::Stores;
@@ -200,11 +200,13 @@ impl Operators {
             let step = running.operator.current();
             match judge(step, running.operator.epoch, region) {
                 Progress::Done(epoch) => {
-                    let text = format!("done: {step}");
+                    let step_text = step.to_string();
+                    let text = format!("done: {step_text}");
                     running.operator.epoch = epoch;
                     running.operator.step += 1;
                     running.since = now.monotonic;
                     running.sent = None;
+                    happened(&running.operator, What::Step, step_text, now, outbox);
                     note(&running.operator, outbox, text);
                     if running.operator.step == running.operator.steps.len() {
                         self.finish(id, State::Done, String::new(), now, settings, outbox);
@@ -230,6 +232,33 @@ impl Operators {
                 }
             }
         }
+    }
+
+    /// From which store to which an operator under way goes.
+    pub fn stores(&self, id: u64) -> (Option<StoreId>, Option<StoreId>) {
+        let running = self.running.get(&id);
+        running.map_or((None, None), |running| running.operator.stores())
+    }
+
+    /// Whether an operator may be ended by command, or why not.
+    pub fn cancellable(&self, id: u64, regions: &Regions) -> Result<(), Refusal> {
+        let Some(running) = self.running.get(&id) else {
+            let what = if self.finished.contains_key(&id) {
+                "has ended"
+            } else {
+                "is not known"
+            };
+            return Err(Refusal::Invalid(format!("operator {id} {what}")));
+        };
+        let joint = regions
+            .get(running.operator.region)
+            .is_some_and(RegionInfo::is_joint);
+        if joint || matches!(running.operator.current(), Step::Swap { .. }) {
+            return Err(Refusal::Busy(format!(
+                "operator {id} is at its joint change, which its region finishes by itself"
+            )));
+        }
+        Ok(())
     }
 
     /// Ends an operator that did not finish.
@@ -363,6 +392,11 @@ impl Operators {
                 format!("{} cancelled: {}", operator.kind.name(), operator.reason)
             }
         };
+        let what = match state {
+            State::Done => What::Done,
+            State::Running | State::Cancelled => What::Cancelled,
+        };
+        happened(&operator, what, operator.reason.clone(), now, outbox);
         note(&operator, outbox, text);
         let _ = outbox.stage(state::put_operator(&operator));
         self.finished.insert(operator.id, operator);
@@ -401,6 +435,19 @@ fn note(operator: &Operator, outbox: &mut Outbox, text: String) {
     outbox.note(Note {
         region: Some(operator.region),
         operator: Some(operator.id),
+        text,
+    });
+}
+
+fn happened(operator: &Operator, what: What, text: String, now: Now, outbox: &mut Outbox) {
+    outbox.happened(Happened {
+        operator: operator.id,
+        region: operator.region,
+        epoch: operator.epoch,
+        priority: operator.priority,
+        stores: operator.stores(),
+        age_ms: now.wall_ms.saturating_sub(operator.created_at_ms),
+        what,
         text,
     });
 }

@@ -14,8 +14,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use proto::{RegionId, StoreId};
 
 use crate::event::{Answer, Change, Effects, Note, Order, Refusal, RequestId, Write};
+use crate::operator::{Epoch, Priority};
 use crate::state::Pair;
 
 #[derive(Debug)]
@@ -52,6 +54,29 @@ pub(crate) struct Outbox {
     /// Barriers never go down.
     waiting: VecDeque<(u64, Output)>,
     effects: Effects,
+    /// What the journal is to tell of operators.
+    happened: Vec<Happened>,
+}
+
+/// Something that happened to an operator.
+#[derive(Clone, Debug)]
+pub(crate) struct Happened {
+    pub operator: u64,
+    pub region: RegionId,
+    pub epoch: Epoch,
+    pub priority: Priority,
+    pub stores: (Option<StoreId>, Option<StoreId>),
+    /// Since it was made.
+    pub age_ms: u64,
+    pub what: What,
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    Step,
+    Done,
+    Cancelled,
 }
 
 impl Outbox {
@@ -64,7 +89,18 @@ impl Outbox {
             next: 1,
             waiting: VecDeque::new(),
             effects: Effects::default(),
+            happened: Vec::new(),
         }
+    }
+
+    /// Remembers what happened until the journal takes it.
+    pub fn happened(&mut self, happened: Happened) {
+        self.happened.push(happened);
+    }
+
+    /// Takes what happened.
+    pub fn take_happened(&mut self) -> Vec<Happened> {
+        std::mem::take(&mut self.happened)
     }
 
     /// Stages a change; the last one of a key wins. Returns the token of the write that it leaves in.

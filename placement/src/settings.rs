@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::journal::JournalSettings;
+
 /// Limits and times of the machine. [`Settings::default`] are the values for production.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -56,6 +58,8 @@ pub struct Settings {
     pub back_off: Duration,
     /// Longest pause.
     pub back_off_max: Duration,
+    /// What the journal keeps.
+    pub journal: JournalSettings,
 }
 
 impl Default for Settings {
@@ -85,6 +89,7 @@ impl Default for Settings {
             resume_deadline: Duration::from_secs(600),
             back_off: Duration::from_secs(1),
             back_off_max: Duration::from_secs(600),
+            journal: JournalSettings::default(),
         }
     }
 }

@@ -9,6 +9,7 @@ use prost::Message;
 use proto::StoreId;
 use proto::pontoon::v1 as wire;
 
+use crate::decision::Who;
 use crate::operator::Operator;
 
 /// Format of all values written today.
@@ -20,6 +21,8 @@ const IDS_KEY: &[u8] = b"id";
 const TIMESTAMP_KEY: &[u8] = b"timestamp";
 const STORE_PREFIX: &[u8] = b"store/";
 const OPERATOR_PREFIX: &[u8] = b"operator/";
+const JOURNAL_PREFIX: &[u8] = b"journal/";
+const PAUSE_PREFIX: &[u8] = b"pause/";
 
 /// The state of the region cannot be used: it was written by a newer version, or is damaged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +67,10 @@ pub(crate) struct Image {
     pub bound_ms: u64,
     pub stores: BTreeMap<StoreId, wire::PlacementStore>,
     pub operators: BTreeMap<u64, Operator>,
+    /// With their values as they stand.
+    pub journal: BTreeMap<u64, (wire::JournalEntry, Bytes)>,
+    /// When the pauses of schedulers end, in Unix milliseconds.
+    pub pauses: BTreeMap<Who, u64>,
 }
 
 impl Image {
@@ -78,7 +85,7 @@ impl Image {
         Ok(image)
     }
 
-    fn load_pair(&mut self, key: &[u8], value: &[u8]) -> Result<(), LoadError> {
+    fn load_pair(&mut self, key: &[u8], value: &Bytes) -> Result<(), LoadError> {
         if key == CLUSTER_KEY {
             self.cluster = Some(decode(key, value)?);
         } else if key == IDS_KEY {
@@ -98,6 +105,17 @@ impl Image {
                 return Err(invalid(key, "the operator has another id"));
             }
             self.operators.insert(id, operator);
+        } else if let Some(seq) = suffix(key, JOURNAL_PREFIX) {
+            let entry: wire::JournalEntry = decode(key, value)?;
+            if entry.seq != seq {
+                return Err(invalid(key, "the entry has another number"));
+            }
+            self.journal.insert(seq, (entry, value.clone()));
+        } else if let Some(name) = key.strip_prefix(PAUSE_PREFIX) {
+            let who = std::str::from_utf8(name).ok().and_then(Who::from_name);
+            let who = who.ok_or_else(|| invalid(key, "there is no such scheduler"))?;
+            let pause: wire::PlacementPause = decode(key, value)?;
+            self.pauses.insert(who, pause.until_ms);
         } else {
             return Err(LoadError::UnknownKey { key: name(key) });
         }
@@ -143,6 +161,26 @@ pub(crate) fn put_operator(operator: &Operator) -> Pair {
 
 pub(crate) fn delete_operator(id: u64) -> Pair {
     (numbered(OPERATOR_PREFIX, id), None)
+}
+
+pub(crate) fn put_journal(entry: &wire::JournalEntry) -> Pair {
+    (numbered(JOURNAL_PREFIX, entry.seq), Some(encode(entry)))
+}
+
+pub(crate) fn delete_journal(seq: u64) -> Pair {
+    (numbered(JOURNAL_PREFIX, seq), None)
+}
+
+pub(crate) fn decode_journal(seq: u64, value: &[u8]) -> Result<wire::JournalEntry, LoadError> {
+    decode(&numbered(JOURNAL_PREFIX, seq), value)
+}
+
+/// `None` ends a pause.
+pub(crate) fn put_pause(who: Who, until_ms: Option<u64>) -> Pair {
+    let mut key = BytesMut::from(PAUSE_PREFIX);
+    key.put_slice(who.name().as_bytes());
+    let value = until_ms.map(|until_ms| encode(&wire::PlacementPause { until_ms }));
+    (key.freeze(), value)
 }
 
 fn numbered(prefix: &[u8], id: u64) -> Bytes {
@@ -229,8 +267,10 @@ mod tests {
     proptest! {
         /// R34: any bytes give an error or a value, never a panic.
         #[test]
-        fn random_bytes_are_refused_or_decoded(key in 0usize..5, value in prop::collection::vec(any::<u8>(), 0..60), good in any::<bool>()) {
+        fn random_bytes_are_refused_or_decoded(key in 0usize..8, value in prop::collection::vec(any::<u8>(), 0..60), good in any::<bool>()) {
             let key = match key {
+                5 => numbered(JOURNAL_PREFIX, 3),
+                6 => put_pause(Who::Repair, None).0,
                 0 => Bytes::from_static(CLUSTER_KEY),
                 1 => Bytes::from_static(IDS_KEY),
                 2 => numbered(STORE_PREFIX, 3),

@@ -9,7 +9,8 @@
 //! `clock MS` (the wall clock jumps), `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS] [bytes=N]`
 //! [down=ID:SECONDS,...] with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `split REGION KEY...`,
 //! `move REGION FROM TO`, `transfer REGION STORE`, `get KEY`, `previous KEY`, `scan START END`
-//! (a key may be `k*N`: k, N times), `drain ID`, `undrain ID`, `remove ID`, `label ID KEY=VALUE...`, `ids N`, `tso N`, `operators`, `stores`.
+//! (a key may be `k*N`: k, N times), `drain ID`, `undrain ID`, `remove ID`, `cancel OPERATOR`,
+//! `pause WHO MS`, `schedulers`, `journal [region=ID] [store=ID] [operator=ID]` (newest first), `label ID KEY=VALUE...`, `ids N`, `tso N`, `operators`, `stores`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -18,9 +19,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use placement::{
-    Answer, Change, Effects, Event, Now, Order, OrderKind, Placement, RegionInfo, Request,
-    RequestId, Settings, Space, Write,
+    Answer, Change, Effects, Event, JournalQuery, Now, Order, OrderKind, Placement, RegionInfo,
+    Request, RequestId, Settings, Space, Write, decision::Who,
 };
+use proto::pontoon::v1::JournalEntry;
 use proto::{RegionId, StoreId, metapb};
 
 #[test]
@@ -225,6 +227,25 @@ impl World {
                 store: StoreId(number(1)),
                 labels: words[2..].iter().map(|text| label(text)).collect(),
             }),
+            "cancel" => self.request(Request::CancelOperator(number(1))),
+            "pause" => self.request(Request::PauseScheduler {
+                who: Who::from_name(words[1]).expect("somebody who decides"),
+                duration: Duration::from_millis(number(2)),
+            }),
+            "schedulers" => self.request(Request::Schedulers),
+            "journal" => {
+                let told = |name: &str| {
+                    let mut words = words.iter();
+                    let word = words.find_map(|word| word.strip_prefix(name));
+                    word.map(|id| id.parse::<u64>().expect("an id"))
+                };
+                self.request(Request::Journal(JournalQuery {
+                    region: told("region=").map(RegionId),
+                    store: told("store=").map(StoreId),
+                    operator: told("operator="),
+                    limit: 20,
+                }));
+            }
             "operators" => self.request(Request::Operators {
                 operator: None,
                 region: None,
@@ -382,6 +403,17 @@ impl World {
                 }
                 return;
             }
+            Answer::Journal(entries) => {
+                self.output.extend(entries.iter().map(show_entry));
+                return;
+            }
+            Answer::Schedulers(schedulers) => {
+                let paused = schedulers.iter().filter(|found| !found.paused.is_zero());
+                let paused =
+                    paused.map(|found| format!("{} paused for {:?}", found.who, found.paused));
+                self.output.extend(paused);
+                return;
+            }
             other => format!("{other:?}"),
         };
         self.output.push(text);
@@ -391,7 +423,11 @@ impl World {
 fn name(key: &[u8]) -> String {
     match key.iter().position(|byte| *byte == b'/') {
         Some(slash) => {
-            let id = u64::from_be_bytes(key[slash + 1..].try_into().expect("eight bytes of id"));
+            let rest = &key[slash + 1..];
+            let id = match rest.try_into() {
+                Ok(id) => u64::from_be_bytes(id).to_string(),
+                Err(_) => rest.escape_ascii().to_string(),
+            };
             format!("{}/{id}", key[..slash].escape_ascii())
         }
         None => key.escape_ascii().to_string(),
@@ -502,6 +538,45 @@ fn region(words: &[&str]) -> RegionInfo {
         .cloned()
         .collect();
     info
+}
+
+fn show_entry(entry: &JournalEntry) -> String {
+    let mut text = format!("{} {} {}", entry.seq, entry.kind().as_str_name(), entry.who);
+    for (name, id) in [
+        ("region", entry.region_id),
+        ("operator", entry.operator_id),
+        ("from", entry.from_store),
+        ("to", entry.to_store),
+        ("times", entry.count),
+    ] {
+        if id != 0 {
+            write!(text, " {name} {id}").expect("a string grows");
+        }
+    }
+    write!(text, ": {}", entry.text).expect("a string grows");
+    for (name, numbers) in [
+        ("from", &entry.inputs),
+        ("expects", &entry.expected),
+        ("measured", &entry.measured),
+    ] {
+        if numbers.is_empty() {
+            continue;
+        }
+        let numbers = numbers
+            .iter()
+            .map(|number| format!("{} {}", number.name, number.value));
+        let numbers = numbers.collect::<Vec<_>>().join(", ");
+        write!(text, " | {name} {numbers}").expect("a string grows");
+    }
+    for candidate in &entry.candidates {
+        write!(
+            text,
+            " | store {} {}: {}",
+            candidate.store_id, candidate.score, candidate.verdict
+        )
+        .expect("a string grows");
+    }
+    text
 }
 
 fn show_region(region: &RegionInfo) -> String {

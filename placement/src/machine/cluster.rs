@@ -125,6 +125,7 @@ impl Leader {
                 return false;
             }
         };
+        self.view_version += 1;
         for hidden in evicted {
             self.operators.region_hidden(hidden, now);
             self.unsettled.forget(hidden);

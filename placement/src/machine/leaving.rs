@@ -24,7 +24,11 @@ impl Leader {
             peers: self.regions.counts(id).0,
         };
         if let Some(record) = self.stores.begin_drain(id, drain)? {
-            self.note(format!("store {id} is drained: {} peers", drain.peers));
+            self.told(
+                format!("store {id} is drained: {} peers", drain.peers),
+                id,
+                now,
+            );
             let _ = self.outbox.stage(state::put_store(id, &record));
         }
         Ok(Answer::Done)
@@ -33,7 +37,7 @@ impl Leader {
     pub(super) fn undrain_store(&mut self, id: StoreId, now: Now) -> Result<Answer, Refusal> {
         self.bootstrapped()?;
         if let Some(record) = self.stores.end_drain(id)? {
-            self.note(format!("store {id} is drained no more"));
+            self.told(format!("store {id} is drained no more"), id, now);
             let _ = self.outbox.stage(state::put_store(id, &record));
             self.operators
                 .end_drain(id, now, &self.settings, &mut self.outbox);
@@ -69,7 +73,7 @@ impl Leader {
                 text = format!("store {id} holds nothing any more and is removed");
                 record = buried;
             }
-            self.note(text);
+            self.told(text, id, now);
             let _ = self.outbox.stage(state::put_store(id, &record));
         }
         Ok(Answer::Done)
@@ -79,11 +83,12 @@ impl Leader {
         &mut self,
         id: StoreId,
         labels: Vec<metapb::StoreLabel>,
+        now: Now,
     ) -> Result<Answer, Refusal> {
         self.bootstrapped()?;
         let record = self.stores.label(id, labels)?;
         let _ = self.outbox.stage(state::put_store(id, &record));
-        self.note(format!("store {id} has other labels"));
+        self.told(format!("store {id} has other labels"), id, now);
         Ok(Answer::Done)
     }
 

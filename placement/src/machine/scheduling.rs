@@ -7,6 +7,7 @@ use proto::{RegionId, StoreId, metapb};
 use super::Leader;
 use crate::checker::{Checker, Finding, Leaves};
 use crate::commands;
+use crate::decision::{Decision, Outcome, Who};
 use crate::event::{Answer, Lookup, Now, Refusal};
 use crate::operator::{Kind, Priority, Step};
 use crate::operators::{Occasion, Plan};
@@ -46,14 +47,28 @@ impl Leader {
         };
         let owned = self.operators.of_region(id).is_some();
         let unsettled = self.unsettled.watch(region, owned, now);
-        let Ok(Some(found)) = self.checker(unsettled, now).check(region) else {
-            return;
+        let found = match self.checker(unsettled, now).check(region) {
+            Ok(Some(found)) => found,
+            Ok(None) => return,
+            Err(refused) => return self.decided(*refused, String::new(), now),
         };
-        let region = region.clone();
-        if let Ok(plan) = self.plan(&region, found.finding) {
-            // A checker can wait: the region is checked again.
-            let _ = self.start(&region, plan, now);
+        let mut decision = found.decision;
+        if self.is_paused(decision.who, now) {
+            return;
         }
+        let region = region.clone();
+        let plan = self.plan(&region, found.finding);
+        let cause = plan
+            .as_ref()
+            .map_or(String::new(), |plan| plan.cause.clone());
+        // A checker can wait: the region is checked again.
+        decision.outcome = match plan.and_then(|plan| self.start(&region, plan, now)) {
+            Ok(operator) => Outcome::Created { operator },
+            Err(_) => Outcome::Refused {
+                reason: "too much is under way".into(),
+            },
+        };
+        self.decided(decision, cause, now);
     }
 
     pub(super) fn checker(&self, unsettled: Duration, now: Now) -> Checker<'_> {
@@ -208,7 +223,12 @@ impl Leader {
             return Err(Refusal::Busy(format!("region {id} has no known leader")));
         }
         let plan = plan(self, &region)?;
-        self.start(&region, plan, now).map(Answer::Operator)
+        let cause = plan.cause.clone();
+        let operator = self.start(&region, plan, now)?;
+        let mut decision = Decision::created(Who::Admin, id, operator);
+        decision.stores = self.operators.stores(operator);
+        self.decided(decision, cause, now);
+        Ok(Answer::Operator(operator))
     }
 
     /// Starts an operator unless the region has one that may not be replaced.
