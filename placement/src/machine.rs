@@ -1,5 +1,6 @@
 //! The placement machine: what a member of the placement group does while it leads.
 
+mod balancing;
 mod cluster;
 mod explaining;
 mod leaving;
@@ -29,6 +30,7 @@ use crate::state::{self, Image, LoadError};
 use crate::stores::Stores;
 use crate::tso::{LOGICAL_MAX, Oracle};
 use crate::unsettled::Unsettled;
+use balancing::Balancer;
 
 /// Identities of one request at the most.
 const IDS_MAX: u64 = 1 << 20;
@@ -148,6 +150,7 @@ struct Leader {
     pauses: BTreeMap<Who, u64>,
     /// Changes of the view of regions.
     view_version: u64,
+    balancer: Balancer,
 }
 
 impl Leader {
@@ -189,6 +192,7 @@ impl Leader {
             journal: Journal::load(image.journal, settings.journal, term, now),
             pauses: image.pauses,
             view_version: 0,
+            balancer: Balancer::new(term, now, settings.balance.settle),
             cluster,
             settings,
         };
@@ -456,6 +460,7 @@ impl Leader {
         self.watch_drains(now);
         self.sweep(now);
         self.journal.on_tick(now, &mut self.outbox);
+        self.balance(now);
     }
 
     fn note(&mut self, text: String) {

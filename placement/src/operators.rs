@@ -134,6 +134,11 @@ impl Operators {
         Some((id, operator.priority, between))
     }
 
+    /// Operators under way, by id.
+    pub fn under_way(&self) -> impl Iterator<Item = &Operator> {
+        self.running.values().map(|running| &running.operator)
+    }
+
     /// Operators under way.
     pub fn len(&self) -> usize {
         self.running.len()

@@ -3,7 +3,7 @@
 //! # Invariants
 //! 1. The ranges of all entries are disjoint.
 //! 2. `by_start` holds exactly the start keys of all entries.
-//! 3. `counts` holds the peers and leaders of all entries per store.
+//! 3. `by_store` holds the peers of all entries and what they add up to, per store.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use proto::{RegionId, StoreId, metapb};
 
 use crate::operator::Epoch;
+use index::StoreIndex;
 
 /// What is known of a region.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -122,7 +123,7 @@ pub(crate) enum Stale {
 pub(crate) struct Regions {
     by_id: BTreeMap<RegionId, RegionInfo>,
     by_start: BTreeMap<Bytes, RegionId>,
-    counts: BTreeMap<StoreId, (u32, u32)>,
+    by_store: BTreeMap<StoreId, StoreIndex>,
 }
 
 impl Regions {
@@ -224,7 +225,13 @@ impl Regions {
 
     /// Peers and leaders on a store.
     pub fn counts(&self, store: StoreId) -> (u32, u32) {
-        self.counts.get(&store).copied().unwrap_or_default()
+        self.of_store(store)
+            .map_or((0, 0), |index| (index.sums.peers, index.sums.leaders))
+    }
+
+    /// The regions of a store; `None` when it has none.
+    pub fn of_store(&self, store: StoreId) -> Option<&StoreIndex> {
+        self.by_store.get(&store)
     }
 
     fn overlapping(&self, start: &[u8], end: &[u8]) -> Vec<RegionId> {
@@ -232,7 +239,7 @@ impl Regions {
     }
 
     fn insert(&mut self, region: RegionInfo) {
-        self.count(&region, 1);
+        self.index(&region, true);
         let replaced = self
             .by_start
             .insert(region.region.start_key.clone(), region.id());
@@ -247,19 +254,18 @@ impl Regions {
     fn remove(&mut self, id: RegionId) {
         if let Some(region) = self.by_id.remove(&id) {
             self.by_start.remove(&region.region.start_key);
-            self.count(&region, u32::MAX);
+            self.index(&region, false);
         }
     }
 
-    /// Adds `one`, which is 1 or its negative in two's complement.
-    fn count(&mut self, region: &RegionInfo, one: u32) {
+    fn index(&mut self, region: &RegionInfo, add: bool) {
+        let leader = region.leader.as_ref().map(|leader| leader.id);
         for peer in &region.region.peers {
-            let count = self.counts.entry(StoreId(peer.store_id)).or_default();
-            count.0 = count.0.wrapping_add(one);
-        }
-        if let Some(leader) = &region.leader {
-            let count = self.counts.entry(StoreId(leader.store_id)).or_default();
-            count.1 = count.1.wrapping_add(one);
+            let index = self.by_store.entry(StoreId(peer.store_id)).or_default();
+            index.change(region, leader == Some(peer.id), add);
+            if index.sums.peers == 0 {
+                self.by_store.remove(&StoreId(peer.store_id));
+            }
         }
     }
 }
@@ -285,6 +291,7 @@ fn check(report: &RegionInfo) -> Result<(), Stale> {
     Ok(())
 }
 
+pub(crate) mod index;
 mod load;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::journal::JournalSettings;
+use crate::dial::Setting;
 
 /// Limits and times of the machine. [`Settings::default`] are the values for production.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +61,66 @@ pub struct Settings {
     pub back_off_max: Duration,
     /// What the journal keeps.
     pub journal: JournalSettings,
+    /// How the cluster is kept even.
+    pub balance: BalanceSettings,
+}
+
+/// How a cluster is kept even.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BalanceSettings {
+    /// Whether anything is moved for balance at all.
+    pub enabled: bool,
+    /// The dial `rebalance_share`: percent of a store's rate that moves for balance may take, each way. Repair gets 50 at
+    /// the least.
+    pub share_percent: u32,
+    /// Bytes per second that the disk and the network of a store can take in and give out.
+    pub store_rate_bytes: u64,
+    /// Time after the beginning of a leadership before anything is moved: stores tell what they have first.
+    pub settle: Duration,
+    /// Time between two rounds.
+    pub every: Duration,
+    /// Moves that a round begins at the most.
+    pub decisions_max: usize,
+    /// A region that was moved is left alone for so long, unless its load doubles.
+    pub rest: Duration,
+    /// Percent of the mean by which stores may differ in use and in leaders.
+    pub tolerance_percent: u32,
+    /// Percent of the mean by which stores may differ in load.
+    pub hot_tolerance_percent: u32,
+    /// Mean bytes per second of a store below which its load matters less and less.
+    pub hot_bytes_min: u64,
+    /// The same for keys.
+    pub hot_keys_min: u64,
+    /// Labels that tell where a store is, widest first; replicas of a region are kept apart.
+    pub location_labels: Vec<String>,
+}
+
+impl BalanceSettings {
+    pub(crate) fn setting(&self) -> Setting {
+        Setting {
+            rate_bytes: self.store_rate_bytes,
+            share: f64::from(self.share_percent.min(100)) / 100.0,
+        }
+    }
+}
+
+impl Default for BalanceSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            share_percent: 30,
+            store_rate_bytes: 100 << 20,
+            settle: Duration::from_secs(10),
+            every: Duration::from_secs(1),
+            decisions_max: 64,
+            rest: Duration::from_secs(600),
+            tolerance_percent: 2,
+            hot_tolerance_percent: 10,
+            hot_bytes_min: 1 << 20,
+            hot_keys_min: 4096,
+            location_labels: ["zone", "rack", "host"].map(String::from).to_vec(),
+        }
+    }
 }
 
 impl Default for Settings {
@@ -90,6 +151,7 @@ impl Default for Settings {
             back_off: Duration::from_secs(1),
             back_off_max: Duration::from_secs(600),
             journal: JournalSettings::default(),
+            balance: BalanceSettings::default(),
         }
     }
 }

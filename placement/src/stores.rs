@@ -221,6 +221,18 @@ impl Stores {
         (space.capacity_bytes > 0).then_some(space.available_bytes)
     }
 
+    /// Space as last told.
+    pub fn space(&self, id: StoreId) -> Option<Space> {
+        self.entries.get(&id)?.space
+    }
+
+    /// Labels of all stores.
+    pub fn labels(&self) -> impl Iterator<Item = (StoreId, &[metapb::StoreLabel])> {
+        self.entries
+            .iter()
+            .map(|(id, entry)| (*id, &entry.store().labels[..]))
+    }
+
     pub fn ids(&self) -> impl Iterator<Item = StoreId> {
         self.entries.keys().copied()
     }

@@ -103,6 +103,7 @@ proptest! {
             let key = |at: u8| if at == 0 || at > 9 { String::new() } else { at.to_string() };
             let end = start + length;
             let report = info(id, &key(start), &key(if end >= 9 { 0 } else { end }), conf_ver, version, term);
+            let report = loaded(report, u64::from(start) << 18, term);
             let taken = regions.report(report.clone()).is_ok();
             prop_assert_eq!(taken, naive(&mut list, report));
             prop_assert_eq!(regions.len(), list.len());
@@ -113,10 +114,43 @@ proptest! {
             }
             for store in 1..4 {
                 let leaders = list.iter().filter(|region| region.region.peers[0].store_id == store).count() as u32;
-                prop_assert_eq!(regions.counts(StoreId(store)), (leaders, leaders));
+                prop_assert_eq!(regions.counts(StoreId(store)).1, leaders);
             }
+            prop_assert_eq!(&regions.by_store, &indexed(&regions));
         }
     }
+}
+
+/// With load, and on some terms another peer.
+fn loaded(mut report: RegionInfo, load: u64, term: u64) -> RegionInfo {
+    if term.is_multiple_of(2) {
+        report.region.peers.push(metapb::Peer {
+            id: report.region.id * 10 + term,
+            store_id: report.region.id % 3 + 4,
+            ..Default::default()
+        });
+    }
+    RegionInfo {
+        bytes: load + term,
+        written_bytes: load,
+        written_keys: term,
+        read_bytes: load / 2,
+        read_keys: load / 1000,
+        ..report
+    }
+}
+
+/// What the stores have, from nothing.
+fn indexed(regions: &Regions) -> BTreeMap<StoreId, StoreIndex> {
+    let mut stores: BTreeMap<StoreId, StoreIndex> = BTreeMap::new();
+    for region in regions.after(RegionId(0)) {
+        for peer in &region.region.peers {
+            let leads = region.leader.is_some_and(|leader| leader.id == peer.id);
+            let index = stores.entry(StoreId(peer.store_id)).or_default();
+            index.change(region, leads, true);
+        }
+    }
+    stores
 }
 
 /// The rule of REGIONS §8, word by word.

@@ -1,0 +1,242 @@
+//! The one dial: which share of disk and network moves may take (REGIONS §9).
+//!
+//! Every store has byte tokens for what it sends and for what it receives. They come in at the share of the store's rate,
+//! ten seconds' worth at the most, and a move needs a token on both sides to begin. What is under way counts as well: at
+//! most ten seconds' worth of bytes per side, so a store that is slower than its rate is not swamped. A region larger than
+//! that may still move, alone, and its store pays it off afterwards.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::StoreId;
+
+/// Tokens that can pile up, and bytes that may be under way, in time at the granted rate.
+const BURST: Duration = Duration::from_secs(10);
+
+/// What a transfer of leadership costs.
+pub(crate) const TRANSFER_BYTES: u64 = 64 << 10;
+
+/// For whom tokens are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Purpose {
+    /// Balance, hot regions, scattering.
+    Balance,
+    /// Lost replicas, and stores that are to be emptied.
+    Repair,
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Side {
+    Sends,
+    Receives,
+}
+
+/// How the dial is set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Setting {
+    /// Bytes per second that a store can take in or give out.
+    pub rate_bytes: u64,
+    /// Share of it for balance, of 1.
+    pub share: f64,
+}
+
+impl Setting {
+    /// Repair gets half at the least.
+    fn granted(self, purpose: Purpose) -> f64 {
+        let share = match purpose {
+            Purpose::Balance => self.share,
+            Purpose::Repair => self.share.max(0.5),
+        };
+        self.rate_bytes as f64 * share.clamp(0.0, 1.0)
+    }
+
+    fn burst(self, purpose: Purpose) -> f64 {
+        self.granted(purpose) * BURST.as_secs_f64()
+    }
+}
+
+/// Tokens of one side of a store.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    /// May be negative: a debt.
+    tokens: f64,
+    at: Duration,
+}
+
+/// All tokens.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Dial {
+    buckets: BTreeMap<(StoreId, Side, Purpose), Bucket>,
+}
+
+impl Dial {
+    /// Whether a move of so many bytes may begin, with so many under way on this side.
+    pub fn allows(
+        &self,
+        store: StoreId,
+        side: Side,
+        purpose: Purpose,
+        bytes: u64,
+        under_way: u64,
+        setting: Setting,
+        now: Duration,
+    ) -> bool {
+        let room = setting.burst(purpose);
+        // Balance may not use what repair has left to pay off.
+        let all = [Purpose::Balance, Purpose::Repair];
+        let tokens = all[purpose as usize..]
+            .iter()
+            .all(|purpose| self.tokens(store, side, *purpose, setting, now) > 0.0);
+        tokens && (under_way == 0 || (under_way + bytes) as f64 <= room)
+    }
+
+    /// A move begins.
+    pub fn take(
+        &mut self,
+        store: StoreId,
+        side: Side,
+        purpose: Purpose,
+        bytes: u64,
+        setting: Setting,
+        now: Duration,
+    ) {
+        let all = [Purpose::Balance, Purpose::Repair];
+        for purpose in &all[purpose as usize..] {
+            let tokens = self.tokens(store, side, *purpose, setting, now) - bytes as f64;
+            let bucket = Bucket { tokens, at: now };
+            self.buckets.insert((store, side, *purpose), bucket);
+        }
+    }
+
+    fn tokens(
+        &self,
+        store: StoreId,
+        side: Side,
+        purpose: Purpose,
+        setting: Setting,
+        now: Duration,
+    ) -> f64 {
+        let burst = setting.burst(purpose);
+        self.buckets
+            .get(&(store, side, purpose))
+            .map_or(burst, |bucket| {
+                let passed = now.saturating_sub(bucket.at).as_secs_f64();
+                (bucket.tokens + passed * setting.granted(purpose)).min(burst)
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const SETTING: Setting = Setting {
+        rate_bytes: 100 * MIB,
+        share: 0.3,
+    };
+    const STORE: StoreId = StoreId(1);
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// Moves `count` regions as fast as the dial lets them, each done at once; how many seconds it takes.
+    fn time_of(purpose: Purpose, bytes: u64, count: u64) -> u64 {
+        let mut dial = Dial::default();
+        let mut moved = 0;
+        for second in 0.. {
+            while moved < count
+                && dial.allows(
+                    STORE,
+                    Side::Receives,
+                    purpose,
+                    bytes,
+                    0,
+                    SETTING,
+                    at(second),
+                )
+            {
+                dial.take(STORE, Side::Receives, purpose, bytes, SETTING, at(second));
+                moved += 1;
+            }
+            if moved == count {
+                return second;
+            }
+        }
+        unreachable!("tokens come in")
+    }
+
+    #[test]
+    fn moves_take_their_share_of_the_rate() {
+        // 9600 MiB at 30 MiB/s, but for the first ten seconds' worth and the debt at the end.
+        let balance = time_of(Purpose::Balance, 96 * MIB, 100);
+        assert!((300..=320).contains(&balance), "{balance}");
+        let repair = time_of(Purpose::Repair, 96 * MIB, 100);
+        assert!((175..=192).contains(&repair), "{repair}");
+    }
+
+    #[test]
+    fn bytes_under_way_are_ten_seconds_worth() {
+        let dial = Dial::default();
+        let allows = |bytes: u64, under_way: u64| {
+            let side = Side::Receives;
+            dial.allows(
+                STORE,
+                side,
+                Purpose::Balance,
+                bytes,
+                under_way,
+                SETTING,
+                at(0),
+            )
+        };
+        assert!(allows(96 * MIB, 0));
+        assert!(allows(96 * MIB, 2 * 96 * MIB));
+        assert!(!allows(96 * MIB, 3 * 96 * MIB), "above 300 MiB");
+        assert!(allows(5000 * MIB, 0), "a large one moves alone");
+    }
+
+    #[test]
+    fn repair_leaves_balance_nothing_it_has_used_up() {
+        let mut dial = Dial::default();
+        dial.take(
+            STORE,
+            Side::Sends,
+            Purpose::Repair,
+            600 * MIB,
+            SETTING,
+            at(0),
+        );
+        let allows = |purpose| dial.allows(STORE, Side::Sends, purpose, MIB, 0, SETTING, at(1));
+        assert!(!allows(Purpose::Balance));
+        assert!(!allows(Purpose::Repair));
+        let mut dial = Dial::default();
+        dial.take(
+            STORE,
+            Side::Sends,
+            Purpose::Balance,
+            310 * MIB,
+            SETTING,
+            at(0),
+        );
+        let allows = |purpose| dial.allows(STORE, Side::Sends, purpose, MIB, 0, SETTING, at(0));
+        assert!(!allows(Purpose::Balance));
+        assert!(
+            allows(Purpose::Repair),
+            "what balance took leaves repair its half"
+        );
+    }
+
+    #[test]
+    fn nothing_moves_at_zero() {
+        let none = Setting {
+            share: 0.0,
+            ..SETTING
+        };
+        let dial = Dial::default();
+        assert!(!dial.allows(STORE, Side::Sends, Purpose::Balance, MIB, 0, none, at(1000)));
+        assert!(dial.allows(STORE, Side::Sends, Purpose::Repair, MIB, 0, none, at(1000)));
+    }
+}

@@ -1,0 +1,214 @@
+//! Rounds of balance: what schedulers decide becomes operators.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::{StoreId, metapb};
+
+use super::Leader;
+use crate::commands;
+use crate::decision::{Decision, Outcome, Who};
+use crate::dial::Dial;
+use crate::dice::Dice;
+use crate::event::{Note, Now, Refusal};
+use crate::isolation::Isolation;
+use crate::operator::{Kind, Priority, Step};
+use crate::operators::Plan;
+use crate::regions::RegionInfo;
+use crate::rests::Rests;
+use crate::scheduler::{self, Action, Proposal, View};
+use crate::score::Burden;
+
+/// An unchanged refusal is told again after this.
+const REFUSALS_EVERY: Duration = Duration::from_secs(60);
+
+/// What rounds remember.
+#[derive(Debug)]
+pub(super) struct Balancer {
+    dice: Dice,
+    rests: Rests,
+    dial: Dial,
+    /// When the next round is due.
+    next: Duration,
+    /// Whether the view covered every key once: before, it is not known what stores have.
+    whole: bool,
+    /// The last refusal of each scheduler and when it was told.
+    refused: BTreeMap<Who, (Outcome, Duration)>,
+}
+
+impl Balancer {
+    pub fn new(term: u64, now: Now, settle: Duration) -> Self {
+        Self {
+            dice: Dice::new(term),
+            rests: Rests::default(),
+            dial: Dial::default(),
+            next: now.monotonic + settle,
+            whole: false,
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// Whether a refusal says something new: a cluster that is even, or that waits, stays silent.
+    fn is_news(&mut self, refusal: &Decision, now: Duration) -> bool {
+        let known = self.refused.get(&refusal.who);
+        let news = known.is_none_or(|(outcome, told)| {
+            *outcome != refusal.outcome || now.saturating_sub(*told) >= REFUSALS_EVERY
+        });
+        if news {
+            self.refused
+                .insert(refusal.who, (refusal.outcome.clone(), now));
+        }
+        news
+    }
+}
+
+impl Leader {
+    /// Begins a round if one is due.
+    pub(super) fn balance(&mut self, now: Now) {
+        let settings = &self.settings.balance;
+        if !settings.enabled
+            || self.cluster.bootstrapped_at_ms == 0
+            || now.monotonic < self.balancer.next
+        {
+            return;
+        }
+        self.balancer.next = now.monotonic + settings.every;
+        if !self.balancer.whole {
+            self.balancer.whole = self.regions.is_whole();
+            if !self.balancer.whole {
+                self.balancer.next = now.monotonic + settings.settle;
+                return;
+            }
+        }
+        self.balancer.rests.expire(now.monotonic);
+        let fit = Isolation::new(&settings.location_labels, self.stores.labels());
+        let mut view = View::new(
+            &self.regions,
+            &self.stores,
+            &self.operators,
+            &self.balancer.rests,
+            &fit,
+            &self.settings,
+            now,
+        );
+        let round = scheduler::round(
+            &mut view,
+            &mut self.balancer.dial,
+            &mut self.balancer.dice,
+            |_| false,
+        );
+        for proposal in round.proposals {
+            self.carry_out(proposal, now);
+        }
+        for refusal in round.refusals {
+            if self.balancer.is_news(&refusal, now.monotonic) {
+                self.decided(refusal);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, proposal: Proposal, now: Now) {
+        let Proposal {
+            region: id,
+            action,
+            mut decision,
+        } = proposal;
+        let Some(region) = self.regions.get(id).cloned() else {
+            return;
+        };
+        let started = self
+            .plan_balance(&region, action, decision.who)
+            .and_then(|plan| self.start(&region, plan, now));
+        decision.outcome = match started {
+            Ok(operator) => {
+                let (burden, rest) = (Burden::of(&region), self.settings.balance.rest);
+                let rests = &mut self.balancer.rests;
+                rests.begin(id, &burden, now.monotonic, rest);
+                Outcome::Created { operator }
+            }
+            Err(_) => Outcome::Refused {
+                reason: "another operator was quicker".into(),
+            },
+        };
+        self.decided(decision);
+    }
+
+    fn plan_balance(
+        &mut self,
+        region: &RegionInfo,
+        action: Action,
+        who: Who,
+    ) -> Result<Plan, Refusal> {
+        let gone = || Refusal::Busy(format!("region {} changed meanwhile", region.id()));
+        let priority = match who {
+            Who::HotWrite | Who::HotRead => Priority::Hot,
+            _ => Priority::Balance,
+        };
+        Ok(match action {
+            Action::Move { from, to, leads } => {
+                let old = *region.peer_on(from).ok_or_else(gone)?;
+                let new = self.new_learner(to)?;
+                let steps = if leads {
+                    leading_steps(&old, &new)
+                } else {
+                    commands::move_steps(region, &old, &new)
+                };
+                Plan {
+                    kind: Kind::MoveReplica,
+                    priority,
+                    steps,
+                    cause: format!("{who}: from store {from} to store {to}"),
+                }
+            }
+            Action::Transfer { to } => Plan {
+                kind: Kind::TransferLeader,
+                priority,
+                steps: vec![Step::TransferLeader(*region.peer_on(to).ok_or_else(gone)?)],
+                cause: format!("{who}: store {to} leads it"),
+            },
+        })
+    }
+
+    /// Tells what was decided, if a person should know: an operator that was made tells of itself, and an even cluster is
+    /// as it should be.
+    fn decided(&mut self, decision: Decision) {
+        let Outcome::Refused { reason } = &decision.outcome else {
+            return;
+        };
+        if *reason == scheduler::EVEN {
+            return;
+        }
+        let store = |store: Option<StoreId>| match store {
+            Some(store) => format!("store {store}"),
+            None => "any store".to_owned(),
+        };
+        let (from, to) = decision.stores;
+        let text = format!(
+            "{} moves nothing from {} to {}: {reason}",
+            decision.who,
+            store(from),
+            store(to),
+        );
+        self.outbox.note(Note {
+            region: decision.region,
+            operator: None,
+            text,
+        });
+    }
+}
+
+/// A move that takes leadership along: the new peer votes before the old one may go.
+fn leading_steps(from: &metapb::Peer, to: &metapb::Peer) -> Vec<Step> {
+    let swap = |promote: &[metapb::Peer], demote: &[metapb::Peer]| Step::Swap {
+        promote: promote.to_vec(),
+        demote: demote.to_vec(),
+    };
+    vec![
+        Step::AddLearner(*to),
+        Step::CatchUp(*to),
+        swap(&[*to], &[]),
+        Step::TransferLeader(*to),
+        swap(&[], &[*from]),
+        Step::RemoveLearner(*from),
+    ]
+}

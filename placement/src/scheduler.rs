@@ -1,0 +1,410 @@
+//! Who makes a cluster even: from a view, moves (REGIONS §9).
+//!
+//! A round builds a [`View`] of the stores that may take part, with everything under way counted as done, and asks each
+//! scheduler for moves until it has none or the round is full. A scheduler picks the stores that stand out, draws a few of
+//! their regions from the index of the view, and judges each with a few targets: at most [`CANDIDATES`] stores, so a
+//! decision costs the same in any cluster. What it decides is counted as done at once, so the next one sees it.
+//!
+//! All of it is a function of the view, the time and the dice.
+
+use std::collections::BTreeSet;
+
+use proto::{RegionId, StoreId, metapb};
+
+use crate::decision::{Candidate, Decision, Who};
+use crate::dial::{Dial, Purpose, Setting, Side, TRANSFER_BYTES};
+use crate::dice::Dice;
+use crate::event::Now;
+use crate::isolation::Fit;
+use crate::operators::Operators;
+use crate::regions::{RegionInfo, Regions};
+use crate::rests::Rests;
+use crate::score::{Burden, Dimension, Scores, Shifts};
+use crate::settings::Settings;
+
+mod hot;
+mod leader;
+mod region;
+mod view;
+
+/// Stores that a decision looks at.
+const CANDIDATES: usize = 32;
+/// Regions of a store that a decision looks at.
+const REGIONS: usize = 8;
+/// Stores that a decision tries to take something from, or to give something to.
+const ENDS: usize = 4;
+
+/// Why a scheduler does nothing while all is well. Every other reason says what stands in the way.
+pub(crate) const EVEN: &str = "the stores are even";
+
+/// What is to be done with a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// A peer goes to another store.
+    Move {
+        from: StoreId,
+        to: StoreId,
+        /// Whether the new peer leads afterwards, as the old one does now.
+        leads: bool,
+    },
+    /// Another voter leads.
+    Transfer { to: StoreId },
+}
+
+/// A decision that is to become an operator.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Proposal {
+    pub region: RegionId,
+    pub action: Action,
+    /// With everything but the outcome.
+    pub decision: Decision,
+}
+
+/// A store that takes part.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Member {
+    /// Free bytes; `None` when it did not tell.
+    available: Option<u64>,
+    /// Operators under way that touch it.
+    busy: usize,
+    /// Bytes under way to it.
+    receives: u64,
+    /// Bytes under way from it.
+    sends: u64,
+}
+
+/// What schedulers look at.
+pub(crate) struct View<'a> {
+    regions: &'a Regions,
+    operators: &'a Operators,
+    rests: &'a Rests,
+    fit: &'a dyn Fit,
+    settings: &'a Settings,
+    now: Now,
+    /// Size of an average region.
+    average_region: u64,
+    scores: Scores,
+    /// In the order of `scores`.
+    members: Vec<Member>,
+    /// Regions that this round decided about.
+    taken: BTreeSet<RegionId>,
+}
+
+/// What a round came to.
+#[derive(Debug, Default)]
+pub(crate) struct Round {
+    pub proposals: Vec<Proposal>,
+    pub refusals: Vec<Decision>,
+}
+
+type Scheduler = fn(&View, &Dial, &mut Dice) -> Result<Found, Decision>;
+
+/// In the order of their priority.
+const SCHEDULERS: [(Who, Scheduler); 4] = [
+    (Who::HotWrite, hot::writes),
+    (Who::HotRead, hot::reads),
+    (Who::BalanceRegion, region::balance),
+    (Who::BalanceLeader, leader::balance),
+];
+
+/// A move that was found, and what it shifts.
+struct Found {
+    region: RegionId,
+    action: Action,
+    shifts: Shifts,
+    decision: Decision,
+}
+
+/// Asks all schedulers that are not paused.
+pub(crate) fn round(
+    view: &mut View,
+    dial: &mut Dial,
+    dice: &mut Dice,
+    paused: impl Fn(Who) -> bool,
+) -> Round {
+    let mut round = Round::default();
+    for (who, scheduler) in SCHEDULERS {
+        if paused(who) {
+            continue;
+        }
+        while round.proposals.len() < view.settings.balance.decisions_max {
+            match scheduler(view, dial, dice) {
+                Ok(found) => round.proposals.push(view.take(found, dial)),
+                Err(refusal) => {
+                    round.refusals.push(refusal);
+                    break;
+                }
+            }
+        }
+    }
+    round
+}
+
+impl View<'_> {
+    fn setting(&self) -> Setting {
+        self.settings.balance.setting()
+    }
+
+    fn store(&self, position: usize) -> StoreId {
+        self.scores.stores()[position]
+    }
+
+    /// Positions of the stores from the least to the most loaded.
+    fn ascending(&self, dimension: Dimension) -> Vec<usize> {
+        let column = self.scores.column(dimension);
+        let mut order: Vec<_> = (0..self.members.len()).collect();
+        order.sort_by(|a, b| column.used(*a).total_cmp(&column.used(*b)).then(a.cmp(b)));
+        order
+    }
+
+    /// A region that may be moved now, or why not.
+    fn movable(&self, id: RegionId) -> Result<(&RegionInfo, Burden), &'static str> {
+        let region = self.regions.get(id).ok_or("the region is not known")?;
+        let burden = Burden::of(region);
+        let learner = |peer: &metapb::Peer| peer.role() == metapb::PeerRole::Learner;
+        if region.leader.is_none() || region.term == 0 {
+            Err("its leader did not report")
+        } else if region.is_joint() || region.region.peers.iter().any(learner) {
+            Err("its members change")
+        } else if !region.pending.is_empty() || !region.down.is_empty() {
+            Err("a peer lags or is down")
+        } else if self.taken.contains(&id) || self.operators.of_region(id).is_some() {
+            Err("it has an operator")
+        } else if self.operators.backs_off(id, self.now) {
+            Err("its last operator failed")
+        } else if self.rests.rests(id, &burden, self.now.monotonic) {
+            Err("it was moved a moment ago")
+        } else {
+            Ok((region, burden))
+        }
+    }
+
+    /// Where the leader of a region stands.
+    fn leader(&self, region: &RegionInfo) -> Option<usize> {
+        let leader = region.leader.as_ref()?;
+        self.scores.position(StoreId(leader.store_id))
+    }
+
+    /// Whether a store may take a peer of this size now.
+    fn receives(&self, position: usize, bytes: u64, dial: &Dial) -> Result<(), &'static str> {
+        let member = &self.members[position];
+        // Staged before it is taken in, with what is on its way.
+        let needed = bytes.saturating_mul(2).saturating_add(member.receives);
+        if member.available.is_some_and(|available| available < needed) {
+            return Err("it has no room");
+        }
+        if member.busy >= self.settings.store_operators_max {
+            return Err("it has operators enough");
+        }
+        self.allows(position, Side::Receives, bytes, dial)
+    }
+
+    /// Whether the leader of a region may send a snapshot of it now.
+    fn sends(&self, region: &RegionInfo, bytes: u64, dial: &Dial) -> Result<(), &'static str> {
+        let position = self.leader(region).ok_or("its leader's store is not up")?;
+        self.allows(position, Side::Sends, bytes, dial)
+    }
+
+    fn allows(
+        &self,
+        position: usize,
+        side: Side,
+        bytes: u64,
+        dial: &Dial,
+    ) -> Result<(), &'static str> {
+        let member = &self.members[position];
+        let under_way = match side {
+            Side::Sends => member.sends,
+            Side::Receives => member.receives,
+        };
+        let allowed = dial.allows(
+            self.store(position),
+            side,
+            Purpose::Balance,
+            bytes,
+            under_way,
+            self.setting(),
+            self.now.monotonic,
+        );
+        allowed
+            .then_some(())
+            .ok_or("rebalance_share leaves it no bytes now")
+    }
+
+    /// The voter that leads when the one on `from` goes, as [`crate::commands::move_steps`] picks it.
+    fn heir(&self, region: &RegionInfo, from: StoreId) -> Option<usize> {
+        let heir = region
+            .voters()
+            .find(|peer| peer.store_id != from.0 && region.caught_up(peer.id))?;
+        self.scores.position(StoreId(heir.store_id))
+    }
+
+    /// What is wrong with the places of a region, and would be after a move.
+    fn violations(&self, region: &RegionInfo, from: StoreId, to: StoreId) -> (u64, u64) {
+        let mut stores: Vec<_> = region.voters().map(|peer| StoreId(peer.store_id)).collect();
+        let before = self.fit.violations(region, &stores);
+        for store in &mut stores {
+            if *store == from {
+                *store = to;
+            }
+        }
+        (before, self.fit.violations(region, &stores))
+    }
+
+    /// Counts a decision as done.
+    fn take(&mut self, found: Found, dial: &mut Dial) -> Proposal {
+        let Found {
+            region: id,
+            action,
+            shifts,
+            decision,
+        } = found;
+        self.scores.apply(&shifts);
+        self.taken.insert(id);
+        let region = self.regions.get(id).expect("a region that was judged");
+        let bytes = Burden::of(region).size;
+        let sender = self.leader(region);
+        let (to, cost) = match action {
+            Action::Move { to, .. } => (to, bytes),
+            Action::Transfer { to } => (to, TRANSFER_BYTES),
+        };
+        let (setting, now) = (self.setting(), self.now.monotonic);
+        let mut spend = |position: usize, side| {
+            let store = self.scores.stores()[position];
+            dial.take(store, side, Purpose::Balance, cost, setting, now);
+        };
+        if let Some(position) = self.scores.position(to) {
+            spend(position, Side::Receives);
+            self.members[position].busy += 1;
+            if matches!(action, Action::Move { .. }) {
+                self.members[position].receives += bytes;
+            }
+        }
+        if let (Some(position), Action::Move { .. }) = (sender, action) {
+            spend(position, Side::Sends);
+            self.members[position].sends += bytes;
+        }
+        Proposal {
+            region: id,
+            action,
+            decision,
+        }
+    }
+
+    /// What everyone who looks at a dimension rests on.
+    fn explain(&self, decision: Decision, dimension: Dimension) -> Decision {
+        let column = self.scores.column(dimension);
+        // The dimension's name stands for its Φ.
+        let mut decision = decision
+            .input(dimension.name(), column.potential())
+            .input("mean", column.mean)
+            .input("hysteresis", column.hysteresis)
+            .input("share", self.setting().share);
+        let (from, to) = decision.stores;
+        for (name, store) in [("from", from), ("to", to)] {
+            if let Some(position) = store.and_then(|store| self.scores.position(store)) {
+                decision = decision.input(name, column.used(position));
+            }
+        }
+        decision
+    }
+
+    fn refuse(
+        &self,
+        who: Who,
+        dimension: Dimension,
+        ends: (usize, usize),
+        reason: &'static str,
+    ) -> Decision {
+        let (from, to) = (self.store(ends.0), self.store(ends.1));
+        let refusal = Decision::refused(who, None, reason).between(Some(from), Some(to));
+        self.explain(refusal, dimension)
+    }
+}
+
+/// The best move so far, and what else was looked at.
+#[derive(Default)]
+struct Best {
+    /// Violations, and the fall below which it is better.
+    rank: (u64, f64),
+    found: Option<(RegionId, Action, Shifts)>,
+    considered: Vec<Candidate>,
+    /// Why the last one that was looked at closely was not taken.
+    obstacle: Option<&'static str>,
+}
+
+impl Best {
+    /// A move that may be made.
+    fn offer(
+        &mut self,
+        violations: u64,
+        fall: f64,
+        region: RegionId,
+        action: Action,
+        shifts: Shifts,
+    ) {
+        let rank = (violations, -fall);
+        if self.found.is_none() || rank < self.rank {
+            self.rank = rank;
+            self.found = Some((region, action, shifts));
+        }
+    }
+
+    fn consider(&mut self, store: StoreId, score: f64, verdict: &'static str) {
+        // A store that was looked at for several regions is told of once, at its best.
+        let known = self
+            .considered
+            .iter_mut()
+            .find(|known| known.store == store);
+        match known {
+            Some(known) if known.score <= score => {}
+            Some(known) => {
+                known.score = score;
+                known.verdict = verdict.into();
+            }
+            None => self.considered.push(Candidate {
+                store,
+                score,
+                verdict: verdict.into(),
+            }),
+        }
+    }
+
+    fn reject(&mut self, reason: &'static str) {
+        self.obstacle = Some(reason);
+    }
+
+    /// The decision, if there is a move.
+    fn decide(&mut self, who: Who, view: &View, dimension: Dimension) -> Option<Found> {
+        let (region, action, shifts) = self.found.take()?;
+        let info = view.regions.get(region)?;
+        let (from, to) = match action {
+            Action::Move { from, to, .. } => (Some(from), to),
+            Action::Transfer { to } => (
+                info.leader.as_ref().map(|leader| StoreId(leader.store_id)),
+                to,
+            ),
+        };
+        let mut considered = std::mem::take(&mut self.considered);
+        for candidate in &mut considered {
+            if candidate.store == to {
+                candidate.score = candidate.score.min(self.rank.1);
+                candidate.verdict = "chosen".into();
+            }
+        }
+        let decision = Decision::refused(who, Some(region), "")
+            .between(from, Some(to))
+            .candidates(considered)
+            .expect("fall", -self.rank.1)
+            .input("region bytes", info.bytes as f64);
+        Some(Found {
+            region,
+            action,
+            shifts,
+            decision: view.explain(decision, dimension),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! Even use of space: peers go from stores that are used most to stores that are used least.
+
+use proto::RegionId;
+
+use super::{Action, Best, CANDIDATES, ENDS, EVEN, Found, REGIONS, View};
+use crate::decision::{Decision, Who};
+use crate::dial::Dial;
+use crate::dice::Dice;
+use crate::regions::index::draw;
+use crate::score::{Dimension, Shifts};
+
+const WHO: Who = Who::BalanceRegion;
+const SIZE: Dimension = Dimension::Size;
+
+/// The best move of a peer for the use of space.
+pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found, Decision> {
+    let order = view.ascending(SIZE);
+    let (Some(&low), Some(&high)) = (order.first(), order.last()) else {
+        return Err(Decision::refused(WHO, None, "no store is up"));
+    };
+    let column = view.scores.column(SIZE);
+    let even = |low: usize, high: usize| column.used(high) - column.used(low) <= column.hysteresis;
+    if even(low, high) {
+        return Err(view.refuse(WHO, SIZE, (high, low), EVEN));
+    }
+    let targets = targets(view, &order, dial, dice);
+    let Some(&lowest) = targets.first() else {
+        let reason = "no store can take a peer now";
+        return Err(view.refuse(WHO, SIZE, (high, low), reason));
+    };
+    let mut obstacle = None;
+    // A store whose regions cannot go now does not hold the others up.
+    let mut sources: Vec<_> = order.iter().rev().take(ENDS).copied().collect();
+    let others = order.len() as u64 - 1;
+    sources.extend((0..ENDS).map(|_| order[dice.within(0..=others) as usize]));
+    for source in sources {
+        if even(lowest, source) {
+            continue;
+        }
+        let mut best = Best::default();
+        for region in regions(view, source, dice) {
+            judge(view, dial, source, &targets, region, &mut best);
+        }
+        if let Some(found) = best.decide(WHO, view, SIZE) {
+            return Ok(found);
+        }
+        obstacle = obstacle.or(best.obstacle);
+    }
+    let reason = obstacle.unwrap_or("no region that was looked at can go");
+    Err(view.refuse(WHO, SIZE, (high, lowest), reason))
+}
+
+/// The least used stores that can take a peer now, and some of the others: the least used may all be in one place.
+fn targets(view: &View, order: &[usize], dial: &Dial, dice: &mut Dice) -> Vec<usize> {
+    let least = view.scores.column(SIZE);
+    let average = view.average_region;
+    let takes = |position: &usize| view.receives(*position, average, dial).is_ok();
+    let mean = least.mean;
+    let mut targets: Vec<_> = order
+        .iter()
+        .copied()
+        .take_while(|position| least.used(*position) < mean + least.hysteresis)
+        .filter(takes)
+        .take(CANDIDATES * 3 / 4)
+        .collect();
+    for _ in targets.len()..CANDIDATES {
+        let drawn = order[dice.within(0..=order.len() as u64 - 1) as usize];
+        if !targets.contains(&drawn) && takes(&drawn) {
+            targets.push(drawn);
+        }
+    }
+    targets
+}
+
+/// Some regions of a store, those it does not lead first: they move without a transfer of leadership.
+fn regions(view: &View, source: usize, dice: &mut Dice) -> Vec<RegionId> {
+    let Some(index) = view.regions.of_store(view.store(source)) else {
+        return Vec::new();
+    };
+    let mut drawn = Vec::with_capacity(REGIONS);
+    for turn in 0..REGIONS {
+        let set = if turn < REGIONS * 3 / 4 {
+            &index.followed
+        } else {
+            &index.led
+        };
+        let region = draw(set, |range| dice.within(range));
+        drawn.extend(region.filter(|region| !drawn.contains(region)));
+    }
+    drawn
+}
+
+fn judge(
+    view: &View,
+    dial: &Dial,
+    source: usize,
+    targets: &[usize],
+    id: RegionId,
+    best: &mut Best,
+) {
+    let (region, burden) = match view.movable(id) {
+        Ok(found) => found,
+        Err(reason) => return best.reject(reason),
+    };
+    if let Err(reason) = view.sends(region, burden.size, dial) {
+        return best.reject(reason);
+    }
+    let from = view.store(source);
+    let heir = if view.leader(region) == Some(source) {
+        match view.heir(region, from) {
+            Some(heir) => Some(heir),
+            None => return best.reject("nobody else of it can lead"),
+        }
+    } else {
+        None
+    };
+    for &target in targets {
+        let to = view.store(target);
+        if target == source || region.peer_on(to).is_some() {
+            continue;
+        }
+        let mut shifts = Shifts::default().peer(&burden, source, target);
+        if let Some(heir) = heir {
+            shifts = shifts.leader(&burden, source, heir);
+        }
+        let verdict = view.scores.judge(SIZE, &shifts);
+        if !verdict.accepted {
+            best.consider(to, -verdict.fall, "the difference is within the hysteresis");
+            best.reject("the difference is within the hysteresis");
+            continue;
+        }
+        let (before, after) = view.violations(region, from, to);
+        if after > before {
+            best.consider(to, f64::INFINITY, "replicas would share a place");
+            best.reject("replicas would share a place");
+            continue;
+        }
+        if let Err(reason) = view.receives(target, burden.size, dial) {
+            best.consider(to, f64::INFINITY, reason);
+            best.reject(reason);
+            continue;
+        }
+        best.consider(to, -verdict.fall, "another is better");
+        let action = Action::Move {
+            from,
+            to,
+            leads: false,
+        };
+        best.offer(after, verdict.fall, id, action, shifts);
+    }
+}
