@@ -32,6 +32,15 @@ pub(crate) enum Side {
     Receives,
 }
 
+/// What a move asks of one side of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub store: StoreId,
+    pub side: Side,
+    pub purpose: Purpose,
+    pub bytes: u64,
+}
+
 /// How the dial is set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Setting {
@@ -64,6 +73,16 @@ struct Bucket {
     at: Duration,
 }
 
+impl Claim {
+    /// Whose tokens it takes: balance may not use what repair has left to pay off.
+    fn pays(&self) -> &'static [Purpose] {
+        match self.purpose {
+            Purpose::Balance => &[Purpose::Balance, Purpose::Repair],
+            Purpose::Repair => &[Purpose::Repair],
+        }
+    }
+}
+
 /// All tokens.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dial {
@@ -71,55 +90,30 @@ pub(crate) struct Dial {
 }
 
 impl Dial {
-    /// Whether a move of so many bytes may begin, with so many under way on this side.
-    pub fn allows(
-        &self,
-        store: StoreId,
-        side: Side,
-        purpose: Purpose,
-        bytes: u64,
-        under_way: u64,
-        setting: Setting,
-        now: Duration,
-    ) -> bool {
-        let room = setting.burst(purpose);
-        // Balance may not use what repair has left to pay off.
-        let all = [Purpose::Balance, Purpose::Repair];
-        let tokens = all[purpose as usize..]
+    /// Whether a move may begin, with so many bytes under way on this side.
+    pub fn allows(&self, claim: Claim, under_way: u64, setting: Setting, now: Duration) -> bool {
+        let room = setting.burst(claim.purpose);
+        let tokens = claim
+            .pays()
             .iter()
-            .all(|purpose| self.tokens(store, side, *purpose, setting, now) > 0.0);
-        tokens && (under_way == 0 || (under_way + bytes) as f64 <= room)
+            .all(|purpose| self.tokens(claim, *purpose, setting, now) > 0.0);
+        tokens && (under_way == 0 || (under_way + claim.bytes) as f64 <= room)
     }
 
     /// A move begins.
-    pub fn take(
-        &mut self,
-        store: StoreId,
-        side: Side,
-        purpose: Purpose,
-        bytes: u64,
-        setting: Setting,
-        now: Duration,
-    ) {
-        let all = [Purpose::Balance, Purpose::Repair];
-        for purpose in &all[purpose as usize..] {
-            let tokens = self.tokens(store, side, *purpose, setting, now) - bytes as f64;
+    pub fn take(&mut self, claim: Claim, setting: Setting, now: Duration) {
+        for &purpose in claim.pays() {
+            let tokens = self.tokens(claim, purpose, setting, now) - claim.bytes as f64;
             let bucket = Bucket { tokens, at: now };
-            self.buckets.insert((store, side, *purpose), bucket);
+            self.buckets
+                .insert((claim.store, claim.side, purpose), bucket);
         }
     }
 
-    fn tokens(
-        &self,
-        store: StoreId,
-        side: Side,
-        purpose: Purpose,
-        setting: Setting,
-        now: Duration,
-    ) -> f64 {
+    fn tokens(&self, claim: Claim, purpose: Purpose, setting: Setting, now: Duration) -> f64 {
         let burst = setting.burst(purpose);
         self.buckets
-            .get(&(store, side, purpose))
+            .get(&(claim.store, claim.side, purpose))
             .map_or(burst, |bucket| {
                 let passed = now.saturating_sub(bucket.at).as_secs_f64();
                 (bucket.tokens + passed * setting.granted(purpose)).min(burst)
@@ -136,29 +130,28 @@ mod tests {
         rate_bytes: 100 * MIB,
         share: 0.3,
     };
-    const STORE: StoreId = StoreId(1);
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    fn claim(purpose: Purpose, bytes: u64) -> Claim {
+        Claim {
+            store: StoreId(1),
+            side: Side::Receives,
+            purpose,
+            bytes,
+        }
     }
 
     /// Moves `count` regions as fast as the dial lets them, each done at once; how many seconds it takes.
     fn time_of(purpose: Purpose, bytes: u64, count: u64) -> u64 {
         let mut dial = Dial::default();
         let mut moved = 0;
+        let claim = claim(purpose, bytes);
         for second in 0.. {
-            while moved < count
-                && dial.allows(
-                    STORE,
-                    Side::Receives,
-                    purpose,
-                    bytes,
-                    0,
-                    SETTING,
-                    at(second),
-                )
-            {
-                dial.take(STORE, Side::Receives, purpose, bytes, SETTING, at(second));
+            while moved < count && dial.allows(claim, 0, SETTING, at(second)) {
+                dial.take(claim, SETTING, at(second));
                 moved += 1;
             }
             if moved == count {
@@ -181,16 +174,7 @@ mod tests {
     fn bytes_under_way_are_ten_seconds_worth() {
         let dial = Dial::default();
         let allows = |bytes: u64, under_way: u64| {
-            let side = Side::Receives;
-            dial.allows(
-                STORE,
-                side,
-                Purpose::Balance,
-                bytes,
-                under_way,
-                SETTING,
-                at(0),
-            )
+            dial.allows(claim(Purpose::Balance, bytes), under_way, SETTING, at(0))
         };
         assert!(allows(96 * MIB, 0));
         assert!(allows(96 * MIB, 2 * 96 * MIB));
@@ -200,31 +184,17 @@ mod tests {
 
     #[test]
     fn repair_leaves_balance_nothing_it_has_used_up() {
+        let allows =
+            |dial: &Dial, purpose, second| dial.allows(claim(purpose, MIB), 0, SETTING, at(second));
         let mut dial = Dial::default();
-        dial.take(
-            STORE,
-            Side::Sends,
-            Purpose::Repair,
-            600 * MIB,
-            SETTING,
-            at(0),
-        );
-        let allows = |purpose| dial.allows(STORE, Side::Sends, purpose, MIB, 0, SETTING, at(1));
-        assert!(!allows(Purpose::Balance));
-        assert!(!allows(Purpose::Repair));
+        dial.take(claim(Purpose::Repair, 600 * MIB), SETTING, at(0));
+        assert!(!allows(&dial, Purpose::Balance, 1));
+        assert!(!allows(&dial, Purpose::Repair, 1));
         let mut dial = Dial::default();
-        dial.take(
-            STORE,
-            Side::Sends,
-            Purpose::Balance,
-            310 * MIB,
-            SETTING,
-            at(0),
-        );
-        let allows = |purpose| dial.allows(STORE, Side::Sends, purpose, MIB, 0, SETTING, at(0));
-        assert!(!allows(Purpose::Balance));
+        dial.take(claim(Purpose::Balance, 310 * MIB), SETTING, at(0));
+        assert!(!allows(&dial, Purpose::Balance, 0));
         assert!(
-            allows(Purpose::Repair),
+            allows(&dial, Purpose::Repair, 0),
             "what balance took leaves repair its half"
         );
     }
@@ -236,7 +206,7 @@ mod tests {
             ..SETTING
         };
         let dial = Dial::default();
-        assert!(!dial.allows(STORE, Side::Sends, Purpose::Balance, MIB, 0, none, at(1000)));
-        assert!(dial.allows(STORE, Side::Sends, Purpose::Repair, MIB, 0, none, at(1000)));
+        assert!(!dial.allows(claim(Purpose::Balance, MIB), 0, none, at(1000)));
+        assert!(dial.allows(claim(Purpose::Repair, MIB), 0, none, at(1000)));
     }
 }

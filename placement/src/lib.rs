@@ -30,6 +30,7 @@ mod journal;
 mod isolation;
 pub mod keyspace;
 mod machine;
+pub mod model;
 mod operator;
 mod operators;
 mod outbox;

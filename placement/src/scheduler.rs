@@ -12,11 +12,12 @@ use std::collections::BTreeSet;
 use proto::{RegionId, StoreId, metapb};
 
 use crate::decision::{Candidate, Decision, Who};
-use crate::dial::{Dial, Purpose, Setting, Side, TRANSFER_BYTES};
+use crate::dial::{Claim, Dial, Purpose, Setting, Side, TRANSFER_BYTES};
 use crate::dice::Dice;
 use crate::event::Now;
 use crate::isolation::Fit;
 use crate::operators::Operators;
+use crate::regions::index::draw;
 use crate::regions::{RegionInfo, Regions};
 use crate::rests::Rests;
 use crate::score::{Burden, Dimension, Scores, Shifts};
@@ -73,6 +74,10 @@ pub(crate) struct Member {
     sends: u64,
 }
 
+/// Stores that stood out in a kind of load, until they are relieved: begun at twice the difference at which it ends, so
+/// that loads which move do not make it begin again.
+pub(crate) type Relief = BTreeSet<(StoreId, Dimension)>;
+
 /// What schedulers look at.
 pub(crate) struct View<'a> {
     regions: &'a Regions,
@@ -88,6 +93,7 @@ pub(crate) struct View<'a> {
     members: Vec<Member>,
     /// Regions that this round decided about.
     taken: BTreeSet<RegionId>,
+    relief: Relief,
 }
 
 /// What a round came to.
@@ -97,7 +103,7 @@ pub(crate) struct Round {
     pub refusals: Vec<Decision>,
 }
 
-type Scheduler = fn(&View, &Dial, &mut Dice) -> Result<Found, Decision>;
+type Scheduler = fn(&View, &Dial, &mut Dice) -> Result<Found, Box<Decision>>;
 
 /// In the order of their priority.
 const SCHEDULERS: [(Who, Scheduler); 4] = [
@@ -131,7 +137,7 @@ pub(crate) fn round(
             match scheduler(view, dial, dice) {
                 Ok(found) => round.proposals.push(view.take(found, dial)),
                 Err(refusal) => {
-                    round.refusals.push(refusal);
+                    round.refusals.push(*refusal);
                     break;
                 }
             }
@@ -141,6 +147,11 @@ pub(crate) fn round(
 }
 
 impl View<'_> {
+    /// Who is being relieved after this round.
+    pub fn into_relief(self) -> Relief {
+        self.relief
+    }
+
     fn setting(&self) -> Setting {
         self.settings.balance.setting()
     }
@@ -155,6 +166,20 @@ impl View<'_> {
         let mut order: Vec<_> = (0..self.members.len()).collect();
         order.sort_by(|a, b| column.used(*a).total_cmp(&column.used(*b)).then(a.cmp(b)));
         order
+    }
+
+    /// Some of the regions that a store leads, or of its others.
+    fn drawn(&self, store: usize, led: bool, dice: &mut Dice) -> Vec<RegionId> {
+        let Some(index) = self.regions.of_store(self.store(store)) else {
+            return Vec::new();
+        };
+        let set = if led { &index.led } else { &index.followed };
+        let mut drawn = Vec::with_capacity(REGIONS);
+        for _ in 0..REGIONS {
+            let region = draw(set, |range| dice.within(range));
+            drawn.extend(region.filter(|region| !drawn.contains(region)));
+        }
+        drawn
     }
 
     /// A region that may be moved now, or why not.
@@ -217,16 +242,13 @@ impl View<'_> {
             Side::Sends => member.sends,
             Side::Receives => member.receives,
         };
-        let allowed = dial.allows(
-            self.store(position),
+        let claim = Claim {
+            store: self.store(position),
             side,
-            Purpose::Balance,
+            purpose: Purpose::Balance,
             bytes,
-            under_way,
-            self.setting(),
-            self.now.monotonic,
-        );
-        allowed
+        };
+        dial.allows(claim, under_way, self.setting(), self.now.monotonic)
             .then_some(())
             .ok_or("rebalance_share leaves it no bytes now")
     }
@@ -270,8 +292,13 @@ impl View<'_> {
         };
         let (setting, now) = (self.setting(), self.now.monotonic);
         let mut spend = |position: usize, side| {
-            let store = self.scores.stores()[position];
-            dial.take(store, side, Purpose::Balance, cost, setting, now);
+            let claim = Claim {
+                store: self.scores.stores()[position],
+                side,
+                purpose: Purpose::Balance,
+                bytes: cost,
+            };
+            dial.take(claim, setting, now);
         };
         if let Some(position) = self.scores.position(to) {
             spend(position, Side::Receives);
@@ -315,10 +342,10 @@ impl View<'_> {
         dimension: Dimension,
         ends: (usize, usize),
         reason: &'static str,
-    ) -> Decision {
+    ) -> Box<Decision> {
         let (from, to) = (self.store(ends.0), self.store(ends.1));
         let refusal = Decision::refused(who, None, reason).between(Some(from), Some(to));
-        self.explain(refusal, dimension)
+        Box::new(self.explain(refusal, dimension))
     }
 }
 

@@ -216,6 +216,11 @@ impl Column {
         amount * self.hysteresis * self.scale
     }
 
+    /// Whether such an amount is not worth moving from one store to another.
+    pub fn even(&self, low: usize, high: usize, amount: f64) -> bool {
+        self.fall(high, low, amount) < self.least(amount)
+    }
+
     fn max(&self) -> f64 {
         self.loads
             .iter()

@@ -7,7 +7,7 @@ use proto::{StoreId, metapb};
 
 use super::Leader;
 use crate::commands;
-use crate::decision::{Decision, Outcome, Who};
+use crate::decision::{Decision, Outcome, Who, Word};
 use crate::dial::Dial;
 use crate::dice::Dice;
 use crate::event::{Note, Now, Refusal};
@@ -16,24 +16,25 @@ use crate::operator::{Kind, Priority, Step};
 use crate::operators::Plan;
 use crate::regions::RegionInfo;
 use crate::rests::Rests;
-use crate::scheduler::{self, Action, Proposal, View};
+use crate::scheduler::{self, Action, Proposal, Relief, View};
 use crate::score::Burden;
 
-/// An unchanged refusal is told again after this.
-const REFUSALS_EVERY: Duration = Duration::from_secs(60);
+/// The same refusal is told again after this.
+const REFUSALS_EVERY: Duration = Duration::from_secs(600);
 
 /// What rounds remember.
 #[derive(Debug)]
 pub(super) struct Balancer {
     dice: Dice,
     rests: Rests,
+    relief: Relief,
     dial: Dial,
     /// When the next round is due.
     next: Duration,
     /// Whether the view covered every key once: before, it is not known what stores have.
     whole: bool,
-    /// The last refusal of each scheduler and when it was told.
-    refused: BTreeMap<Who, (Outcome, Duration)>,
+    /// When a scheduler last told that it does nothing for a reason.
+    refused: BTreeMap<(Who, Word), Duration>,
 }
 
 impl Balancer {
@@ -41,6 +42,7 @@ impl Balancer {
         Self {
             dice: Dice::new(term),
             rests: Rests::default(),
+            relief: Relief::new(),
             dial: Dial::default(),
             next: now.monotonic + settle,
             whole: false,
@@ -50,13 +52,14 @@ impl Balancer {
 
     /// Whether a refusal says something new: a cluster that is even, or that waits, stays silent.
     fn is_news(&mut self, refusal: &Decision, now: Duration) -> bool {
-        let known = self.refused.get(&refusal.who);
-        let news = known.is_none_or(|(outcome, told)| {
-            *outcome != refusal.outcome || now.saturating_sub(*told) >= REFUSALS_EVERY
-        });
+        let Outcome::Refused { reason } = &refusal.outcome else {
+            return true;
+        };
+        let told = self.refused.get(&(refusal.who, reason.clone()));
+        let news = *reason != scheduler::EVEN
+            && told.is_none_or(|told| now.saturating_sub(*told) >= REFUSALS_EVERY);
         if news {
-            self.refused
-                .insert(refusal.who, (refusal.outcome.clone(), now));
+            self.refused.insert((refusal.who, reason.clone()), now);
         }
         news
     }
@@ -82,11 +85,13 @@ impl Leader {
         }
         self.balancer.rests.expire(now.monotonic);
         let fit = Isolation::new(&settings.location_labels, self.stores.labels());
+        let relief = std::mem::take(&mut self.balancer.relief);
         let mut view = View::new(
             &self.regions,
             &self.stores,
             &self.operators,
             &self.balancer.rests,
+            relief,
             &fit,
             &self.settings,
             now,
@@ -97,6 +102,7 @@ impl Leader {
             &mut self.balancer.dice,
             |_| false,
         );
+        self.balancer.relief = view.into_relief();
         for proposal in round.proposals {
             self.carry_out(proposal, now);
         }
@@ -169,15 +175,11 @@ impl Leader {
         })
     }
 
-    /// Tells what was decided, if a person should know: an operator that was made tells of itself, and an even cluster is
-    /// as it should be.
+    /// Tells what was decided; an operator that was made tells of itself.
     fn decided(&mut self, decision: Decision) {
         let Outcome::Refused { reason } = &decision.outcome else {
             return;
         };
-        if *reason == scheduler::EVEN {
-            return;
-        }
         let store = |store: Option<StoreId>| match store {
             Some(store) => format!("store {store}"),
             None => "any store".to_owned(),

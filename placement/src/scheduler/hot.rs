@@ -16,6 +16,14 @@ use crate::score::{Burden, Dimension, Shifts};
 /// Hot regions of a store that a decision looks at.
 const HOTTEST: usize = 16;
 
+/// Kinds of load.
+pub(super) const DIMENSIONS: [Dimension; 4] = [
+    Dimension::Proposals,
+    Dimension::WrittenBytes,
+    Dimension::WrittenKeys,
+    Dimension::Reads,
+];
+
 struct Hot {
     who: Who,
     /// What makes a store hot, in the order in which it is helped.
@@ -24,7 +32,7 @@ struct Hot {
 }
 
 /// The best move for the load of writes.
-pub(super) fn writes(view: &View, dial: &Dial, _: &mut Dice) -> Result<Found, Decision> {
+pub(super) fn writes(view: &View, dial: &Dial, _: &mut Dice) -> Result<Found, Box<Decision>> {
     let hot = Hot {
         who: Who::HotWrite,
         dimensions: &[
@@ -38,7 +46,7 @@ pub(super) fn writes(view: &View, dial: &Dial, _: &mut Dice) -> Result<Found, De
 }
 
 /// The best move for the load of reads.
-pub(super) fn reads(view: &View, dial: &Dial, _: &mut Dice) -> Result<Found, Decision> {
+pub(super) fn reads(view: &View, dial: &Dial, _: &mut Dice) -> Result<Found, Box<Decision>> {
     let hot = Hot {
         who: Who::HotRead,
         dimensions: &[Dimension::Reads],
@@ -48,12 +56,16 @@ pub(super) fn reads(view: &View, dial: &Dial, _: &mut Dice) -> Result<Found, Dec
 }
 
 impl Hot {
-    fn find(&self, view: &View, dial: &Dial) -> Result<Found, Decision> {
+    fn find(&self, view: &View, dial: &Dial) -> Result<Found, Box<Decision>> {
         let mut refusal = None;
         for &dimension in self.dimensions {
             let order = view.ascending(dimension);
             let (Some(&low), Some(&high)) = (order.first(), order.last()) else {
-                return Err(Decision::refused(self.who, None, "no store is up"));
+                return Err(Box::new(Decision::refused(
+                    self.who,
+                    None,
+                    "no store is up",
+                )));
             };
             let column = view.scores.column(dimension);
             let stands_out =

@@ -2,24 +2,23 @@
 
 use proto::{RegionId, StoreId, metapb};
 
-use super::{Action, Best, ENDS, EVEN, Found, REGIONS, View};
+use super::{Action, Best, ENDS, EVEN, Found, View};
 use crate::decision::{Decision, Who};
 use crate::dial::{Dial, Side, TRANSFER_BYTES};
 use crate::dice::Dice;
-use crate::regions::index::draw;
 use crate::score::{Dimension, Shifts};
 
 const WHO: Who = Who::BalanceLeader;
 const LEADERS: Dimension = Dimension::Leaders;
 
 /// The best transfer for the number of leaders.
-pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found, Decision> {
+pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found, Box<Decision>> {
     let order = view.ascending(LEADERS);
     let (Some(&low), Some(&high)) = (order.first(), order.last()) else {
-        return Err(Decision::refused(WHO, None, "no store is up"));
+        return Err(Box::new(Decision::refused(WHO, None, "no store is up")));
     };
     let column = view.scores.column(LEADERS);
-    if column.used(high) - column.used(low) <= column.hysteresis {
+    if column.even(low, high, 1.0) {
         return Err(view.refuse(WHO, LEADERS, (high, low), EVEN));
     }
     let mut obstacle = None;
@@ -27,10 +26,10 @@ pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found
     for end in 0..ENDS.min(order.len()) {
         let (top, bottom) = (order[order.len() - 1 - end], order[end]);
         let mut best = Best::default();
-        for region in drawn(view, top, true, dice) {
+        for region in view.drawn(top, true, dice) {
             judge(view, dial, region, None, &mut best);
         }
-        for region in drawn(view, bottom, false, dice) {
+        for region in view.drawn(bottom, false, dice) {
             judge(view, dial, region, Some(bottom), &mut best);
         }
         if let Some(found) = best.decide(WHO, view, LEADERS) {
@@ -40,19 +39,6 @@ pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found
     }
     let reason = obstacle.unwrap_or("no region that was looked at can be led by another");
     Err(view.refuse(WHO, LEADERS, (high, low), reason))
-}
-
-fn drawn(view: &View, store: usize, led: bool, dice: &mut Dice) -> Vec<RegionId> {
-    let Some(index) = view.regions.of_store(view.store(store)) else {
-        return Vec::new();
-    };
-    let set = if led { &index.led } else { &index.followed };
-    let mut drawn = Vec::with_capacity(REGIONS);
-    for _ in 0..REGIONS {
-        let region = draw(set, |range| dice.within(range));
-        drawn.extend(region.filter(|region| !drawn.contains(region)));
-    }
-    drawn
 }
 
 /// Judges a transfer to each other voter, or to the one on this store.

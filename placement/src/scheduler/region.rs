@@ -2,24 +2,24 @@
 
 use proto::RegionId;
 
-use super::{Action, Best, CANDIDATES, ENDS, EVEN, Found, REGIONS, View};
+use super::{Action, Best, CANDIDATES, ENDS, EVEN, Found, View};
 use crate::decision::{Decision, Who};
 use crate::dial::Dial;
 use crate::dice::Dice;
-use crate::regions::index::draw;
 use crate::score::{Dimension, Shifts};
 
 const WHO: Who = Who::BalanceRegion;
 const SIZE: Dimension = Dimension::Size;
 
 /// The best move of a peer for the use of space.
-pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found, Decision> {
+pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found, Box<Decision>> {
     let order = view.ascending(SIZE);
     let (Some(&low), Some(&high)) = (order.first(), order.last()) else {
-        return Err(Decision::refused(WHO, None, "no store is up"));
+        return Err(Box::new(Decision::refused(WHO, None, "no store is up")));
     };
     let column = view.scores.column(SIZE);
-    let even = |low: usize, high: usize| column.used(high) - column.used(low) <= column.hysteresis;
+    // What one more move of an average region would not make better by enough.
+    let even = |low: usize, high: usize| column.even(low, high, view.average_region as f64);
     if even(low, high) {
         return Err(view.refuse(WHO, SIZE, (high, low), EVEN));
     }
@@ -38,8 +38,13 @@ pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found
             continue;
         }
         let mut best = Best::default();
-        for region in regions(view, source, dice) {
-            judge(view, dial, source, &targets, region, &mut best);
+        // Those that it does not lead first: they move without a transfer of leadership.
+        for led in [false, true] {
+            if best.found.is_none() {
+                for region in view.drawn(source, led, dice) {
+                    judge(view, dial, source, &targets, region, &mut best);
+                }
+            }
         }
         if let Some(found) = best.decide(WHO, view, SIZE) {
             return Ok(found);
@@ -70,24 +75,6 @@ fn targets(view: &View, order: &[usize], dial: &Dial, dice: &mut Dice) -> Vec<us
         }
     }
     targets
-}
-
-/// Some regions of a store, those it does not lead first: they move without a transfer of leadership.
-fn regions(view: &View, source: usize, dice: &mut Dice) -> Vec<RegionId> {
-    let Some(index) = view.regions.of_store(view.store(source)) else {
-        return Vec::new();
-    };
-    let mut drawn = Vec::with_capacity(REGIONS);
-    for turn in 0..REGIONS {
-        let set = if turn < REGIONS * 3 / 4 {
-            &index.followed
-        } else {
-            &index.led
-        };
-        let region = draw(set, |range| dice.within(range));
-        drawn.extend(region.filter(|region| !drawn.contains(region)));
-    }
-    drawn
 }
 
 fn judge(

@@ -15,6 +15,7 @@ struct Cluster {
     stores: Stores,
     operators: Operators,
     rests: Rests,
+    relief: Relief,
     dial: Dial,
     dice: Dice,
     settings: Settings,
@@ -35,6 +36,7 @@ impl Cluster {
             stores: Stores::default(),
             operators: Operators::default(),
             rests: Rests::default(),
+            relief: Relief::new(),
             dial: Dial::default(),
             dice: Dice::new(seed),
             settings: Settings::default(),
@@ -134,6 +136,7 @@ impl Cluster {
             &self.stores,
             &self.operators,
             &self.rests,
+            self.relief.clone(),
             fit,
             &self.settings,
             self.now,
@@ -150,11 +153,14 @@ impl Cluster {
             &self.stores,
             &self.operators,
             &self.rests,
+            std::mem::take(&mut self.relief),
             &fit,
             &self.settings,
             self.now,
         );
-        round(&mut view, &mut self.dial, &mut self.dice, |_| false)
+        let round = round(&mut view, &mut self.dial, &mut self.dice, |_| false);
+        self.relief = view.into_relief();
+        round
     }
 
     /// Does what was proposed.

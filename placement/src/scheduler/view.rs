@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::StoreId;
 
-use super::{Member, View};
+use super::{Member, Relief, View};
 use crate::event::Now;
 use crate::isolation::Fit;
 use crate::operator::{Operator, Step};
@@ -21,11 +21,13 @@ const CAPACITY_BYTES: f64 = (1u64 << 40) as f64;
 
 impl<'a> View<'a> {
     /// Looks at the cluster.
+    #[allow(clippy::too_many_arguments)]
     pub fn new(
         regions: &'a Regions,
         stores: &Stores,
         operators: &'a Operators,
         rests: &'a Rests,
+        relief: Relief,
         fit: &'a dyn Fit,
         settings: &'a Settings,
         now: Now,
@@ -62,11 +64,32 @@ impl<'a> View<'a> {
             settings,
             now,
             taken: BTreeSet::new(),
+            relief,
         };
         for operator in operators.under_way() {
             view.expect(operator);
         }
+        view.relieve();
         view
+    }
+
+    /// Finds who is to be relieved of load.
+    fn relieve(&mut self) {
+        let before = std::mem::take(&mut self.relief);
+        for dimension in super::hot::DIMENSIONS {
+            let column = self.scores.column(dimension);
+            for (position, store) in self.scores.stores().iter().enumerate() {
+                let above = column.used(position) - column.mean;
+                let limit = if before.contains(&(*store, dimension)) {
+                    column.hysteresis
+                } else {
+                    2.0 * column.hysteresis
+                };
+                if above > limit {
+                    self.relief.insert((*store, dimension));
+                }
+            }
+        }
     }
 
     /// Counts what an operator has still to do as done.
