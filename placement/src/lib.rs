@@ -21,9 +21,9 @@
 mod checker;
 mod commands;
 pub mod decision;
-mod drains;
 mod dial;
 mod dice;
+mod drains;
 mod event;
 mod ids;
 mod journal;

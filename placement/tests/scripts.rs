@@ -19,8 +19,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use placement::{
+<<<<<<< HEAD
     Answer, Change, Effects, Event, JournalQuery, Now, Order, OrderKind, Placement, RegionInfo,
     Request, RequestId, Settings, Space, Write, decision::Who,
+=======
+    Answer, BalanceSettings, Change, Effects, Event, Now, Order, OrderKind, Placement, RegionInfo,
+    Request, RequestId, Settings, Space, Write,
+>>>>>>> 1123772 (placement: leave alone what a person has moved, script how balance begins)
 };
 use proto::pontoon::v1::JournalEntry;
 use proto::{RegionId, StoreId, metapb};
@@ -90,7 +95,16 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(false)
+    }
+
+    /// Scripts about anything else hold still.
+    fn with(balance: bool) -> Self {
         let settings = Settings {
+            balance: BalanceSettings {
+                enabled: balance,
+                ..BalanceSettings::default()
+            },
             operators_kept_max: 3,
             ..Settings::default()
         };
@@ -118,6 +132,7 @@ impl World {
                 .unwrap_or_else(|_| panic!("a number: {line}"))
         };
         match words[0] {
+            "balance" => *self = Self::with(true),
             "lead" => {
                 let effects = self
                     .machine

@@ -18,6 +18,7 @@ use crate::regions::RegionInfo;
 use crate::rests::Rests;
 use crate::scheduler::{self, Action, Proposal, Relief, View};
 use crate::score::Burden;
+use crate::settings::Settings;
 
 /// The same refusal is told again after this.
 const REFUSALS_EVERY: Duration = Duration::from_secs(600);
@@ -47,6 +48,14 @@ impl Balancer {
             next: now.monotonic + settle,
             whole: false,
             refused: BTreeMap::new(),
+        }
+    }
+
+    /// A region that is moved now is left alone for a while.
+    pub fn rest(&mut self, region: &RegionInfo, kind: Kind, now: Now, settings: &Settings) {
+        if matches!(kind, Kind::MoveReplica | Kind::TransferLeader) {
+            let (burden, rest) = (Burden::of(region), settings.balance.rest);
+            self.rests.begin(region.id(), &burden, now.monotonic, rest);
         }
     }
 
@@ -126,12 +135,7 @@ impl Leader {
             .plan_balance(&region, action, decision.who)
             .and_then(|plan| self.start(&region, plan, now));
         decision.outcome = match started {
-            Ok(operator) => {
-                let (burden, rest) = (Burden::of(&region), self.settings.balance.rest);
-                let rests = &mut self.balancer.rests;
-                rests.begin(id, &burden, now.monotonic, rest);
-                Outcome::Created { operator }
-            }
+            Ok(operator) => Outcome::Created { operator },
             Err(_) => Outcome::Refused {
                 reason: "another operator was quicker".into(),
             },

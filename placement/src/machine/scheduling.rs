@@ -254,6 +254,8 @@ impl Leader {
             )));
         }
         let operator = self.take_ids(1)?;
+        // Whoever moved it, a person included, balance does not undo it at once.
+        self.balancer.rest(region, plan.kind, now, &self.settings);
         self.operators
             .start(operator, plan, region, now, &mut self.outbox);
         self.operators.advance(
