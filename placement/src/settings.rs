@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::journal::JournalSettings;
 use crate::dial::Setting;
+use crate::journal::JournalSettings;
 
 /// Limits and times of the machine. [`Settings::default`] are the values for production.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,13 +19,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use placement::{
-<<<<<<< HEAD
-    Answer, Change, Effects, Event, JournalQuery, Now, Order, OrderKind, Placement, RegionInfo,
-    Request, RequestId, Settings, Space, Write, decision::Who,
-=======
-    Answer, BalanceSettings, Change, Effects, Event, Now, Order, OrderKind, Placement, RegionInfo,
-    Request, RequestId, Settings, Space, Write,
->>>>>>> 1123772 (placement: leave alone what a person has moved, script how balance begins)
+    Answer, BalanceSettings, Change, Effects, Event, JournalQuery, Now, Order, OrderKind,
+    Placement, RegionInfo, Request, RequestId, Settings, Space, Write, decision::Who,
 };
 use proto::pontoon::v1::JournalEntry;
 use proto::{RegionId, StoreId, metapb};

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proto::{StoreId, metapb};
+use proto::metapb;
 
 use super::Leader;
 use crate::commands;
 use crate::decision::{Decision, Outcome, Who, Word};
 use crate::dial::Dial;
 use crate::dice::Dice;
-use crate::event::{Note, Now, Refusal};
+use crate::event::{Now, Refusal};
 use crate::isolation::Isolation;
 use crate::operator::{Kind, Priority, Step};
 use crate::operators::Plan;
@@ -20,8 +20,10 @@ use crate::scheduler::{self, Action, Proposal, Relief, View};
 use crate::score::Burden;
 use crate::settings::Settings;
 
-/// The same refusal is told again after this.
-const REFUSALS_EVERY: Duration = Duration::from_secs(600);
+/// The same refusal is written down again after this.
+const REFUSALS_EVERY: Duration = Duration::from_secs(60);
+/// That nothing is to be done, after this: a cluster that is even is silent.
+const EVEN_EVERY: Duration = Duration::from_secs(3600);
 
 /// What rounds remember.
 #[derive(Debug)]
@@ -59,14 +61,18 @@ impl Balancer {
         }
     }
 
-    /// Whether a refusal says something new: a cluster that is even, or that waits, stays silent.
+    /// Whether a refusal is to be written down: most are those of the round before.
     fn is_news(&mut self, refusal: &Decision, now: Duration) -> bool {
         let Outcome::Refused { reason } = &refusal.outcome else {
             return true;
         };
+        let every = if *reason == scheduler::EVEN {
+            EVEN_EVERY
+        } else {
+            REFUSALS_EVERY
+        };
         let told = self.refused.get(&(refusal.who, reason.clone()));
-        let news = *reason != scheduler::EVEN
-            && told.is_none_or(|told| now.saturating_sub(*told) >= REFUSALS_EVERY);
+        let news = told.is_none_or(|told| now.saturating_sub(*told) >= every);
         if news {
             self.refused.insert((refusal.who, reason.clone()), now);
         }
@@ -94,6 +100,10 @@ impl Leader {
         }
         self.balancer.rests.expire(now.monotonic);
         let fit = Isolation::new(&settings.location_labels, self.stores.labels());
+        let paused: Vec<_> = Who::ALL
+            .into_iter()
+            .filter(|who| self.is_paused(*who, now))
+            .collect();
         let relief = std::mem::take(&mut self.balancer.relief);
         let mut view = View::new(
             &self.regions,
@@ -109,7 +119,7 @@ impl Leader {
             &mut view,
             &mut self.balancer.dial,
             &mut self.balancer.dice,
-            |_| false,
+            |who| paused.contains(&who),
         );
         self.balancer.relief = view.into_relief();
         for proposal in round.proposals {
@@ -117,7 +127,7 @@ impl Leader {
         }
         for refusal in round.refusals {
             if self.balancer.is_news(&refusal, now.monotonic) {
-                self.decided(refusal);
+                self.decided(refusal, String::new(), now);
             }
         }
     }
@@ -131,16 +141,17 @@ impl Leader {
         let Some(region) = self.regions.get(id).cloned() else {
             return;
         };
-        let started = self
-            .plan_balance(&region, action, decision.who)
-            .and_then(|plan| self.start(&region, plan, now));
-        decision.outcome = match started {
+        let plan = self.plan_balance(&region, action, decision.who);
+        let cause = plan
+            .as_ref()
+            .map_or(String::new(), |plan| plan.cause.clone());
+        decision.outcome = match plan.and_then(|plan| self.start(&region, plan, now)) {
             Ok(operator) => Outcome::Created { operator },
             Err(_) => Outcome::Refused {
                 reason: "another operator was quicker".into(),
             },
         };
-        self.decided(decision);
+        self.decided(decision, cause, now);
     }
 
     fn plan_balance(
@@ -177,29 +188,6 @@ impl Leader {
                 cause: format!("{who}: store {to} leads it"),
             },
         })
-    }
-
-    /// Tells what was decided; an operator that was made tells of itself.
-    fn decided(&mut self, decision: Decision) {
-        let Outcome::Refused { reason } = &decision.outcome else {
-            return;
-        };
-        let store = |store: Option<StoreId>| match store {
-            Some(store) => format!("store {store}"),
-            None => "any store".to_owned(),
-        };
-        let (from, to) = decision.stores;
-        let text = format!(
-            "{} moves nothing from {} to {}: {reason}",
-            decision.who,
-            store(from),
-            store(to),
-        );
-        self.outbox.note(Note {
-            region: decision.region,
-            operator: None,
-            text,
-        });
     }
 }
 
