@@ -53,6 +53,8 @@ pub struct Metrics {
     pub regions: IntGauge,
     /// Regions led here.
     pub region_leaders: IntGauge,
+    /// Splits that leaders here decided and proposed, by cause.
+    pub own_splits: IntCounterVec,
     /// Bytes of the engine by where they are.
     pub engine_bytes: prometheus::IntGaugeVec,
     /// Whether the engine slows or stops writes.
@@ -167,6 +169,12 @@ impl Metrics {
             ),
             regions: gauge(&registry, "server_regions", "Regions with a peer here."),
             region_leaders: gauge(&registry, "server_region_leaders", "Regions led here."),
+            own_splits: counters(
+                &registry,
+                "server_own_splits_total",
+                "Splits that leaders here decided and proposed.",
+                "cause",
+            ),
             engine_bytes: register(
                 &registry,
                 prometheus::IntGaugeVec::new(

@@ -394,6 +394,7 @@ fn store_options(config: &PlacementConfig, boot: u64) -> store::Options {
         seed: rand::random::<u64>() ^ boot,
         // The region of a placement group is never split.
         ids_low: 0,
+        split: store::SplitOptions::never(),
         ..store::Options::with_tick(config.tick.as_millis().max(1) as u64)
     }
 }

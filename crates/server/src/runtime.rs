@@ -176,7 +176,7 @@ impl<E: Engine> Node<E> {
         })?);
         for (number, queue) in stages.appliers.iter().enumerate() {
             let worker = ApplyWorker {
-                applier: Applier::new(engine.clone()),
+                applier: Applier::new(engine.clone(), store.options()),
                 queue: queue.clone(),
                 inbox: inbox.clone(),
                 metrics: metrics.clone(),

@@ -71,6 +71,8 @@ section! {
     sections {
         /// Timing and limits of Raft.
         pub raft: RaftConfig,
+        /// When regions split by themselves.
+        pub split: SplitConfig,
         /// Limits of requests in work.
         pub limits: LimitsConfig,
         /// Memory of the storage engine.
@@ -97,6 +99,23 @@ section! {
         pub compact_bytes: Size = Size::mib(64),
         /// Snapshots received at a time.
         pub snapshot_slots: usize = 4,
+    }
+}
+
+section! {
+    /// When regions split by themselves. A limit of 0 is none. All stores of a cluster should have the same.
+    pub struct SplitConfig {
+        /// Size from which a region is split in halves. Smaller regions move faster; each costs memory and heartbeats.
+        pub region_bytes: Size = Size::mib(96),
+        /// Keys from which a region is split in halves.
+        pub region_keys: u64 = 960_000,
+        /// Requests per second above which a region is split where its load halves, when it had more in three of five
+        /// seconds. One key with most of the load is never divided.
+        pub requests_per_second: u64 = 3_000,
+        /// Bytes read and written per second, likewise.
+        pub bytes_per_second: Size = Size::mib(30),
+        /// Split a region that grows at its end before it is full, so that another store takes what comes next.
+        pub ahead_of_appends: bool = true,
     }
 }
 
@@ -191,7 +210,7 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
         transport,
         runtime: tokio::runtime::Handle::current(),
     });
-    let store = store::Store::open(engine.clone(), store_options(&config.raft, identity.boot))
+    let store = store::Store::open(engine.clone(), store_options(&config, identity.boot, api))
         .map_err(|error| join::store_error(&config.data_dir, error))?;
     let options = node_options(&config);
     let node = Node::start(
@@ -434,7 +453,9 @@ fn describe(config: &StoreConfig, id: StoreId, start_timestamp: i64) -> metapb::
     }
 }
 
-fn store_options(raft: &RaftConfig, boot: u64) -> store::Options {
+fn store_options(config: &StoreConfig, boot: u64, api: ApiVersion) -> store::Options {
+    let (raft, split) = (&config.raft, &config.split);
+    let defaults = store::Options::with_tick(raft.tick.as_millis().max(1) as u64);
     let ticks = |span: Span| (span.as_millis() / raft.tick.as_millis().max(1)).max(1) as u32;
     store::Options {
         raft: raft::Options {
@@ -451,7 +472,16 @@ fn store_options(raft: &RaftConfig, boot: u64) -> store::Options {
         compact_tail_entries: raft.compact_tail_entries,
         compact_bytes: raft.compact_bytes.bytes(),
         snapshot_slots: raft.snapshot_slots,
-        ..store::Options::with_tick(raft.tick.as_millis().max(1) as u64)
+        split: store::SplitOptions {
+            bytes: split.region_bytes.bytes(),
+            keys: split.region_keys,
+            requests_per_second: split.requests_per_second,
+            bytes_per_second: split.bytes_per_second.bytes(),
+            ahead: split.ahead_of_appends,
+            encoded_keys: api == ApiVersion::V2,
+            ..defaults.split
+        },
+        ..defaults
     }
 }
 

@@ -8,10 +8,13 @@
 //! A failure that only this node sees, such as damaged bytes, is an error and ends the node before anything more is applied.
 //! A command that does not fit the region is refused, on every peer alike, and that is its result.
 
+mod buckets;
 mod change;
 mod commands;
 mod pending;
+mod rebuild;
 mod region;
+mod sizes;
 
 use std::collections::BTreeMap;
 
@@ -19,29 +22,29 @@ use engine::{Batch, Engine, Error, Family, Logging};
 use proto::RegionId;
 use raft::{Entry, PeerId};
 
+pub use self::buckets::Buckets;
 use self::pending::PendingBatch;
 use self::region::ApplyRegion;
 use crate::event::{Applied, ApplyTask, Refusal, Waiting};
-use crate::options::Options;
+use crate::options::{Options, SplitOptions};
 
 /// Applies entries of the regions it was given.
 pub struct Applier<E> {
     engine: E,
     logging: Logging,
+    limits: SplitOptions,
+    split_keys_max: usize,
     regions: BTreeMap<RegionId, ApplyRegion>,
 }
 
 impl<E: Engine> Applier<E> {
-    /// An applier that holds no region yet.
-    pub fn new(engine: E) -> Applier<E> {
-        Applier::with_logging(engine, Options::default().logging)
-    }
-
-    /// An applier that writes as [`Options::logging`] says.
-    pub fn with_logging(engine: E, logging: Logging) -> Applier<E> {
+    /// An applier that holds no region yet, with the settings of its store.
+    pub fn new(engine: E, options: &Options) -> Applier<E> {
         Applier {
             engine,
-            logging,
+            logging: options.logging,
+            limits: options.split.clone(),
+            split_keys_max: options.split_keys_max,
             regions: BTreeMap::new(),
         }
     }
@@ -60,10 +63,15 @@ impl<E: Engine> Applier<E> {
                 ApplyTask::Open(region) => {
                     // What it opens may be in the batch.
                     self.write(&mut batch)?;
-                    match ApplyRegion::load(&self.engine, region)? {
+                    match ApplyRegion::load(&self.engine, region, &self.limits)? {
                         Some(state) => self.regions.insert(region, state),
                         None => self.regions.remove(&region),
                     };
+                }
+                ApplyTask::Inherit(region, buckets) => {
+                    if let Some(state) = self.regions.get_mut(&region) {
+                        state.sizes.inherit(*buckets);
+                    }
                 }
                 ApplyTask::Close(region) => {
                     self.regions.remove(&region);
@@ -126,8 +134,12 @@ impl<E: Engine> Applier<E> {
         applied.index = region.applied.index;
         applied.term = region.applied.term;
         applied.removed = region.removed;
-        applied.bytes = region.sizes.bytes;
-        applied.keys = region.sizes.keys;
+        region.prepare_split(&self.engine)?;
+        applied.bytes = region.sizes.bytes();
+        applied.keys = region.sizes.keys();
+        let buckets = &region.sizes.buckets;
+        applied.split_keys = buckets.split_keys(&self.limits, self.split_keys_max);
+        applied.last_key = region.sizes.take_last_key();
         Ok(applied)
     }
 
@@ -160,6 +172,8 @@ impl Applied {
             keys: 0,
             written_bytes: 0,
             written_keys: 0,
+            split_keys: Vec::new(),
+            last_key: None,
             answers: Vec::new(),
         }
     }

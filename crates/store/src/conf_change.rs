@@ -35,7 +35,7 @@ impl<E: Engine> Store<E> {
         match kind {
             OrderKind::Split(keys) => {
                 peer.check_not_joint()?;
-                self.propose_split(region, &keys)
+                self.propose_split(region, &keys, None)
             }
             OrderKind::AddLearner(learner) => peer.add_learner(learner, &mut self.cx),
             OrderKind::RemoveLearner(learner) => peer.remove_learner(learner, &mut self.cx),
@@ -50,7 +50,7 @@ impl<E: Engine> Store<E> {
 
 impl Peer {
     /// What every order needs: leading, the exact epoch, a free lane, and an applied entry of the own term.
-    fn check_order(&self, epoch: metapb::RegionEpoch) -> Result<(), OrderRefusal> {
+    pub(crate) fn check_order(&self, epoch: metapb::RegionEpoch) -> Result<(), OrderRefusal> {
         let raft = self
             .raft
             .as_ref()
@@ -72,7 +72,7 @@ impl Peer {
         Ok(())
     }
 
-    fn check_not_joint(&self) -> Result<(), OrderRefusal> {
+    pub(crate) fn check_not_joint(&self) -> Result<(), OrderRefusal> {
         let joint = |member: &metapb::Peer| {
             matches!(
                 member.role(),

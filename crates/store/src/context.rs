@@ -264,6 +264,7 @@ impl<E: Engine> Context<E> {
             && out.reports.is_empty()
             && out.orders.is_empty()
             && out.splits.is_empty()
+            && out.own_splits.is_empty()
             && out.failure.is_none())
     }
 

@@ -11,7 +11,9 @@ use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId, metapb};
 use raft::{Entry, Index, PeerId, Role, Term};
 
+use crate::apply::Buckets;
 use crate::load::Load;
+use crate::triggers::SplitCause;
 
 /// The driver's name for a client request. Unique within one incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,8 +112,9 @@ pub enum Keys {
     /// The whole range must lie in the region, and the version be the region's. An empty end is the end of all keys.
     Range(Bytes, Bytes),
     /// Served for what lies inside the region (a scan that the store clamps). The version must be the region's: a client
-    /// with an older one would take the end of a piece for the end of the region it knew, and miss what was split off.
-    Clamped,
+    /// with an older one would take the end of a piece for the end of the region it knew, and miss what was split off. Holds
+    /// the key at which it begins, for which nothing is checked.
+    Clamped(Bytes),
 }
 
 /// Why a request was not done. Nothing of it has happened and nothing will.
@@ -184,6 +187,19 @@ pub enum OperationResult {
         /// What was there, `None` when absent or expired.
         previous: Option<Bytes>,
     },
+}
+
+/// A split that a leader decided (REGIONS §4, triggers).
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnSplit {
+    /// The region.
+    pub region: RegionId,
+    /// Why.
+    pub cause: SplitCause,
+    /// Where.
+    pub keys: Vec<Bytes>,
+    /// Whether it was proposed.
+    pub result: Result<(), OrderRefusal>,
 }
 
 /// A step asked for by placement (REGIONS §3, §4, §6).
@@ -271,6 +287,8 @@ pub struct Effects {
     pub orders: Vec<(RegionId, Result<(), OrderRefusal>)>,
     /// Splits that this store led and applied: parent and children, left to right.
     pub splits: Vec<Vec<metapb::Region>>,
+    /// Splits that this store decided itself, and what became of them at proposal.
+    pub own_splits: Vec<OwnSplit>,
     /// The id pool runs low: ask placement for this many.
     pub ids_wanted: u32,
     /// After [`Event::Drain`]: nothing is led here any more that another store could lead.
@@ -338,6 +356,8 @@ pub enum ApplyTask {
         /// in the order of the entry's operations.
         waiting: Vec<Waiting>,
     },
+    /// A region that a split made, opened just before: what its parent counted of it.
+    Inherit(RegionId, Box<Buckets>),
     /// The applier forgets the region.
     Close(RegionId),
 }
@@ -372,6 +392,10 @@ pub struct Applied {
     pub bytes: u64,
     /// Estimated keys.
     pub keys: u64,
+    /// Where to split it, when it is larger than it should be.
+    pub split_keys: Vec<Bytes>,
+    /// The largest key ever applied, when it is another than the one last told.
+    pub last_key: Option<Bytes>,
     /// Bytes written by these entries.
     pub written_bytes: u64,
     /// Keys written or deleted by these entries.
@@ -394,6 +418,8 @@ pub struct AppliedChild {
     pub bytes: u64,
     /// Estimated keys.
     pub keys: u64,
+    /// How they are spread.
+    pub buckets: Box<Buckets>,
     /// False when the child's mark or tombstone here forbids it (REGIONS §4); its range stays unowned.
     pub created: bool,
 }

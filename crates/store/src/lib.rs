@@ -14,14 +14,15 @@
 //!
 //! # Where things are
 //!
-//! One module per operation, each from request to aftermath: `propose`, `read_index` and [`read`], `split`, `conf_change`,
+//! One module per operation, each from request to aftermath: `propose`, `read_index` and [`read`], `split`, `own_split`
+//! with `triggers`, `conf_change`,
 //! `transfer`, `snapshot`, `destroy`, `compact`, `report`. `inbound` takes frames apart and gives birth to peers, `route`
 //! says who may serve what, `recover` opens a directory, `peer` and `context` hold state only. [`codec`] is the one place
 //! where Raft's types meet wire types, [`keys`] and [`value`] the layout on disk, [`identity`] who the store is.
 //!
 //! # Not here yet
 //!
-//! Merge and frozen regions (REGIONS §5), quiet regions and barrier reads (LIVENESS), triggers for automatic splits. With
+//! Merge and frozen regions (REGIONS §5), quiet regions and barrier reads (LIVENESS). With
 //! the apply tier off the engine's log (D3) snapshots would need a flush before they cut the log.
 
 pub mod apply;
@@ -42,6 +43,7 @@ mod error;
 mod inbound;
 mod load;
 mod options;
+mod own_split;
 mod park;
 mod peer;
 mod propose;
@@ -50,12 +52,15 @@ mod read_index;
 mod recover;
 mod report;
 mod route;
+mod sample;
 mod snapshot;
 mod split;
 mod store;
 mod transfer;
+mod triggers;
 
 pub use error::Error;
 pub use load::{Load, Requests};
-pub use options::Options;
+pub use options::{Options, SplitOptions};
 pub use store::Store;
+pub use triggers::SplitCause;

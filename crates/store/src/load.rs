@@ -55,7 +55,7 @@ impl Requests {
     pub(crate) fn add_read(&mut self, keys: &Keys) {
         match keys {
             Keys::Points(_) => self.gets += 1,
-            Keys::Range(..) | Keys::Clamped => self.scans += 1,
+            Keys::Range(..) | Keys::Clamped(_) => self.scans += 1,
         }
     }
 
@@ -174,7 +174,7 @@ mod tests {
         };
         requests.add_write(&[delete.clone(), put.clone()]);
         requests.add_write(&[put, delete]);
-        requests.add_read(&Keys::Clamped);
+        requests.add_read(&Keys::Clamped("k".into()));
         requests.add_read(&Keys::Points(Vec::new()));
         let expected = Requests {
             gets: 1,

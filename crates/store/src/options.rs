@@ -42,6 +42,8 @@ pub struct Options {
     pub caught_up_bytes: u64,
     /// Pieces, less one, that one command splits a region into. Default 9.
     pub split_keys_max: usize,
+    /// When regions split by themselves.
+    pub split: SplitOptions,
     /// Ids below which more are asked for, at least what one split takes: keys times one more than peers. Default 256; 0
     /// never asks.
     pub ids_low: u32,
@@ -92,6 +94,12 @@ impl Options {
             health_ticks: scale(defaults.health_ticks),
             down_ticks: scale(defaults.down_ticks),
             leaderless_ticks: scale(defaults.leaderless_ticks),
+            split: SplitOptions {
+                second_ticks: scale(defaults.split.second_ticks),
+                rest_ticks: scale(defaults.split.rest_ticks),
+                retry_ticks_max: scale(defaults.split.retry_ticks_max),
+                ..defaults.split.clone()
+            },
             tick_ms,
             ..defaults
         }
@@ -119,6 +127,7 @@ impl Default for Options {
             caught_up_entries: 64,
             caught_up_bytes: 1 << 20,
             split_keys_max: 9,
+            split: SplitOptions::default(),
             ids_low: 256,
             ids_batch: 1_024,
             ids_ticks: 20,
@@ -132,6 +141,59 @@ impl Default for Options {
             down_ticks: 200,
             leaderless_ticks: 1_200,
             tick_ms: 50,
+        }
+    }
+}
+
+/// When regions split by themselves (REGIONS §4). A limit of 0 is none.
+#[derive(Clone, Debug)]
+pub struct SplitOptions {
+    /// Estimated bytes of a region from which it is split. Default 96 MiB.
+    pub bytes: u64,
+    /// Estimated keys of a region from which it is split. Default 960 000.
+    pub keys: u64,
+    /// Requests of clients per second above which a region is split, if that divides the load. Default 3 000.
+    pub requests_per_second: u64,
+    /// Bytes read and written per second, likewise. Default 30 MiB.
+    pub bytes_per_second: u64,
+    /// Whether a region that grows at its end is split there before it is full. Default true.
+    pub ahead: bool,
+    /// Keys are encoded (api-version 2): a key that is made up must be, too. Default false.
+    pub encoded_keys: bool,
+    /// Ticks of one second. Default 20.
+    pub second_ticks: u64,
+    /// Ticks for which a region that was just split, or its piece, is left alone. Default 100 (5 s at 50 ms).
+    pub rest_ticks: u64,
+    /// A split that was refused is tried again after a second, then after twice that, up to so many ticks. Default 1 200.
+    pub retry_ticks_max: u64,
+}
+
+impl SplitOptions {
+    /// Settings with which no region splits by itself.
+    pub fn never() -> SplitOptions {
+        SplitOptions {
+            bytes: 0,
+            keys: 0,
+            requests_per_second: 0,
+            bytes_per_second: 0,
+            ahead: false,
+            ..SplitOptions::default()
+        }
+    }
+}
+
+impl Default for SplitOptions {
+    fn default() -> SplitOptions {
+        SplitOptions {
+            bytes: 96 << 20,
+            keys: 960_000,
+            requests_per_second: 3_000,
+            bytes_per_second: 30 << 20,
+            ahead: true,
+            encoded_keys: false,
+            second_ticks: 20,
+            rest_ticks: 100,
+            retry_ticks_max: 1_200,
         }
     }
 }

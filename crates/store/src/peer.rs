@@ -14,6 +14,7 @@ use crate::event::{Proposal, RegionView, RequestId, ViewChange, Waiting};
 use crate::load::LoadWindow;
 use crate::park::Parked;
 use crate::snapshot::Sending;
+use crate::triggers::Triggers;
 
 /// Stores of peers that the descriptor does not name, remembered per peer.
 const CONTACTS_MAX: usize = 8;
@@ -150,6 +151,14 @@ pub(crate) struct Peer {
     pub reported: Reported,
     /// What clients do; there while it leads.
     pub load: Option<Box<LoadWindow>>,
+    /// When it is to be split; there while it leads.
+    pub triggers: Option<Box<Triggers>>,
+    /// Where the applier would split it, when it is too large.
+    pub split_keys: Vec<Bytes>,
+    /// The largest key ever applied, if known.
+    pub last_key: Option<Bytes>,
+    /// When a split last changed its range.
+    pub split_tick: Option<u64>,
     /// When a leader was last heard, or the members were last asked.
     pub heard_tick: u64,
     pub dirty: bool,
@@ -187,6 +196,10 @@ impl Peer {
             staged: None,
             reported: Reported::default(),
             load: None,
+            triggers: None,
+            split_keys: Vec::new(),
+            last_key: None,
+            split_tick: None,
             heard_tick: tick,
             dirty: false,
         }

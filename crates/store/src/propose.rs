@@ -68,7 +68,7 @@ impl<E: Engine> Store<E> {
             self.cx.refuse(request, refusal);
             return;
         }
-        peer.count_write(&proposal, self.cx.tick);
+        peer.count_write(&proposal, &self.cx);
         peer.writes.bytes += bytes;
         self.cx.pending_bytes += bytes;
         peer.writes.queue.push_back((proposal, bytes));

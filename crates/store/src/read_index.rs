@@ -40,7 +40,7 @@ impl<E: Engine> Store<E> {
             );
             return;
         }
-        peer.count_read(&read, self.cx.tick);
+        peer.count_read(&read, &self.cx);
         peer.reads.count += 1;
         peer.reads.queue.push(read.id);
         self.cx.touch(peer);

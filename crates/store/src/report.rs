@@ -4,24 +4,8 @@ use engine::Engine;
 use raft::{PeerId, Role};
 
 use crate::context::Context;
-use crate::event::{Proposal, ReadRequest, ReadVolume, RegionReport};
-use crate::load::LoadWindow;
+use crate::event::RegionReport;
 use crate::peer::Peer;
-use crate::store::Store;
-
-impl<E: Engine> Store<E> {
-    pub(crate) fn on_reads(&mut self, volumes: &[ReadVolume]) {
-        for volume in volumes {
-            let peer = self.peers.get_mut(&volume.region);
-            let Some(load) = peer.and_then(|peer| peer.load.as_mut()) else {
-                continue;
-            };
-            let now = load.at(self.cx.tick);
-            now.read_keys += volume.keys;
-            now.read_bytes += volume.bytes;
-        }
-    }
-}
 
 impl Peer {
     /// What follows from a change of role. `led` tells whether this peer led before.
@@ -33,6 +17,7 @@ impl Peer {
         if led && !leads {
             self.lane = None;
             self.load = None;
+            self.triggers = None;
             self.abandon_sending(cx);
         }
         if !led && leads && self.is_normal() {
@@ -40,26 +25,6 @@ impl Peer {
             self.reported.down.clear();
             self.reported.pending.clear();
             self.report(cx);
-        }
-    }
-
-    /// Begins to count anew: the leader or the range is another.
-    pub(crate) fn forget_load<E: Engine>(&mut self, cx: &Context<E>) {
-        let window = LoadWindow::new(cx.tick, cx.options.load_ticks);
-        self.load = Some(Box::new(window));
-    }
-
-    /// Counts a read that was accepted.
-    pub(crate) fn count_read(&mut self, read: &ReadRequest, tick: u64) {
-        if let Some(load) = self.load.as_mut() {
-            load.at(tick).requests.add_read(&read.target.keys);
-        }
-    }
-
-    /// Counts a write that was accepted.
-    pub(crate) fn count_write(&mut self, proposal: &Proposal, tick: u64) {
-        if let Some(load) = self.load.as_mut() {
-            load.at(tick).requests.add_write(&proposal.operations);
         }
     }
 

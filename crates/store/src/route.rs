@@ -80,9 +80,9 @@ impl Peer {
         let (start, end) = (&self.region.start_key[..], &self.region.end_key[..]);
         let outside = match &target.keys {
             Keys::Points(points) => points.iter().find(|key| !keys::contains(start, end, key)),
-            Keys::Range(..) | Keys::Clamped if !current => return Err(Misroute::Epoch),
+            Keys::Range(..) | Keys::Clamped(_) if !current => return Err(Misroute::Epoch),
             Keys::Range(from, to) => (!keys::covers(start, end, from, to)).then_some(from),
-            Keys::Clamped => None,
+            Keys::Clamped(_) => None,
         };
         match outside {
             None => Ok(()),
@@ -128,7 +128,7 @@ impl<E: Engine> Store<E> {
                 }
             }
             Keys::Range(start, end) => others.extend(self.owners(start, end).take(COVERING_MAX)),
-            Keys::Clamped => {
+            Keys::Clamped(_) => {
                 // The client does not say which range it believes in: whatever was split off lies to the right.
                 if let Some(peer) = asked
                     && !peer.region.end_key.is_empty()

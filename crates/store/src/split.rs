@@ -20,11 +20,13 @@ use crate::store::{Store, step_quietly};
 use crate::{Error, advance, codec, identity, keys};
 
 impl<E: Engine> Store<E> {
-    /// Proposes a split, with ids from the pool.
+    /// Proposes a split, with ids from the pool. `first` is the peer on whose store each child is led first: the one here
+    /// when nobody is named.
     pub(crate) fn propose_split(
         &mut self,
         region: RegionId,
         split_keys: &[Bytes],
+        first: Option<PeerId>,
     ) -> Result<(), OrderRefusal> {
         let peer = self.peers.get_mut(&region).ok_or(OrderRefusal::NotLeader)?;
         let cx = &mut self.cx;
@@ -50,7 +52,7 @@ impl<E: Engine> Store<E> {
             .region
             .peers
             .iter()
-            .position(|member| member.id == peer.id.0);
+            .position(|member| member.id == first.unwrap_or(peer.id).0);
         let own = own.ok_or(OrderRefusal::NotLeader)?;
         let mut ids = cx.ids.drain(..needed);
         let children = split_keys.iter().map(|_| {
@@ -118,10 +120,13 @@ impl<E: Engine> Store<E> {
             self.cx.fail(Error::Overlap { region, other });
             return;
         }
+        let buckets = child.buckets.clone();
         match start_child(child, earlier, &mut self.cx) {
             Ok(peer) => {
                 self.peers.insert(region, peer);
-                self.cx.out.apply.push(ApplyTask::Open(region));
+                let apply = &mut self.cx.out.apply;
+                apply.push(ApplyTask::Open(region));
+                apply.push(ApplyTask::Inherit(region, buckets));
             }
             Err(error) => self.cx.fail(error),
         }
@@ -180,6 +185,7 @@ fn start_child<E: Engine>(
     peer.handed_out = base.index;
     peer.bytes = child.bytes;
     peer.keys = child.keys;
+    peer.split_tick = Some(cx.tick);
     peer.log_bytes = entries
         .iter()
         .map(|entry| entry.payload.size_bytes() as u64)

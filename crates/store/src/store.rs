@@ -45,6 +45,11 @@ impl<E: Engine> Store<E> {
         Ok(store)
     }
 
+    /// Its settings.
+    pub fn options(&self) -> &Options {
+        &self.cx.options
+    }
+
     /// The id of this store.
     pub fn id(&self) -> StoreId {
         self.cx.store
@@ -116,6 +121,7 @@ impl<E: Engine> Store<E> {
 
     fn on_tick(&mut self) {
         self.cx.tick += 1;
+        let mut wishes = Vec::new();
         for peer in self.peers.values_mut() {
             let Some(raft) = peer.raft.as_mut() else {
                 continue;
@@ -129,6 +135,10 @@ impl<E: Engine> Store<E> {
             peer.tick_sending(&mut self.cx);
             peer.tick_report(&mut self.cx);
             peer.tick_leaderless(&mut self.cx);
+            wishes.extend(peer.tick_triggers(&self.cx));
+        }
+        for (region, wish) in wishes {
+            self.split_by_wish(region, wish);
         }
         self.tick_slots();
         self.tick_drain();
@@ -195,6 +205,10 @@ impl<E: Engine> Store<E> {
         else {
             return;
         };
+        if applied.index <= peer.applied.index {
+            return;
+        }
+        peer.count_applied(&applied, &self.cx);
         let Applied {
             region,
             index,
@@ -202,27 +216,30 @@ impl<E: Engine> Store<E> {
             changed,
             children,
             removed,
+            bytes,
+            keys,
+            split_keys,
+            last_key,
             ..
         } = applied;
-        if index <= peer.applied.index {
-            return;
-        }
         assert!(
             index <= peer.handed_out,
             "region {region} applied {index}, handed out to {}",
             peer.handed_out
         );
         peer.applied = raft::LogPosition { term, index };
-        peer.bytes = applied.bytes;
-        peer.keys = applied.keys;
-        if let Some(load) = peer.load.as_mut() {
-            let now = load.at(self.cx.tick);
-            now.written_bytes += applied.written_bytes;
-            now.written_keys += applied.written_keys;
+        peer.bytes = bytes;
+        peer.keys = keys;
+        peer.split_keys = split_keys;
+        if last_key.is_some() {
+            peer.last_key = last_key;
         }
         peer.release_applied(index, &mut self.cx);
         if peer.lane.is_some_and(|lane| lane <= index) {
             peer.lane = None;
+        }
+        if !children.is_empty() {
+            peer.on_split(&self.cx);
         }
         let stopping = matches!(peer.stage, Stage::Stopping { .. });
         let before = changed.as_ref().map(|_| peer.region.clone());
@@ -247,7 +264,6 @@ impl<E: Engine> Store<E> {
         }
         if !pieces.is_empty() && peer.is_leader() {
             pieces.insert(0, peer.region.clone());
-            peer.forget_load(&self.cx);
             self.cx.out.splits.push(pieces);
         }
         if let Some(before) = before {

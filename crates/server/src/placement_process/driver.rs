@@ -523,7 +523,7 @@ fn whole_region() -> Target {
         region: REGION,
         peer: None,
         epoch: None,
-        keys: Keys::Clamped,
+        keys: Keys::Clamped(Bytes::new()),
     }
 }
 

@@ -73,16 +73,17 @@ impl<E: Engine> ApplyWorker<E> {
 /// The region a task is for.
 pub(super) fn region_of(task: &ApplyTask) -> RegionId {
     match task {
-        ApplyTask::Open(region) | ApplyTask::Close(region) | ApplyTask::Entries { region, .. } => {
-            *region
-        }
+        ApplyTask::Open(region)
+        | ApplyTask::Inherit(region, _)
+        | ApplyTask::Close(region)
+        | ApplyTask::Entries { region, .. } => *region,
     }
 }
 
 /// Size of a task in memory, roughly.
 pub(super) fn task_bytes(task: &ApplyTask) -> u64 {
     match task {
-        ApplyTask::Open(_) | ApplyTask::Close(_) => 0,
+        ApplyTask::Open(_) | ApplyTask::Inherit(..) | ApplyTask::Close(_) => 0,
         ApplyTask::Entries { entries, .. } => entries.iter().map(entry_bytes).sum(),
     }
 }

@@ -381,7 +381,7 @@ fn check_range(view: &RegionView, target: &Target) -> Result<(), Refusal> {
         Keys::Range(start, end) => {
             same_version && store::keys::covers(&region.start_key, &region.end_key, start, end)
         }
-        Keys::Clamped => same_version,
+        Keys::Clamped(_) => same_version,
     };
     if holds {
         Ok(())
@@ -399,6 +399,6 @@ fn keys_bytes(keys: &Keys) -> usize {
             .map(|key| key.len() + std::mem::size_of::<Bytes>())
             .sum(),
         Keys::Range(start, end) => start.len() + end.len(),
-        Keys::Clamped => 0,
+        Keys::Clamped(start) => start.len(),
     }
 }

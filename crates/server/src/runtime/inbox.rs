@@ -271,7 +271,7 @@ mod tests {
             region: RegionId(1),
             peer: None,
             epoch: None,
-            keys: Keys::Clamped,
+            keys: Keys::Clamped(bytes::Bytes::new()),
         };
         Request {
             target,

@@ -28,6 +28,9 @@ use super::reads::Reads;
 use super::views::Views;
 use crate::metrics::Metrics;
 
+/// Bytes of a key that the log shows.
+const KEY_SHOWN_BYTES: usize = 24;
+
 /// Between telling the store what reads returned.
 const READS_EVERY: Duration = Duration::from_secs(1);
 
@@ -185,6 +188,7 @@ impl<E: Engine> Worker<E> {
         } = effects;
         let Effects {
             splits,
+            own_splits,
             ids_wanted,
             drained,
             failure,
@@ -231,12 +235,33 @@ impl<E: Engine> Worker<E> {
         for (request, result) in answers {
             self.requests.answer(request, result);
         }
+        for split in own_splits {
+            let cause = split.cause.name();
+            match &split.result {
+                Ok(()) => {
+                    let keys: Vec<_> = split.keys.iter().map(|key| shortened(key)).collect();
+                    tracing::info!(region = %split.region, cause, ?keys, "splitting");
+                    self.metrics.own_splits.with_label_values(&[cause]).inc();
+                }
+                // It is wanted again after a while.
+                Err(reason) => {
+                    tracing::debug!(region = %split.region, cause, %reason, "not split");
+                }
+            }
+        }
         self.news.add(reports, splits, orders, ids_wanted);
         if drained {
             self.drained.send_replace(true);
         }
         true
     }
+}
+
+/// The beginning of a key, for the log.
+fn shortened(key: &[u8]) -> String {
+    let shown = &key[..key.len().min(KEY_SHOWN_BYTES)];
+    let rest = if shown.len() < key.len() { "…" } else { "" };
+    format!("{}{rest}", shown.escape_ascii())
 }
 
 /// The outcome of a proposal.

@@ -7,7 +7,7 @@ use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId};
 use raft::PeerId;
 use store::event::{Applied, Effects, Event, Task, TaskDone, ViewChange};
-use store::task;
+use store::{SplitCause, task};
 
 use super::world::{Action, World, broken};
 use crate::group::settings::Fault;
@@ -157,6 +157,7 @@ impl World {
             reports: _,
             orders,
             splits,
+            own_splits,
             ids_wanted,
             drained: _,
             failure,
@@ -200,6 +201,19 @@ impl World {
         }
         for _ in splits {
             self.count("split");
+        }
+        for split in own_splits {
+            let (region, is_ok) = (split.region.0, split.result.is_ok());
+            let now = self.schedule.now();
+            self.trace.note(now, [4, region, u64::from(is_ok), 0], || {
+                format!("{id} splits region {region} by itself: {split:?}")
+            });
+            self.count(match (split.cause, is_ok) {
+                (_, false) => "own split refused",
+                (SplitCause::Size, true) => "split for size",
+                (SplitCause::Load, true) => "split for load",
+                (SplitCause::Appends, true) => "split ahead of appends",
+            });
         }
         if ids_wanted > 0 {
             let delay = self.network_delay(None);

@@ -1,6 +1,6 @@
 //! What a seed fixes for a cluster.
 
-use store::Options;
+use store::{Options, SplitOptions};
 
 use crate::group::settings::{Fault, Faults, Plan};
 use crate::random::{Purpose, Stream};
@@ -149,6 +149,7 @@ impl Settings {
             health_ticks: 5,
             down_ticks: 40,
             leaderless_ticks: 60,
+            split: SplitOptions::never(),
             ..Options::default()
         };
         let delay_low = random.between(50, 1000);
@@ -165,7 +166,7 @@ impl Settings {
             800
         };
         let calm = u64::from(election_ticks) * TICK;
-        Settings {
+        let mut settings = Settings {
             stores,
             replicas,
             faults,
@@ -184,6 +185,31 @@ impl Settings {
             fault: (calm, calm * random.between(2, 10)),
             clients: random.between(2, 6),
             regions_max: random.between(1, 8) as usize,
+        };
+        if faults.has(Fault::Split) {
+            settings.options.split = draw_split(random);
         }
+        settings
+    }
+}
+
+/// Limits so small that the few keys and requests of the clients are above them.
+fn draw_split(random: &mut Stream) -> SplitOptions {
+    let mut limit = |low, high| {
+        if random.chance(700) {
+            random.between(low, high)
+        } else {
+            0
+        }
+    };
+    SplitOptions {
+        bytes: limit(50, 400),
+        keys: limit(4, 16),
+        requests_per_second: limit(4, 30),
+        bytes_per_second: limit(50, 500),
+        second_ticks: random.between(4, 20),
+        rest_ticks: random.between(4, 60),
+        retry_ticks_max: 100,
+        ..SplitOptions::default()
     }
 }

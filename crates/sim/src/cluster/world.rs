@@ -166,7 +166,7 @@ impl World {
             };
             identity::bootstrap(&engine, first).map_err(broken)?;
             let node = Node {
-                applier: Applier::with_logging(engine.clone(), self.settings.options.logging),
+                applier: Applier::new(engine.clone(), &self.settings.options),
                 engine,
                 store: None,
                 incarnation: 0,
@@ -212,7 +212,7 @@ impl World {
             rule: Rule::Durable,
             text: format!("store {id} does not open after a stop: {error:?}"),
         })?;
-        node.applier = Applier::with_logging(node.engine.clone(), self.settings.options.logging);
+        node.applier = Applier::new(node.engine.clone(), &self.settings.options);
         node.store = Some(store);
         node.incarnation += 1;
         let incarnation = node.incarnation;

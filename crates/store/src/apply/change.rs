@@ -45,14 +45,13 @@ impl ApplyRegion {
         if !is_valid(&split, &self.descriptor) {
             return Ok(());
         }
-        let pieces = split.keys.len() as u64 + 1;
         let parent_end = self.descriptor.end_key.clone();
         let mut parent = self.descriptor.clone();
         parent.end_key = split.keys[0].clone();
         let mut epoch = self.epoch();
         epoch.version += 1;
         parent.region_epoch = Some(epoch);
-        self.sizes.divide(pieces);
+        let mut pieces = self.sizes.divide(&split.keys).into_iter();
         let ends = split.keys.iter().skip(1).chain([&parent_end]);
         for ((child, start), end) in split.children.iter().zip(&split.keys).zip(ends) {
             let peers = parent.peers.iter().zip(&child.peer_ids);
@@ -69,6 +68,8 @@ impl ApplyRegion {
                     .collect(),
                 ..Default::default()
             };
+            let buckets = pieces.next().expect("one piece for every child");
+            let (bytes, keys) = (buckets.bytes(), buckets.keys());
             let at = self
                 .descriptor
                 .peers
@@ -83,8 +84,8 @@ impl ApplyRegion {
                 let state = AppliedState {
                     index: identity::BASE.index,
                     term: identity::BASE.term,
-                    bytes: self.sizes.bytes,
-                    keys: self.sizes.keys,
+                    bytes,
+                    keys,
                 };
                 let key = Bytes::copy_from_slice(&keys::applied_state(RegionId(child.region_id)));
                 batch.put(key, codec::encode_record(&state));
@@ -93,8 +94,9 @@ impl ApplyRegion {
                 region: descriptor,
                 peer,
                 first_leader: PeerId(child.first_leader),
-                bytes: self.sizes.bytes,
-                keys: self.sizes.keys,
+                bytes,
+                keys,
+                buckets: Box::new(buckets),
                 created,
             });
         }

@@ -93,7 +93,7 @@ impl ApplyRegion {
             Kind::Delete(delete) => {
                 applied.written_bytes += delete.key.len() as u64;
                 applied.written_keys += 1;
-                self.sizes.delete();
+                self.sizes.delete(&delete.key);
                 batch.delete(keys::data(&delete.key));
                 Ok(OperationResult::Done)
             }
@@ -101,7 +101,7 @@ impl ApplyRegion {
                 let (start, end) = (keys::data(&range.start_key), keys::data_end(&range.end_key));
                 if start < end {
                     self.sizes
-                        .remove(engine.approximate_bytes(Family::State, &start, &end)?);
+                        .remove_range(engine, &range.start_key, &range.end_key)?;
                     batch.delete_range(start, end);
                 }
                 Ok(OperationResult::Done)
@@ -122,13 +122,14 @@ impl ApplyRegion {
         let key = keys::data(user_key);
         let stored = value::encode(user_value, expires_at);
         let bytes = (key.len() + stored.len()) as u64;
+        self.sizes.prepare(engine, &self.descriptor, &self.limits)?;
         let replaced = if self.sizes.samples() {
             let old = engine.get(Family::State, &key)?;
             Some(old.map(|old| (key.len() + old.len()) as u64))
         } else {
             None
         };
-        self.sizes.put(bytes, replaced);
+        self.sizes.put(user_key, bytes, replaced, &self.limits);
         applied.written_bytes += bytes;
         applied.written_keys += 1;
         batch.put(key, stored);

@@ -8,83 +8,10 @@ use raft::{Entry, LogPosition, Payload, PeerId};
 
 use super::damaged;
 use super::pending::PendingBatch;
+use super::sizes::Sizes;
 use crate::event::{Applied, Refusal, Waiting};
+use crate::options::SplitOptions;
 use crate::{codec, keys};
-
-/// Every so many puts one is looked up, to learn how many replace something.
-const SAMPLE_EVERY: u64 = 16;
-
-/// Estimated size of a region (STORAGE §7). Each peer estimates for itself; nothing but split and balance decisions depend
-/// on it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sizes {
-    pub bytes: u64,
-    pub keys: u64,
-    puts: u64,
-    /// Of 256 puts, how many add a key.
-    growth: u64,
-    /// Share of a key, in 1/256, not counted yet.
-    part: u64,
-}
-
-impl Sizes {
-    fn new(bytes: u64, keys: u64) -> Sizes {
-        Sizes {
-            bytes,
-            keys,
-            puts: 0,
-            growth: 256,
-            part: 0,
-        }
-    }
-
-    /// Counts a put of so many bytes; `replaced` is what a lookup found, where one was made.
-    pub fn put(&mut self, bytes: u64, replaced: Option<Option<u64>>) {
-        self.puts += 1;
-        match replaced {
-            Some(Some(old)) => {
-                self.bytes = (self.bytes + bytes).saturating_sub(old);
-                self.growth -= self.growth / 8;
-            }
-            Some(None) => {
-                self.bytes += bytes;
-                self.keys += 1;
-                self.growth += (256 - self.growth) / 8;
-            }
-            None => {
-                self.bytes += bytes * self.growth / 256;
-                self.part += self.growth;
-                self.keys += self.part / 256;
-                self.part %= 256;
-            }
-        }
-    }
-
-    /// Whether the next put shall be looked up.
-    pub fn samples(&self) -> bool {
-        self.puts.is_multiple_of(SAMPLE_EVERY)
-    }
-
-    /// Counts a delete of a key that may not have been there.
-    pub fn delete(&mut self) {
-        self.bytes -= self.bytes.checked_div(self.keys).unwrap_or(0);
-        self.keys = self.keys.saturating_sub(1);
-    }
-
-    /// Counts the removal of so many bytes.
-    pub fn remove(&mut self, bytes: u64) {
-        let bytes = bytes.min(self.bytes);
-        let keys = (u128::from(self.keys) * u128::from(bytes)).checked_div(u128::from(self.bytes));
-        self.keys -= keys.unwrap_or(0) as u64;
-        self.bytes -= bytes;
-    }
-
-    /// Leaves one of `pieces` equal parts.
-    pub fn divide(&mut self, pieces: u64) {
-        self.bytes /= pieces;
-        self.keys /= pieces;
-    }
-}
 
 /// One region, as of the entry last applied.
 pub(super) struct ApplyRegion {
@@ -93,6 +20,7 @@ pub(super) struct ApplyRegion {
     pub descriptor: metapb::Region,
     pub applied: LogPosition,
     pub sizes: Sizes,
+    pub limits: SplitOptions,
     /// The log removed this peer: nothing more is applied.
     pub removed: bool,
     descriptor_changed: bool,
@@ -100,7 +28,11 @@ pub(super) struct ApplyRegion {
 
 impl ApplyRegion {
     /// Reads a region that has data here; `None` when it has none.
-    pub fn load<E: Engine>(engine: &E, id: RegionId) -> Result<Option<ApplyRegion>, Error> {
+    pub fn load<E: Engine>(
+        engine: &E,
+        id: RegionId,
+        limits: &SplitOptions,
+    ) -> Result<Option<ApplyRegion>, Error> {
         let (state_key, applied_key) = (keys::region_state(id), keys::applied_state(id));
         let mut records = engine
             .get_many(Family::State, &[&state_key, &applied_key])?
@@ -125,6 +57,7 @@ impl ApplyRegion {
                 index: applied.index,
             },
             sizes: Sizes::new(applied.bytes, applied.keys),
+            limits: limits.clone(),
             removed: false,
             descriptor_changed: false,
         }))
@@ -135,8 +68,8 @@ impl ApplyRegion {
         let applied = AppliedState {
             index: self.applied.index,
             term: self.applied.term,
-            bytes: self.sizes.bytes,
-            keys: self.sizes.keys,
+            bytes: self.sizes.bytes(),
+            keys: self.sizes.keys(),
         };
         batch.put(
             Bytes::copy_from_slice(&keys::applied_state(self.id)),
@@ -145,6 +78,14 @@ impl ApplyRegion {
         if std::mem::take(&mut self.descriptor_changed) {
             save_descriptor(batch, self.peer, &self.descriptor);
         }
+    }
+
+    /// Learns where the contents lie when there is too much and that was not counted here.
+    pub fn prepare_split<E: Engine>(&mut self, engine: &E) -> Result<(), Error> {
+        if self.sizes.buckets.is_over(&self.limits) {
+            self.sizes.prepare(engine, &self.descriptor, &self.limits)?;
+        }
+        Ok(())
     }
 
     /// Takes over a changed descriptor.

@@ -249,7 +249,7 @@ fn reads_of_a_turn_share_a_round() {
             region: r(1),
             peer: None,
             epoch: None,
-            keys: Keys::Clamped,
+            keys: Keys::Clamped(Bytes::new()),
         };
         cluster.step_only(
             leader,

@@ -14,7 +14,8 @@ use raft::{PeerId, Role};
 use store::apply::Applier;
 use store::event::{
     ApplyTask, Effects, Event, Keys, LogBatch, OperationResult, Order, OrderKind, OrderRefusal,
-    Proposal, ReadRequest, Refusal, RegionReport, RequestId, Target, Task, TaskDone, ViewChange,
+    OwnSplit, Proposal, ReadRequest, Refusal, RegionReport, RequestId, Target, Task, TaskDone,
+    ViewChange,
 };
 use store::{Options, Store, identity, read, task};
 
@@ -31,6 +32,7 @@ pub struct Node {
     pub views: BTreeMap<RegionId, std::sync::Arc<store::event::RegionView>>,
     pub reports: Vec<RegionReport>,
     pub splits: Vec<Vec<metapb::Region>>,
+    pub own_splits: Vec<OwnSplit>,
     pub drained: bool,
     pub orders: Vec<(RegionId, Result<(), OrderRefusal>)>,
 }
@@ -188,7 +190,7 @@ impl Cluster {
             store.step(Event::Ids(ids));
         }
         let node = Node {
-            applier: Applier::new(engine.clone()),
+            applier: Applier::new(engine.clone(), &self.options),
             engine,
             store: Some(store),
             log: VecDeque::new(),
@@ -197,6 +199,7 @@ impl Cluster {
             views: BTreeMap::new(),
             reports: Vec::new(),
             splits: Vec::new(),
+            own_splits: Vec::new(),
             drained: false,
             orders: Vec::new(),
         };
@@ -287,6 +290,7 @@ impl Cluster {
             reports,
             orders,
             splits,
+            own_splits,
             drained,
             failure,
             ..
@@ -306,6 +310,7 @@ impl Cluster {
         node.reports.extend(reports);
         node.orders.extend(orders);
         node.splits.extend(splits);
+        node.own_splits.extend(own_splits);
         node.drained = drained;
         for (request, refusal) in refusals {
             self.answer(request, Err(refusal));
@@ -868,7 +873,7 @@ impl Cluster {
         }
     }
 
-    fn dump(&self, store: u64, start: &[u8], end: &[u8]) -> Vec<(Bytes, Bytes)> {
+    pub fn dump(&self, store: u64, start: &[u8], end: &[u8]) -> Vec<(Bytes, Bytes)> {
         let view = self.nodes[&s(store)].engine.view();
         let scan = read::Scan {
             start,

@@ -7,6 +7,7 @@ mod formats;
 mod life;
 mod load;
 mod membership;
+mod own_splits;
 mod reads;
 mod restart;
 mod scripts;

@@ -27,6 +27,16 @@ struct Wanted {
     direction: Direction,
 }
 
+impl Wanted {
+    /// The key at which it begins.
+    fn begin(&self) -> Bytes {
+        match self.direction {
+            Direction::Forward => self.lower.clone(),
+            Direction::Backward => self.upper.clone(),
+        }
+    }
+}
+
 impl<E: Engine> TikvService<E> {
     pub(super) async fn scan(
         &self,
@@ -109,9 +119,10 @@ impl<E: Engine> TikvService<E> {
         wanted: Vec<Wanted>,
     ) -> Result<Vec<kv::KvPair>, Reject> {
         self.leader_here(context.region_id).await?;
+        let begin = wanted.first().map_or_else(Bytes::new, Wanted::begin);
         let (view, region) = self
             .node()
-            .read(self.rules().target(context, Keys::Clamped))
+            .read(self.rules().target(context, Keys::Clamped(begin)))
             .await?;
         let rules = *self.rules();
         let node = self.node().clone();

@@ -1,0 +1,193 @@
+//! Estimated size of a region, counted as it is applied (STORAGE §7). Each peer estimates for itself; nothing but split and
+//! balance decisions depend on it.
+
+use bytes::Bytes;
+use engine::{Engine, Error, Family};
+use proto::metapb;
+
+use super::buckets::Buckets;
+use super::rebuild;
+use crate::keys;
+use crate::options::SplitOptions;
+
+/// Every so many puts one is looked up, to learn how many replace something.
+const SAMPLE_EVERY: u64 = 16;
+
+/// What one region holds, about.
+#[derive(Debug)]
+pub(super) struct Sizes {
+    pub buckets: Buckets,
+    /// The largest key ever applied here, while it is known.
+    last_key: LastKey,
+    /// It grew, or was looked up, since it was last taken.
+    last_key_is_new: bool,
+    /// Buckets came from the engine or from a parent, so they tell how the contents are spread.
+    spread_known: bool,
+    puts: u64,
+    /// Of 256 puts, how many add a key.
+    growth: u64,
+    /// Share of a key, in 1/256, not counted yet.
+    part: u64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum LastKey {
+    /// To be looked up.
+    Unknown,
+    /// Nothing was there.
+    None,
+    Some(Vec<u8>),
+}
+
+impl Sizes {
+    /// What a record says: how much, and not where.
+    pub fn new(bytes: u64, keys: u64) -> Sizes {
+        Sizes::with_buckets(Buckets::new(bytes, keys), false)
+    }
+
+    fn with_buckets(buckets: Buckets, spread_known: bool) -> Sizes {
+        Sizes {
+            buckets,
+            last_key: LastKey::Unknown,
+            last_key_is_new: false,
+            spread_known,
+            puts: 0,
+            growth: 256,
+            part: 0,
+        }
+    }
+
+    /// Takes the buckets over that the parent of a split counted.
+    pub fn inherit(&mut self, buckets: Buckets) {
+        *self = Sizes::with_buckets(buckets, true);
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.buckets.bytes()
+    }
+
+    pub fn keys(&self) -> u64 {
+        self.buckets.keys()
+    }
+
+    /// The largest key ever applied here, if that is news.
+    pub fn take_last_key(&mut self) -> Option<Bytes> {
+        match &self.last_key {
+            LastKey::Some(key) if std::mem::take(&mut self.last_key_is_new) => {
+                Some(Bytes::copy_from_slice(key))
+            }
+            LastKey::Some(_) => None,
+            LastKey::Unknown | LastKey::None => None,
+        }
+    }
+
+    /// Learns from the engine what was not counted here, before the first put: where the contents lie, and the last key.
+    pub fn prepare<E: Engine>(
+        &mut self,
+        engine: &E,
+        region: &metapb::Region,
+        limits: &SplitOptions,
+    ) -> Result<(), Error> {
+        let (start, end) = (&region.start_key[..], &region.end_key[..]);
+        if self.last_key == LastKey::Unknown {
+            self.last_key = match rebuild::last_key(engine, start, end)? {
+                Some(key) => {
+                    self.last_key_is_new = true;
+                    LastKey::Some(key)
+                }
+                None => LastKey::None,
+            };
+        }
+        if !self.spread_known {
+            self.spread_known = true;
+            if let Some(edges) = rebuild::edges(engine, start, end, self.bytes(), limits)? {
+                self.buckets = Buckets::with_edges(self.bytes(), self.keys(), edges);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a put of so many bytes; `replaced` is what a lookup found, where one was made.
+    pub fn put(
+        &mut self,
+        key: &[u8],
+        bytes: u64,
+        replaced: Option<Option<u64>>,
+        limits: &SplitOptions,
+    ) {
+        self.puts += 1;
+        match &mut self.last_key {
+            LastKey::Some(last) if &last[..] < key => {
+                last.clear();
+                last.extend_from_slice(key);
+                self.last_key_is_new = true;
+            }
+            LastKey::Some(_) | LastKey::Unknown => {}
+            LastKey::None => {
+                self.last_key = LastKey::Some(key.to_vec());
+                self.last_key_is_new = true;
+            }
+        }
+        match replaced {
+            Some(Some(old)) => {
+                self.buckets.change(key, |bucket| {
+                    bucket.bytes = (bucket.bytes + bytes).saturating_sub(old);
+                });
+                self.growth -= self.growth / 8;
+            }
+            Some(None) => {
+                self.buckets.change(key, |bucket| {
+                    bucket.bytes += bytes;
+                    bucket.keys += 1;
+                });
+                self.buckets.note_added(key, limits);
+                self.growth += (256 - self.growth) / 8;
+            }
+            None => {
+                self.part += self.growth;
+                let (growth, keys) = (self.growth, self.part / 256);
+                self.buckets.change(key, |bucket| {
+                    bucket.bytes += bytes * growth / 256;
+                    bucket.keys += keys;
+                });
+                self.part %= 256;
+            }
+        }
+    }
+
+    /// Whether the next put shall be looked up.
+    pub fn samples(&self) -> bool {
+        self.puts.is_multiple_of(SAMPLE_EVERY)
+    }
+
+    /// Counts a delete of a key that may not have been there.
+    pub fn delete(&mut self, key: &[u8]) {
+        self.buckets.change(key, |bucket| {
+            bucket.bytes -= bucket.bytes.checked_div(bucket.keys).unwrap_or(0);
+            bucket.keys = bucket.keys.saturating_sub(1);
+        });
+    }
+
+    /// Counts the removal of a range.
+    pub fn remove_range<E: Engine>(
+        &mut self,
+        engine: &E,
+        start: &[u8],
+        end: &[u8],
+    ) -> Result<(), Error> {
+        self.buckets.remove_range(start, end, |start, end| {
+            let (start, end) = (keys::data(start), keys::data_end(end));
+            engine.approximate_bytes(Family::State, &start, &end)
+        })
+    }
+
+    /// Leaves what is below the first of these keys; returns the pieces that begin at each.
+    pub fn divide(&mut self, keys: &[Bytes]) -> Vec<Buckets> {
+        let whole = std::mem::replace(&mut self.buckets, Buckets::new(0, 0));
+        let mut pieces = whole.divide(keys).into_iter();
+        self.buckets = pieces.next().expect("one piece more than keys");
+        self.last_key = LastKey::Unknown;
+        self.last_key_is_new = false;
+        pieces.collect()
+    }
+}
