@@ -34,6 +34,7 @@ pub mod model;
 mod operator;
 mod operators;
 mod outbox;
+pub mod plan;
 mod regions;
 mod rests;
 mod scheduler;

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto::RegionId;
 use proto::pontoon::v1 as wire;
+use proto::{RegionId, metapb};
 
 use crate::commands;
 use crate::decision::Who;
@@ -24,6 +24,7 @@ use crate::journal::Journal;
 use crate::keyspace;
 use crate::operators::{Occasion, Operators};
 use crate::outbox::Outbox;
+use crate::plan::{Metadata, StoreMetadata};
 use crate::regions::{RegionInfo, Regions};
 use crate::settings::Settings;
 use crate::state::{self, Image, LoadError};
@@ -52,6 +53,33 @@ impl Placement {
             settings,
             leader: None,
         }
+    }
+
+    /// How it is set.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// A copy of what it knows as the leader, for a [plan](crate::plan); `None` when it does not lead.
+    pub fn metadata(&self, now: Now) -> Option<Metadata> {
+        let leader = self.leader.as_ref()?;
+        let down_after = self.settings.store_down_after;
+        let store = |id| {
+            let info = leader.store_info(id, now)?;
+            let here = info.store.state() != metapb::StoreState::Tombstone;
+            here.then(|| StoreMetadata {
+                alive: !leader.stores.down(id, now, down_after),
+                boot: info.boot,
+                space: info.space.unwrap_or_default(),
+                store: info.store,
+            })
+        };
+        Some(Metadata {
+            pairs: leader.outbox.applied().clone(),
+            regions: leader.regions.after(RegionId(0)).cloned().collect(),
+            stores: leader.stores.ids().filter_map(store).collect(),
+            settings: self.settings.clone(),
+        })
     }
 
     /// Whether it leads and may serve.

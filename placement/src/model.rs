@@ -4,7 +4,7 @@
 //! back as from their leaders. Snapshots take their bytes at the rate that the dial grants, one after another at each
 //! receiver; everything else takes a fixed time. Nothing fails here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proto::{RegionId, StoreId, metapb};
@@ -77,6 +77,41 @@ impl Model {
         }
     }
 
+    /// Lets stores die. Returns what is reported of each region with a peer there, by another leader if it must be; or
+    /// which have no quorum any more, and do nothing from now on.
+    pub fn lose(&mut self, lost: &BTreeSet<StoreId>) -> Vec<Result<RegionInfo, RegionId>> {
+        let gone = |peer: &metapb::Peer| lost.contains(&StoreId(peer.store_id));
+        let mut news = Vec::new();
+        let mut dead = Vec::new();
+        for (id, region) in &mut self.regions {
+            if !region.region.peers.iter().any(gone) {
+                continue;
+            }
+            let voters = region.voters().count();
+            let live: Vec<_> = region
+                .voters()
+                .filter(|peer| !gone(peer))
+                .copied()
+                .collect();
+            if live.len() <= voters / 2 {
+                dead.push(*id);
+                news.push(Err(*id));
+                continue;
+            }
+            if region.leader.is_none_or(|leader| gone(&leader)) {
+                region.leader = live.first().copied();
+                region.term += 1;
+            }
+            let down = region.region.peers.iter().filter(|peer| gone(peer));
+            region.down = down.map(|peer| (*peer, 1)).collect();
+            news.push(Ok(region.clone()));
+        }
+        for id in dead {
+            self.regions.remove(&id);
+        }
+        news
+    }
+
     /// Bytes of all snapshots so far.
     pub fn sent_bytes(&self) -> u64 {
         self.sent_bytes
@@ -134,6 +169,7 @@ impl Model {
             OrderKind::RemoveLearner(peer) => {
                 region.region.peers.retain(|other| other.id != peer.id);
                 region.pending.retain(|other| other.id != peer.id);
+                region.down.retain(|(other, _)| other.id != peer.id);
                 1
             }
             OrderKind::Swap { promote, demote } => {

@@ -103,6 +103,11 @@ impl Outbox {
         std::mem::take(&mut self.happened)
     }
 
+    /// What is applied, as far as this leader knows.
+    pub fn applied(&self) -> &BTreeMap<Bytes, Bytes> {
+        &self.applied
+    }
+
     /// Stages a change; the last one of a key wins. Returns the token of the write that it leaves in.
     pub fn stage(&mut self, (key, value): Pair) -> u64 {
         if self.staged.is_empty() {

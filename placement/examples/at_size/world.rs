@@ -259,7 +259,7 @@ impl World {
         });
     }
 
-    fn ask(&mut self, request: Request) -> Answer {
+    pub fn ask(&mut self, request: Request) -> Answer {
         self.requests += 1;
         let id = RequestId(self.requests);
         self.step(Event::Request(id, Box::new(request)));
