@@ -14,9 +14,10 @@
 //! - `checker`, `commands`: who makes operators: repair, and administrators.
 //! - [`decision`]: what was decided or refused, and from what; `journal` keeps it.
 //! - `machine`: puts them together.
+//! - `scheduler`: who keeps the cluster even, by the scores of `score` and within the bytes of `dial`.
+//! - [`plan`], [`model`]: what would happen if, against a cluster that is only a model.
 //!
-//! Not here yet: balancing, merging. They add
-//! findings to `checker` and kinds to `operator`.
+//! Not here yet: merging, scattering. They add findings to `checker` and kinds to `operator`.
 
 mod checker;
 mod commands;

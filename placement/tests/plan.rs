@@ -59,6 +59,40 @@ fn a_drain_goes_as_planned() {
     assert!(seconds <= eta.as_secs() + 60, "{seconds} s for {eta:?}");
 }
 
+/// Stores could take everything in at once, but repair gets half of what they are set to be able to.
+#[test]
+fn a_drain_takes_its_share_of_the_rate() {
+    let shape = Shape {
+        stores: 8,
+        regions: 100,
+        written_bytes: 0,
+        exponent: 0.7,
+        seed: 3,
+    };
+    let mut settings = Settings::default();
+    settings.balance.store_rate_bytes = 4 << 20;
+    let mut world = World::with_rate(&shape, settings, 1 << 40);
+    let store = world.stores[2];
+    let there = |region: &&placement::RegionInfo| region.peer_on(store).is_some();
+    let bytes: u64 = world
+        .model
+        .regions()
+        .filter(there)
+        .map(|region| region.bytes)
+        .sum();
+    world.ask(Request::DrainStore(store));
+    let mut seconds = 0;
+    while peers(&world, store) > 0 {
+        world.tick();
+        seconds += 1;
+        assert!(seconds < 24 * 3600, "it is never empty");
+    }
+    // Seven others take it in at 2 MiB/s each, but for a first burst and a last debt.
+    let least = bytes / 7 / (2 << 20);
+    assert!(seconds >= least / 2, "{seconds} s, {least} s at the rate");
+    assert!(seconds <= 4 * least, "{seconds} s, {least} s at the rate");
+}
+
 #[test]
 fn what_would_be_refused_is_refused() {
     let world = world(3, 20);

@@ -95,9 +95,14 @@ impl World {
     pub fn new(shape: &Shape, settings: Settings) -> Self {
         let balance = &settings.balance;
         let granted = balance.store_rate_bytes * u64::from(balance.share_percent) / 100;
+        Self::with_rate(shape, settings, granted.max(1))
+    }
+
+    /// The same with stores that take in so many bytes of snapshots per second, whatever the dial says.
+    pub fn with_rate(shape: &Shape, settings: Settings, snapshot_bytes: u64) -> Self {
         let costs = Costs {
             order: Duration::from_millis(200),
-            snapshot_bytes: granted.max(1),
+            snapshot_bytes,
         };
         let now = Now {
             wall_ms: 1_700_000_000_000,

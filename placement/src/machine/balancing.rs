@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proto::metapb;
+use proto::{StoreId, metapb};
 
 use super::Leader;
 use crate::commands;
 use crate::decision::{Decision, Outcome, Who, Word};
-use crate::dial::Dial;
+use crate::dial::{Claim, Dial, Purpose, Side};
 use crate::dice::Dice;
 use crate::event::{Now, Refusal};
 use crate::isolation::Isolation;
 use crate::operator::{Kind, Priority, Step};
 use crate::operators::Plan;
 use crate::regions::RegionInfo;
+use crate::regions::index::leader_store;
 use crate::rests::Rests;
 use crate::scheduler::{self, Action, Proposal, Relief, View};
 use crate::score::Burden;
@@ -132,6 +133,23 @@ impl Leader {
         }
     }
 
+    /// Whether repair may send a region to a store now. What is under way is bounded by the number of operators.
+    pub(super) fn repair_may_send(&self, region: &RegionInfo, to: StoreId, now: Now) -> bool {
+        let setting = self.settings.balance.setting();
+        let dial = &self.balancer.dial;
+        repair_claims(region, to)
+            .iter()
+            .all(|claim| dial.allows(*claim, 0, setting, now.monotonic))
+    }
+
+    /// Repair sends a region to a store.
+    pub(super) fn repair_sends(&mut self, region: &RegionInfo, to: StoreId, now: Now) {
+        let setting = self.settings.balance.setting();
+        for claim in repair_claims(region, to) {
+            self.balancer.dial.take(claim, setting, now.monotonic);
+        }
+    }
+
     fn carry_out(&mut self, proposal: Proposal, now: Now) {
         let Proposal {
             region: id,
@@ -189,6 +207,19 @@ impl Leader {
             },
         })
     }
+}
+
+/// What a snapshot from the leader of a region costs both sides.
+fn repair_claims(region: &RegionInfo, to: StoreId) -> Vec<Claim> {
+    let claim = |store, side| Claim {
+        store,
+        side,
+        purpose: Purpose::Repair,
+        bytes: Burden::of(region).size,
+    };
+    let sender = leader_store(region).map(|store| claim(store, Side::Sends));
+    let receiver = claim(to, Side::Receives);
+    sender.into_iter().chain([receiver]).collect()
 }
 
 /// A move that takes leadership along: the new peer votes before the old one may go.

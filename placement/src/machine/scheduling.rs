@@ -57,13 +57,30 @@ impl Leader {
             return;
         }
         let region = region.clone();
+        let snapshot = match &found.finding {
+            Finding::Add { to, .. } | Finding::Move { to, .. } => Some(*to),
+            _ => None,
+        };
+        if let Some(to) = snapshot
+            && !self.repair_may_send(&region, to, now)
+        {
+            decision.outcome = Outcome::Refused {
+                reason: "rebalance_share leaves it no bytes now".into(),
+            };
+            return self.decided(decision, String::new(), now);
+        }
         let plan = self.plan(&region, found.finding);
         let cause = plan
             .as_ref()
             .map_or(String::new(), |plan| plan.cause.clone());
         // A checker can wait: the region is checked again.
         decision.outcome = match plan.and_then(|plan| self.start(&region, plan, now)) {
-            Ok(operator) => Outcome::Created { operator },
+            Ok(operator) => {
+                if let Some(to) = snapshot {
+                    self.repair_sends(&region, to, now);
+                }
+                Outcome::Created { operator }
+            }
             Err(_) => Outcome::Refused {
                 reason: "too much is under way".into(),
             },
