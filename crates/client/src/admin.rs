@@ -9,10 +9,13 @@ use bytes::Bytes;
 use proto::{
     RegionId, StoreId, metapb,
     pontoon::v1::{
-        AdminError, AdminHeader, ClusterStatusRequest, ClusterStatusResponse, ListOperatorsRequest,
-        ListOperatorsResponse, ListRegionsRequest, ListRegionsResponse, ListStoresRequest,
-        ListStoresResponse, MoveReplicaRequest, OperatorResponse, OperatorStatus, RegionStatus,
-        SplitRegionRequest, StoreStatus, TransferLeaderRequest, admin_client::AdminClient,
+        AdminError, AdminHeader, CancelOperatorRequest, ClusterStatusRequest,
+        ClusterStatusResponse, CommandResponse, JournalEntry, LabelStoreRequest,
+        ListOperatorsRequest, ListOperatorsResponse, ListRegionsRequest, ListRegionsResponse,
+        ListSchedulersRequest, ListSchedulersResponse, ListStoresRequest, ListStoresResponse,
+        MoveReplicaRequest, OperatorResponse, OperatorStatus, PauseSchedulerRequest,
+        ReadJournalRequest, ReadJournalResponse, RegionStatus, SchedulerStatus, SplitRegionRequest,
+        StoreCommandRequest, StoreStatus, TransferLeaderRequest, admin_client::AdminClient,
         admin_error,
     },
 };
@@ -69,10 +72,13 @@ macro_rules! refusable {
 
 refusable!(
     ClusterStatusResponse,
+    CommandResponse,
     ListOperatorsResponse,
     ListRegionsResponse,
+    ListSchedulersResponse,
     ListStoresResponse,
-    OperatorResponse
+    OperatorResponse,
+    ReadJournalResponse
 );
 
 /// What one call came to.
@@ -259,6 +265,116 @@ impl Admin {
         .await
     }
 
+    /// Empties a store: its leaders go first, then its peers.
+    ///
+    /// # Errors
+    /// As [`Admin::split_region`].
+    pub async fn drain_store(&self, store: StoreId) -> Result<(), Error> {
+        let call = |mut client: AdminClient<Channel>, header| async move {
+            client.drain_store(store_command(header, store)).await
+        };
+        self.call(Effect::Once, call).await.map(drop)
+    }
+
+    /// Takes a drain back.
+    ///
+    /// # Errors
+    /// As [`Admin::split_region`].
+    pub async fn undrain_store(&self, store: StoreId) -> Result<(), Error> {
+        let call = |mut client: AdminClient<Channel>, header| async move {
+            client.undrain_store(store_command(header, store)).await
+        };
+        self.call(Effect::Once, call).await.map(drop)
+    }
+
+    /// Takes a store out for good that is drained or dead.
+    ///
+    /// # Errors
+    /// As [`Admin::split_region`].
+    pub async fn remove_store(&self, store: StoreId) -> Result<(), Error> {
+        let call = |mut client: AdminClient<Channel>, header| async move {
+            client.remove_store(store_command(header, store)).await
+        };
+        self.call(Effect::Once, call).await.map(drop)
+    }
+
+    /// Sets labels of a store over those that it tells; an empty value takes one away.
+    ///
+    /// # Errors
+    /// As [`Admin::split_region`].
+    pub async fn label_store(
+        &self,
+        store: StoreId,
+        labels: Vec<metapb::StoreLabel>,
+    ) -> Result<(), Error> {
+        let call = |mut client: AdminClient<Channel>, header| {
+            let request = LabelStoreRequest {
+                header,
+                store_id: store.0,
+                labels: labels.clone(),
+            };
+            async move { client.label_store(request).await }
+        };
+        self.call(Effect::Once, call).await.map(drop)
+    }
+
+    /// Ends an operator between its steps.
+    ///
+    /// # Errors
+    /// As [`Admin::split_region`].
+    pub async fn cancel_operator(&self, operator: OperatorId) -> Result<(), Error> {
+        let call = |mut client: AdminClient<Channel>, header| async move {
+            let request = CancelOperatorRequest {
+                header,
+                operator_id: operator.0,
+            };
+            client.cancel_operator(request).await
+        };
+        self.call(Effect::Once, call).await.map(drop)
+    }
+
+    /// Who decides by itself, and until when it is paused.
+    ///
+    /// # Errors
+    /// As [`Admin::status`].
+    pub async fn schedulers(&self) -> Result<Vec<SchedulerStatus>, Error> {
+        let list = |mut client: AdminClient<Channel>, header| async move {
+            client
+                .list_schedulers(ListSchedulersRequest { header })
+                .await
+        };
+        Ok(self.call(Effect::None, list).await?.schedulers)
+    }
+
+    /// Lets a scheduler decide nothing for a while; zero lets it go on.
+    ///
+    /// # Errors
+    /// As [`Admin::split_region`].
+    pub async fn pause_scheduler(&self, name: &str, duration: Duration) -> Result<(), Error> {
+        let call = |mut client: AdminClient<Channel>, header| {
+            let request = PauseSchedulerRequest {
+                header,
+                name: name.to_owned(),
+                duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            };
+            async move { client.pause_scheduler(request).await }
+        };
+        self.call(Effect::Once, call).await.map(drop)
+    }
+
+    /// The newest entries of the journal that match; the header is filled in here.
+    ///
+    /// # Errors
+    /// As [`Admin::status`].
+    pub async fn journal(&self, query: ReadJournalRequest) -> Result<Vec<JournalEntry>, Error> {
+        let read = |mut client: AdminClient<Channel>, header| async move {
+            client
+                .read_journal(ReadJournalRequest { header, ..query })
+                .await
+        };
+        Ok(self.call(Effect::None, read).await?.entries)
+    }
+
     /// The last of `count` new timestamps, all above every one given out before (R28).
     ///
     /// # Errors
@@ -367,6 +483,13 @@ impl Admin {
         };
         self.placement.doubt(&leader);
         Call::Failed(failure(&status))
+    }
+}
+
+fn store_command(header: Option<AdminHeader>, store: StoreId) -> StoreCommandRequest {
+    StoreCommandRequest {
+        header,
+        store_id: store.0,
     }
 }
 

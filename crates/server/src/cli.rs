@@ -1,9 +1,12 @@
 //! The command line.
 
 mod config;
+mod journal;
 mod key;
 mod kv;
+mod operator;
 mod region;
+mod scheduler;
 mod serve;
 pub(crate) mod status;
 mod store;
@@ -36,10 +39,14 @@ enum Command {
     Config(config::ConfigArgs),
     /// Show how the cluster is
     Status(status::StatusArgs),
-    /// Look at stores
+    /// Look at stores; empty, label and remove them
     Store(store::StoreArgs),
     /// Look at regions; split and move them
     Region(region::RegionArgs),
+    /// Look at what placement does and why; cancel it
+    Operator(operator::OperatorArgs),
+    /// Look at who moves regions by itself; pause them
+    Scheduler(scheduler::SchedulerArgs),
     /// Read and write single keys
     Kv(kv::KvArgs),
     /// Measure throughput and latency
@@ -91,6 +98,8 @@ fn dispatch(command: Command) -> exit::Result<()> {
         Command::Status(args) => block_on(status::run(args)),
         Command::Store(args) => block_on(store::run(args)),
         Command::Region(args) => block_on(region::run(args)),
+        Command::Operator(args) => block_on(operator::run(args)),
+        Command::Scheduler(args) => block_on(scheduler::run(args)),
         Command::Kv(args) => block_on(kv::run(args)),
         Command::Bench(args) => block_on(bench::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),

@@ -9,10 +9,13 @@ use bytes::Bytes;
 use client::{Admin, Error, OperatorId, Options};
 pub use keys::Keys;
 use proto::{
-    RegionId, StoreId,
-    pontoon::v1::{ClusterStatusResponse, OperatorStatus, admin_error, operator_status},
+    RegionId, StoreId, metapb,
+    pontoon::v1::{
+        ClusterStatusResponse, JournalEntry, OperatorStatus, ReadJournalRequest, SchedulerStatus,
+        admin_error, operator_status,
+    },
 };
-pub use view::{Peer, Region, Store};
+pub use view::{Drain, Peer, Region, Store};
 
 use crate::exit::{Failure, Kind, Result, chain};
 
@@ -148,6 +151,84 @@ impl Remote {
         operator.map(|OperatorId(id)| id).map_err(failure)
     }
 
+    /// Has a store emptied.
+    ///
+    /// # Errors
+    /// As [`Remote::status`].
+    pub async fn drain(&self, store: u64) -> Result<()> {
+        let asked = self.admin.drain_store(StoreId(store)).await;
+        asked.map_err(failure)
+    }
+
+    /// Takes a drain back.
+    ///
+    /// # Errors
+    /// As [`Remote::status`].
+    pub async fn undrain(&self, store: u64) -> Result<()> {
+        let asked = self.admin.undrain_store(StoreId(store)).await;
+        asked.map_err(failure)
+    }
+
+    /// Takes a store out for good.
+    ///
+    /// # Errors
+    /// As [`Remote::status`].
+    pub async fn remove(&self, store: u64) -> Result<()> {
+        let asked = self.admin.remove_store(StoreId(store)).await;
+        asked.map_err(failure)
+    }
+
+    /// Sets labels of a store; an empty value takes one away.
+    ///
+    /// # Errors
+    /// As [`Remote::status`].
+    pub async fn label(&self, store: u64, labels: Vec<metapb::StoreLabel>) -> Result<()> {
+        let asked = self.admin.label_store(StoreId(store), labels).await;
+        asked.map_err(failure)
+    }
+
+    /// All operators that placement remembers, newest first.
+    ///
+    /// # Errors
+    /// As [`Remote::status`].
+    pub async fn operators(&self) -> Result<Vec<OperatorStatus>> {
+        self.admin.operators(None).await.map_err(failure)
+    }
+
+    /// Ends an operator between its steps.
+    ///
+    /// # Errors
+    /// As [`Remote::status`].
+    pub async fn cancel(&self, operator: u64) -> Result<()> {
+        let asked = self.admin.cancel_operator(OperatorId(operator)).await;
+        asked.map_err(failure)
+    }
+
+    /// Entries of the journal, newest first.
+    ///
+    /// # Errors
+    /// As [`Remote::status`].
+    pub async fn journal(&self, query: ReadJournalRequest) -> Result<Vec<JournalEntry>> {
+        self.admin.journal(query).await.map_err(failure)
+    }
+
+    /// Who decides by itself.
+    ///
+    /// # Errors
+    /// As [`Remote::status`].
+    pub async fn schedulers(&self) -> Result<Vec<SchedulerStatus>> {
+        self.admin.schedulers().await.map_err(failure)
+    }
+
+    /// Pauses a scheduler; zero lets it go on.
+    ///
+    /// # Errors
+    /// As [`Remote::status`].
+    pub async fn pause(&self, scheduler: &str, duration: Duration) -> Result<()> {
+        let asked = self.admin.pause_scheduler(scheduler, duration).await;
+        asked.map_err(failure)
+    }
+
     /// The operator of that id, as long as placement remembers it.
     ///
     /// # Errors
@@ -236,9 +317,7 @@ fn admin_failure(kind: admin_error::Kind, message: &str) -> Failure {
             Failure::new(Kind::NotFound, message)
         }
         admin_error::Kind::NotBootstrapped => refused.hint("no store has joined yet; start one"),
-        admin_error::Kind::Busy => {
-            refused.hint("another operator works on it; try again when it is done")
-        }
+        admin_error::Kind::Busy => refused.hint("something works on it; try again when it is done"),
         _ => refused,
     }
 }

@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 
+use proto::pontoon::v1::ReadJournalRequest;
+
 use super::{
-    Shown, Target, key,
+    Shown, Target, journal, key,
     watch::{self, Waiting},
 };
 use crate::{
@@ -79,6 +81,17 @@ enum Command {
         to: u64,
         #[command(flatten)]
         waiting: Waiting,
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Why a region is where it is: the newest decisions about it
+    Explain {
+        /// The region
+        id: u64,
+        #[command(flatten)]
+        limit: journal::Limit,
         #[command(flatten)]
         target: Target,
         #[command(flatten)]
@@ -164,6 +177,18 @@ pub async fn run(args: RegionArgs) -> Result<()> {
             let remote = target.remote();
             let operator = remote.move_replica(id, from, to).await?;
             watch::finish(&remote, operator, id, &waiting, &shown).await?;
+        }
+        Command::Explain {
+            id,
+            limit,
+            target,
+            shown,
+        } => {
+            let query = ReadJournalRequest {
+                region_id: id,
+                ..limit.query()
+            };
+            journal::print(&target, &shown, query).await?;
         }
         Command::TransferLeader {
             id,

@@ -2,10 +2,12 @@
 
 use clap::{Args, Subcommand};
 
-use super::{Shown, Target};
+use proto::{metapb, pontoon::v1::ReadJournalRequest};
+
+use super::{Shown, Target, journal};
 use crate::{exit::Result, output, remote::Store};
 
-/// Look at stores.
+/// Look at stores; empty, label and remove them.
 #[derive(Debug, Args)]
 pub struct StoreArgs {
     #[command(subcommand)]
@@ -21,17 +23,110 @@ enum Command {
         #[command(flatten)]
         shown: Shown,
     },
+    /// Empty a store: its leaders go first, then its replicas. It goes on by itself; `store list` shows how far it is
+    Drain {
+        /// The store
+        id: u64,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Take a drain back
+    Undrain {
+        /// The store
+        id: u64,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Take a store out for good that is drained and empty, or dead
+    Remove {
+        /// The store
+        id: u64,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Set labels of a store over those that it tells
+    Label {
+        /// The store
+        id: u64,
+        /// NAME=VALUE; without a value the label goes
+        #[arg(required = true, value_name = "NAME=VALUE", value_parser = label)]
+        labels: Vec<metapb::StoreLabel>,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Why replicas go to a store or not: the newest decisions that considered it
+    Explain {
+        /// The store
+        id: u64,
+        #[command(flatten)]
+        limit: journal::Limit,
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        shown: Shown,
+    },
+}
+
+fn label(text: &str) -> Result<metapb::StoreLabel, String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok(metapb::StoreLabel {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        }),
+        _ => Err("a label is NAME=VALUE, or NAME= to take it away".to_owned()),
+    }
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// The cluster is not there.
+/// The cluster is not there, knows no such store, or refuses.
 pub async fn run(args: StoreArgs) -> Result<()> {
-    let Command::List { target, shown } = args.command;
-    let stores = target.remote().stores().await?;
-    output::print(shown.output, &stores, |stores| table(stores));
+    match args.command {
+        Command::List { target, shown } => {
+            let stores = target.remote().stores().await?;
+            output::print(shown.output, &stores, |stores| table(stores));
+        }
+        Command::Drain { id, target } => {
+            target.remote().drain(id).await?;
+            println!("store {id} is being emptied; `pontoon store list` shows how far it is");
+        }
+        Command::Undrain { id, target } => {
+            target.remote().undrain(id).await?;
+            println!("store {id} takes replicas again");
+        }
+        Command::Remove { id, target } => {
+            target.remote().remove(id).await?;
+            println!("store {id} is removed once nothing is left on it");
+        }
+        Command::Label { id, labels, target } => target.remote().label(id, labels).await?,
+        Command::Explain {
+            id,
+            limit,
+            target,
+            shown,
+        } => {
+            let query = ReadJournalRequest {
+                store_id: id,
+                ..limit.query()
+            };
+            journal::print(&target, &shown, query).await?;
+        }
+    }
     Ok(())
+}
+
+/// The state, and of a drain how far it is.
+fn state(store: &Store) -> String {
+    let Some(drain) = store.drain.filter(|_| store.regions > 0) else {
+        return store.state.to_owned();
+    };
+    let done = drain.replicas_at_start.saturating_sub(store.regions);
+    let left = drain.left_ms.map_or(String::new(), |left| {
+        let seconds = std::time::Duration::from_secs(left.div_ceil(1000));
+        format!(", about {} left", humantime::format_duration(seconds))
+    });
+    format!("draining {done} of {}{left}", drain.replicas_at_start)
 }
 
 /// One line per store.
@@ -46,18 +141,20 @@ pub fn table(stores: &[Store]) -> String {
             "USED",
             "FREE",
             "HEARD OF",
+            "LABELS",
             "STATUS PAGE",
         ],
         stores.iter().map(|store| {
             [
                 store.id.to_string(),
                 store.address.clone(),
-                store.state.to_owned(),
+                state(store),
                 store.regions.to_string(),
                 store.leaders.to_string(),
                 output::bytes(store.used_bytes),
                 output::bytes(store.available_bytes),
                 format!("{:.1} s ago", store.silent_ms as f64 / 1e3),
+                store.labels.join(" "),
                 store.status_address.clone(),
             ]
         }),

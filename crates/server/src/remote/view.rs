@@ -21,8 +21,13 @@ pub struct Store {
     pub address: String,
     /// Where it answers `/health` and `/metrics`.
     pub status_address: String,
-    /// `up`, `silent`, `offline` or `tombstone`.
+    /// `up`, `silent`, `draining`, `drained`, `offline` (leaves for good) or `tombstone`.
     pub state: &'static str,
+    /// How far it is emptied, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+    /// Labels, as `NAME=VALUE`.
+    pub labels: Vec<String>,
     /// Replicas that it hosts.
     pub regions: u32,
     /// Regions that it leads.
@@ -39,6 +44,18 @@ pub struct Store {
     pub boot: u64,
 }
 
+/// How far a drain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Drain {
+    /// Replicas when it began.
+    pub replicas_at_start: u32,
+    /// Milliseconds since then.
+    pub elapsed_ms: u64,
+    /// Milliseconds left at the pace so far; absent while nothing is done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
+}
+
 impl Store {
     /// Whether it takes part in the cluster, as far as placement knows.
     pub fn is_up(&self) -> bool {
@@ -53,9 +70,21 @@ impl From<StoreStatus> for Store {
             state: match store.state() {
                 metapb::StoreState::Up if status.silent_ms > SILENT_MS_MAX => "silent",
                 metapb::StoreState::Up => "up",
-                metapb::StoreState::Offline => "offline",
+                metapb::StoreState::Offline if status.drain.is_none() => "offline",
+                metapb::StoreState::Offline if status.regions == 0 => "drained",
+                metapb::StoreState::Offline => "draining",
                 metapb::StoreState::Tombstone => "tombstone",
             },
+            drain: status.drain.map(|drain| Drain {
+                replicas_at_start: drain.peers_at_start,
+                elapsed_ms: drain.elapsed_ms,
+                left_ms: drain.left_ms,
+            }),
+            labels: store
+                .labels
+                .iter()
+                .map(|label| format!("{}={}", label.key, label.value))
+                .collect(),
             id: store.id,
             address: store.address,
             status_address: store.status_address,

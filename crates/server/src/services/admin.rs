@@ -3,13 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use placement::{Answer, OperatorView, Refusal, RegionInfo, Request as Ask, StoreInfo};
+use placement::decision::Who;
+use placement::{
+    Answer, JournalQuery, OperatorView, Refusal, RegionInfo, Request as Ask, SchedulerInfo,
+    StoreInfo,
+};
 use proto::pontoon::v1::admin_server::Admin;
 use proto::pontoon::v1::{
-    AdminError, AdminHeader, ClusterStatusRequest, ClusterStatusResponse, ListOperatorsRequest,
-    ListOperatorsResponse, ListRegionsRequest, ListRegionsResponse, ListStoresRequest,
-    ListStoresResponse, MoveReplicaRequest, OperatorResponse, OperatorStatus, RegionStatus,
-    SplitRegionRequest, StoreStatus, TransferLeaderRequest, admin_error, operator_status,
+    AdminError, AdminHeader, CancelOperatorRequest, ClusterStatusRequest, ClusterStatusResponse,
+    CommandResponse, DrainStatus, LabelStoreRequest, ListOperatorsRequest, ListOperatorsResponse,
+    ListRegionsRequest, ListRegionsResponse, ListSchedulersRequest, ListSchedulersResponse,
+    ListStoresRequest, ListStoresResponse, MoveReplicaRequest, OperatorResponse, OperatorStatus,
+    PauseSchedulerRequest, ReadJournalRequest, ReadJournalResponse, RegionStatus, SchedulerStatus,
+    SplitRegionRequest, StoreCommandRequest, StoreStatus, TransferLeaderRequest, admin_error,
+    operator_status,
 };
 use proto::{RegionId, StoreId};
 use tonic::{Request, Response, Status};
@@ -18,6 +25,9 @@ use crate::placement_process::{Members, Placement};
 
 /// Regions of one answer, when the request names no limit.
 const REGIONS_DEFAULT: usize = 1024;
+/// Entries of the journal in one answer, when the request names no limit, and at the most.
+const ENTRIES_DEFAULT: usize = 100;
+const ENTRIES_MAX: usize = 1000;
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -81,6 +91,15 @@ impl AdminService {
         Ok(Response::new(response))
     }
 
+    async fn command(&self, header: Option<AdminHeader>, ask: Ask) -> Called<CommandResponse> {
+        let error = match self.ask(header, ask).await? {
+            Ok(Answer::Done) => None,
+            Ok(_) => return Err(unexpected()),
+            Err(error) => Some(error),
+        };
+        Ok(Response::new(CommandResponse { error }))
+    }
+
     fn error(&self, refusal: &Refusal) -> AdminError {
         use admin_error::Kind;
         let kind = match refusal {
@@ -127,6 +146,11 @@ fn store_status(info: StoreInfo) -> StoreStatus {
             .unwrap_or(Duration::from_millis(u64::MAX))
             .as_millis() as u64,
         boot: info.boot,
+        drain: info.drain.map(|drain| DrainStatus {
+            peers_at_start: drain.peers_at_start,
+            elapsed_ms: drain.elapsed.as_millis() as u64,
+            left_ms: drain.left.map(|left| left.as_millis() as u64),
+        }),
         store: Some(info.store),
     }
 }
@@ -272,6 +296,114 @@ impl Admin for AdminService {
             to: StoreId(request.to_store),
         };
         self.operator(request.header, ask).await
+    }
+
+    async fn drain_store(&self, request: Request<StoreCommandRequest>) -> Called<CommandResponse> {
+        let request = request.into_inner();
+        let ask = Ask::DrainStore(StoreId(request.store_id));
+        self.command(request.header, ask).await
+    }
+
+    async fn undrain_store(
+        &self,
+        request: Request<StoreCommandRequest>,
+    ) -> Called<CommandResponse> {
+        let request = request.into_inner();
+        let ask = Ask::UndrainStore(StoreId(request.store_id));
+        self.command(request.header, ask).await
+    }
+
+    async fn remove_store(&self, request: Request<StoreCommandRequest>) -> Called<CommandResponse> {
+        let request = request.into_inner();
+        let ask = Ask::RemoveStore(StoreId(request.store_id));
+        self.command(request.header, ask).await
+    }
+
+    async fn label_store(&self, request: Request<LabelStoreRequest>) -> Called<CommandResponse> {
+        let request = request.into_inner();
+        let ask = Ask::LabelStore {
+            store: StoreId(request.store_id),
+            labels: request.labels,
+        };
+        self.command(request.header, ask).await
+    }
+
+    async fn cancel_operator(
+        &self,
+        request: Request<CancelOperatorRequest>,
+    ) -> Called<CommandResponse> {
+        let request = request.into_inner();
+        let ask = Ask::CancelOperator(request.operator_id);
+        self.command(request.header, ask).await
+    }
+
+    async fn read_journal(
+        &self,
+        request: Request<ReadJournalRequest>,
+    ) -> Called<ReadJournalResponse> {
+        let request = request.into_inner();
+        let limit = match request.limit {
+            0 => ENTRIES_DEFAULT,
+            limit => (limit as usize).min(ENTRIES_MAX),
+        };
+        let ask = Ask::Journal(JournalQuery {
+            region: RegionId::from_wire(request.region_id),
+            store: StoreId::from_wire(request.store_id),
+            operator: (request.operator_id != 0).then_some(request.operator_id),
+            limit,
+        });
+        let response = match self.ask(request.header, ask).await? {
+            Ok(Answer::Journal(entries)) => ReadJournalResponse {
+                error: None,
+                entries,
+            },
+            Ok(_) => return Err(unexpected()),
+            Err(error) => ReadJournalResponse {
+                error: Some(error),
+                entries: Vec::new(),
+            },
+        };
+        Ok(Response::new(response))
+    }
+
+    async fn list_schedulers(
+        &self,
+        request: Request<ListSchedulersRequest>,
+    ) -> Called<ListSchedulersResponse> {
+        let status = |info: SchedulerInfo| SchedulerStatus {
+            name: info.who.name().to_owned(),
+            paused_ms: info.paused.as_millis() as u64,
+        };
+        let asked = self.ask(request.into_inner().header, Ask::Schedulers);
+        let response = match asked.await? {
+            Ok(Answer::Schedulers(schedulers)) => ListSchedulersResponse {
+                error: None,
+                schedulers: schedulers.into_iter().map(status).collect(),
+            },
+            Ok(_) => return Err(unexpected()),
+            Err(error) => ListSchedulersResponse {
+                error: Some(error),
+                schedulers: Vec::new(),
+            },
+        };
+        Ok(Response::new(response))
+    }
+
+    async fn pause_scheduler(
+        &self,
+        request: Request<PauseSchedulerRequest>,
+    ) -> Called<CommandResponse> {
+        let request = request.into_inner();
+        let Some(who) = Who::from_name(&request.name) else {
+            let message = format!("there is no scheduler {:?}", request.name);
+            let error = self.error(&Refusal::Invalid(message));
+            return Ok(Response::new(CommandResponse { error: Some(error) }));
+        };
+        let ask = Ask::PauseScheduler {
+            who,
+            duration: Duration::from_millis(request.duration_ms),
+        };
+        self.command(request.header, ask).await
     }
 
     async fn cluster_status(
