@@ -172,7 +172,7 @@ impl Member {
             .map_err(|error| member::store_error(&config.data_dir, error))?;
         let options = runtime::Options {
             tick: *config.tick,
-            background: 1,
+            background: BACKGROUND_THREADS,
             ..Default::default()
         };
         let node = Node::start(
@@ -228,20 +228,26 @@ impl Member {
             () = signal() => Ok(()),
             Some(failure) = self.failures.recv() => Err(failure),
         };
-        if result.is_ok() && !drain_timeout.is_zero() {
-            tracing::info!(
-                leads = self.placement.standing().serving.is_some(),
-                "handing the leadership over"
-            );
-            let handle = self.node.handle();
-            tokio::select! {
-                drained = handle.drain(drain_timeout) => tracing::info!(all = drained, "handed over"),
-                () = signal() => tracing::warn!("told twice: stopping at once"),
+        let drains = result.is_ok() && !drain_timeout.is_zero();
+        let address = self.address;
+        let ending = async {
+            if drains {
+                tracing::info!(
+                    leads = self.placement.standing().serving.is_some(),
+                    "handing the leadership over"
+                );
+                let drained = self.node.handle().drain(drain_timeout).await;
+                tracing::info!(all = drained, "handed over");
+            }
+            self.stop().await;
+        };
+        tokio::select! {
+            () = ending => tracing::info!(addr = %address, "stopped"),
+            () = signal() => {
+                tracing::warn!("told twice: stopping at once");
+                fatal::exit_at_once(0);
             }
         }
-        let address = self.address;
-        self.stop().await;
-        tracing::info!(addr = %address, "stopped");
         result
     }
 
@@ -263,8 +269,7 @@ impl Member {
         if tokio::time::timeout(CLOSE_MAX, serving).await.is_err() {
             tracing::debug!("connections were still open");
         }
-        let ended = tokio::task::spawn_blocking(move || node.stop()).await;
-        debug_assert!(ended.is_ok(), "a thread of the node panicked");
+        fatal::stop_within(node, fatal::STOP_MAX).await;
     }
 }
 
@@ -372,6 +377,9 @@ fn open(config: &PlacementConfig) -> Result<RocksEngine, Error> {
     })
 }
 
+/// Threads for snapshots of the one region.
+const BACKGROUND_THREADS: usize = 1;
+
 fn settings(config: &PlacementConfig) -> Settings {
     Settings {
         api_version: config.api_version,
@@ -395,6 +403,7 @@ fn store_options(config: &PlacementConfig, boot: u64) -> store::Options {
         // The region of a placement group is never split.
         ids_low: 0,
         split: store::SplitOptions::never(),
+        snapshot_sends: BACKGROUND_THREADS,
         ..store::Options::with_tick(config.tick.as_millis().max(1) as u64)
     }
 }

@@ -26,6 +26,7 @@ mod network;
 mod news;
 mod queue;
 mod reads;
+mod transfers;
 mod views;
 mod worker;
 
@@ -44,6 +45,7 @@ use tokio::sync::watch;
 pub use handle::{Handle, Permit};
 pub use network::{Network, ReadFile};
 pub use news::{News, NewsBatch};
+pub use transfers::Ticket;
 pub use views::Views;
 
 use self::applier::ApplyWorker;
@@ -53,6 +55,7 @@ use self::inbox::{Control, Inbox, Limits};
 use self::log_writer::{Busy, LogWriter};
 use self::queue::Queue;
 use self::reads::Reads;
+use self::transfers::Transfers;
 use self::worker::{Requests, Worker};
 use crate::metrics::Metrics;
 
@@ -93,6 +96,7 @@ impl Default for Options {
 pub struct Node<E: Engine> {
     handle: Handle<E>,
     inbox: Arc<Inbox>,
+    transfers: Arc<Transfers>,
     stages: Stages,
     region: JoinHandle<()>,
     others: Vec<JoinHandle<()>>,
@@ -140,6 +144,7 @@ impl<E: Engine> Node<E> {
             request_bytes_max: options.request_bytes_max,
         }));
         let views = Arc::new(Views::default());
+        let transfers = Arc::new(Transfers::new(inbox.clone()));
         let news = Arc::new(News::default());
         let reads = Arc::new(Reads::default());
         let progress = Arc::new(AtomicU64::new(0));
@@ -151,6 +156,7 @@ impl<E: Engine> Node<E> {
             engine: engine.clone(),
             inbox: inbox.clone(),
             views: views.clone(),
+            transfers: transfers.clone(),
             news: news.clone(),
             reads: reads.clone(),
             metrics: metrics.clone(),
@@ -191,6 +197,7 @@ impl<E: Engine> Node<E> {
                     queue: queue.clone(),
                     inbox: inbox.clone(),
                     network: network.clone(),
+                    transfers: transfers.clone(),
                     metrics: metrics.clone(),
                     on_fatal: on_fatal.clone(),
                 };
@@ -202,6 +209,7 @@ impl<E: Engine> Node<E> {
                 store,
                 inbox: inbox.clone(),
                 views,
+                transfers: transfers.clone(),
                 news,
                 reads,
                 network,
@@ -224,6 +232,7 @@ impl<E: Engine> Node<E> {
         Ok(Node {
             handle,
             inbox,
+            transfers,
             stages,
             region,
             others,
@@ -236,9 +245,11 @@ impl<E: Engine> Node<E> {
     }
 
     /// Ends the threads. What was handed to the log writer and the appliers is finished first; requests without an answer
-    /// have an unknown outcome. Blocks until all are gone.
+    /// have an unknown outcome. Snapshots on their way end in the middle. Blocks until all threads are gone, for ever if
+    /// one waits for a disk that hangs.
     pub fn stop(self) {
         self.inbox.close();
+        self.transfers.stop();
         self.inbox.control(Control::Stop);
         join(self.region);
         self.stages.log.close();

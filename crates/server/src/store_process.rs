@@ -5,7 +5,8 @@
 //! told before the node starts; if it does not answer in time and the directory already belongs to a cluster, the store
 //! starts without (R32) and tells it later.
 //!
-//! Stop: SIGTERM hands every leadership over first, within `drain_timeout`; a second signal stops at once.
+//! Stop: SIGTERM hands every leadership over first, within `drain_timeout`, then ends calls, streams and threads, each within
+//! a limit of its own; a second signal stops at once, at any of these steps. What was acknowledged is durable either way.
 
 mod address_book;
 mod error;
@@ -269,23 +270,29 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
         Some(failure) = failures.recv() => Err(failure),
     };
     stop.send_replace(true);
-    if result.is_ok() && !config.drain_timeout.is_zero() {
-        tracing::info!("handing leaderships over");
-        tokio::select! {
-            drained = handle.drain(*config.drain_timeout) => tracing::info!(all = drained, "handed over"),
-            () = signals.next() => tracing::warn!("told twice: stopping at once"),
+    let drains = result.is_ok() && !config.drain_timeout.is_zero();
+    let ending = async {
+        if drains {
+            tracing::info!("handing leaderships over");
+            let drained = handle.drain(*config.drain_timeout).await;
+            tracing::info!(all = drained, "handed over");
+        }
+        peers.close();
+        // Either is gone when it was the one that failed.
+        close.send_replace(true);
+        if tokio::time::timeout(CLOSE_MAX, serving).await.is_err() {
+            tracing::debug!("connections were still open");
+        }
+        tasks.abort_all();
+        fatal::stop_within(node, fatal::STOP_MAX).await;
+    };
+    tokio::select! {
+        () = ending => tracing::info!("stopped"),
+        () = signals.next() => {
+            tracing::warn!("told twice: stopping at once");
+            fatal::exit_at_once(0);
         }
     }
-    peers.close();
-    // Either is gone when it was the one that failed.
-    close.send_replace(true);
-    if tokio::time::timeout(CLOSE_MAX, serving).await.is_err() {
-        tracing::debug!("connections were still open");
-    }
-    tasks.abort_all();
-    let ended = tokio::task::spawn_blocking(move || node.stop()).await;
-    debug_assert!(ended.is_ok(), "a thread of the node panicked");
-    tracing::info!("stopped");
     result
 }
 
@@ -472,6 +479,7 @@ fn store_options(config: &StoreConfig, boot: u64, api: ApiVersion) -> store::Opt
         compact_tail_entries: raft.compact_tail_entries,
         compact_bytes: raft.compact_bytes.bytes(),
         snapshot_slots: raft.snapshot_slots,
+        snapshot_sends: config.background_threads.max(1),
         split: store::SplitOptions {
             bytes: split.region_bytes.bytes(),
             keys: split.region_keys,

@@ -1,6 +1,6 @@
 //! What the peers of a store share: settings, the turn's outgoing effects, the index of ranges, limits.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -9,7 +9,7 @@ use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId};
 use raft::{Index, Message, PeerId, WriteId};
 
-use crate::event::{Effects, LogBatch, Refusal, RequestId};
+use crate::event::{Effects, LogBatch, Refusal, RequestId, Transfer};
 use crate::options::Options;
 use crate::peer::Peer;
 use crate::ranges::Ranges;
@@ -122,6 +122,9 @@ pub(crate) struct Context<E> {
     /// Snapshots that may arrive.
     pub slots: BTreeMap<RegionId, Slot>,
     pub next_slot: u64,
+    /// Snapshots that are being built or streamed.
+    pub sends: BTreeSet<Transfer>,
+    pub next_build: u64,
     pub draining: bool,
     next_generation: u64,
     next_sequence: u64,
@@ -148,8 +151,11 @@ impl<E: Engine> Context<E> {
             pending_bytes: 0,
             parked_bytes: 0,
             slots: BTreeMap::new(),
-            // Files are named after slots; those of an earlier start, about to be removed, must not share a name with new ones.
+            // Files are named after slots and builds; those of an earlier start, about to be removed here or perhaps still
+            // at a receiver, must not share a name with new ones.
             next_slot: identity.boot << 32,
+            sends: BTreeSet::new(),
+            next_build: identity.boot << 32,
             draining: false,
             next_generation: 1,
             next_sequence: 1,
@@ -256,6 +262,7 @@ impl<E: Engine> Context<E> {
         let out = &self.out;
         !(self.log.is_empty()
             && out.views.is_empty()
+            && out.transfers.is_empty()
             && out.frames.is_empty()
             && out.apply.is_empty()
             && out.tasks.is_empty()

@@ -20,7 +20,7 @@ use crate::store::Store;
 impl<E: Engine> Store<E> {
     /// Ends a peer.
     pub(crate) fn stop(&mut self, region: RegionId, reason: &'static str) {
-        self.cx.slots.remove(&region);
+        self.cx.end_slot(region);
         self.unpublish(region);
         if let Some(peer) = self.peers.get_mut(&region) {
             peer.begin_stopping(reason, &mut self.cx);
@@ -42,7 +42,10 @@ impl<E: Engine> Store<E> {
         let Stage::Stopping { reason, .. } = peer.stage else {
             return;
         };
-        let has_range = peer.region.region_epoch.is_some();
+        // Resumed after a restart, its range may be another's by now; what is in it is not this peer's then.
+        let (start, end) = peer.range();
+        let has_range = peer.region.region_epoch.is_some()
+            && self.cx.ranges.overlapping(&start, &end).eq([region]);
         let tombstone = wire::RegionState {
             state: wire::region_state::State::Tombstone as i32,
             region: Some(peer.region.clone()),

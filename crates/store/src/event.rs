@@ -56,6 +56,8 @@ pub enum Event {
     },
     /// A background task ended.
     TaskDone(TaskDone),
+    /// A piece of a snapshot was built, streamed, received or put in place: it is not stuck, and may go on.
+    Progress(Transfer),
     /// The store is to stop: hand every leadership over (best effort; [`Effects::drained`] tells when none is left).
     Drain,
 }
@@ -269,6 +271,9 @@ pub enum OrderRefusal {
 pub struct Effects {
     /// Published states that changed. Readers must see them before anything below leaves.
     pub views: Vec<ViewChange>,
+    /// Snapshots that may be worked on and those that may not any more, in this order. Known before a frame tells the other
+    /// side to begin.
+    pub transfers: Vec<TransferChange>,
     /// Frames that wait for nothing.
     pub frames: BTreeMap<StoreId, wire::Frame>,
     /// What must be written and synced, with the frames that wait for it.
@@ -424,6 +429,38 @@ pub struct AppliedChild {
     pub created: bool,
 }
 
+/// A snapshot on its way, as one side of it knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transfer {
+    /// Built and streamed here.
+    Outgoing {
+        /// The region.
+        region: RegionId,
+        /// Receiver.
+        to_peer: PeerId,
+        /// Number of the build, never the same twice on a store.
+        build: u64,
+    },
+    /// Received and put in place here.
+    Incoming {
+        /// The region.
+        region: RegionId,
+        /// The peer here.
+        to_peer: PeerId,
+        /// The slot that was granted.
+        slot: u64,
+    },
+}
+
+/// The beginning or the end of a snapshot on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferChange {
+    /// Work on it may begin; with the store on the other side.
+    Begun(Transfer, StoreId),
+    /// Nothing comes of it any more: whoever builds, streams or receives it stops and removes its files.
+    Ended(Transfer),
+}
+
 /// Background work. Carried out by [`crate::task::run`] with the engine, but for sending.
 #[derive(Clone, Debug)]
 pub enum Task {
@@ -441,11 +478,15 @@ pub enum Task {
         to_store: StoreId,
         /// Slot granted by the receiver.
         slot: u64,
+        /// Number of this build.
+        build: u64,
     },
     /// Stream a built snapshot (the driver's transport does this), then remove its files.
     SendSnapshot {
         /// Store of the receiver.
         to_store: StoreId,
+        /// Number of the build.
+        build: u64,
         /// What to send.
         head: wire::SnapshotHead,
     },
@@ -471,6 +512,42 @@ pub enum Task {
     RemoveFiles(Vec<String>),
 }
 
+impl Task {
+    /// The snapshot that the task is a part of.
+    pub fn transfer(&self) -> Option<Transfer> {
+        match self {
+            Task::BuildSnapshot {
+                region,
+                to_peer,
+                build,
+                ..
+            } => Some(Transfer::Outgoing {
+                region: *region,
+                to_peer: *to_peer,
+                build: *build,
+            }),
+            Task::SendSnapshot { build, head, .. } => Some(Transfer::Outgoing {
+                region: crate::snapshot::region_of(head),
+                to_peer: PeerId(head.to_peer),
+                build: *build,
+            }),
+            Task::InstallSnapshot { head, .. } => Some(Transfer::incoming(head)),
+            Task::Destroy { .. } | Task::RemoveFiles(_) => None,
+        }
+    }
+}
+
+impl Transfer {
+    /// A snapshot as its receiver knows it.
+    pub fn incoming(head: &wire::SnapshotHead) -> Transfer {
+        Transfer::Incoming {
+            region: crate::snapshot::region_of(head),
+            to_peer: PeerId(head.to_peer),
+            slot: head.slot,
+        }
+    }
+}
+
 /// How a task ended.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "rare, and moved once")]
@@ -481,6 +558,8 @@ pub enum TaskDone {
         region: RegionId,
         /// For whom.
         to_peer: PeerId,
+        /// Number of the build.
+        build: u64,
         /// What was built.
         head: Option<wire::SnapshotHead>,
     },
@@ -490,8 +569,8 @@ pub enum TaskDone {
         region: RegionId,
         /// For whom.
         to_peer: PeerId,
-        /// Slot it used.
-        slot: u64,
+        /// Number of the build.
+        build: u64,
         /// Whether it arrived.
         delivered: bool,
     },

@@ -53,10 +53,12 @@ pub struct Options {
     pub ids_ticks: u64,
     /// Snapshots received at a time. Default 4.
     pub snapshot_slots: usize,
+    /// Snapshots built or streamed at a time; more are not offered. Default 4. More than the driver has threads for would
+    /// wait for one with their slot held.
+    pub snapshot_sends: usize,
     /// Ticks after which an offer without answer, or told to wait, is repeated. Default 10.
     pub snapshot_offer_ticks: u64,
-    /// Ticks a granted slot is held for a snapshot to arrive, and that the sender waits for it to be installed. Default
-    /// 1 200 (60 s at 50 ms).
+    /// Ticks without progress after which either side gives a snapshot up. Default 200 (10 s at 50 ms).
     pub snapshot_ticks: u64,
     /// Ticks between reports of an unchanged region to placement. Default 1 200 (60 s at 50 ms).
     pub report_ticks: u64,
@@ -132,8 +134,9 @@ impl Default for Options {
             ids_batch: 1_024,
             ids_ticks: 20,
             snapshot_slots: 4,
+            snapshot_sends: 4,
             snapshot_offer_ticks: 10,
-            snapshot_ticks: 1_200,
+            snapshot_ticks: 200,
             report_ticks: 1_200,
             load_report_ticks: 200,
             load_ticks: 1_200,

@@ -351,14 +351,10 @@ fn resume_destroy<E: Engine>(
     };
     let mut peer = Box::new(Peer::new(id, descriptor, Stage::Normal, raft, cx.tick));
     let range = peer.range();
-    if peer.region.region_epoch.is_some()
-        && cx
-            .ranges
-            .set(region, &[], std::slice::from_ref(&range))
-            .is_err()
-    {
-        // Somebody owns a part of it by now, so there is nothing to clear that this store knows to be nobody's.
-        peer.region.region_epoch = None;
+    if peer.region.region_epoch.is_some() {
+        // If somebody owns a part of it by now, there is nothing to clear that this store knows to be nobody's. The
+        // tombstone keeps the whole descriptor all the same: it answers messages of those who do not know.
+        let _taken = cx.ranges.set(region, &[], std::slice::from_ref(&range));
     }
     peer.begin_stopping("its removal was interrupted", cx);
     Ok(peer)

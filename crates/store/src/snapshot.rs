@@ -8,6 +8,12 @@
 //!
 //! While a snapshot is on its way the leader keeps its log from the snapshot's position on. Every end, good or bad, is told
 //! to Raft, which probes the member again.
+//!
+//! However long it takes, a snapshot lives as long as it makes progress. Drivers and tasks report each piece they built,
+//! streamed, received or put in place ([`crate::event::Event::Progress`]); what makes none for
+//! [`crate::Options::snapshot_ticks`] ends, on either side by itself. Each side hears of the other's progress where it
+//! sees none of its own: while the leader builds it repeats its offer, and while the receiver puts the snapshot in place it
+//! repeats its grant. Both look like what a lossy network does anyway and are read the same way.
 
 mod receive;
 mod send;
@@ -23,8 +29,11 @@ use crate::event::Task;
 pub(crate) struct Slot {
     pub slot: u64,
     pub to: PeerId,
+    pub from: PeerId,
     pub from_store: StoreId,
     pub until_tick: u64,
+    /// When the sender was last told of it.
+    pub told_tick: u64,
 }
 
 /// A snapshot for a member, seen from the leader.
@@ -34,6 +43,8 @@ pub(crate) struct Sending {
     pub state: SendState,
     /// When to offer again, or to give up.
     pub due_tick: u64,
+    /// When it was last offered.
+    pub told_tick: u64,
 }
 
 /// How far a snapshot is.
@@ -42,9 +53,13 @@ pub(crate) enum SendState {
     /// Offered; no grant yet.
     Offered,
     /// Being built at or above this applied index.
-    Building { slot: u64, from_index: Index },
+    Building {
+        slot: u64,
+        build: u64,
+        from_index: Index,
+    },
     /// On its way, or being installed.
-    Sent { slot: u64, index: Index },
+    Sent { slot: u64, build: u64, index: Index },
 }
 
 /// A checked head.
@@ -53,6 +68,11 @@ struct Checked {
     descriptor: metapb::Region,
     to: PeerId,
     position: LogPosition,
+}
+
+/// The region of a head, 0 if it names none.
+pub(crate) fn region_of(head: &wire::SnapshotHead) -> RegionId {
+    RegionId(head.region.as_ref().map_or(0, |region| region.id))
 }
 
 fn remove_files(head: &wire::SnapshotHead) -> Task {

@@ -75,6 +75,7 @@ impl<E: Engine> Store<E> {
             Event::Ids(ids) => self.on_ids(ids),
             Event::SnapshotReceived { from, head } => self.on_snapshot_received(from, head),
             Event::TaskDone(done) => self.on_task_done(done),
+            Event::Progress(transfer) => self.on_progress(transfer),
             Event::Drain => self.on_drain(),
         }
     }
@@ -333,15 +334,16 @@ impl<E: Engine> Store<E> {
             TaskDone::SnapshotBuilt {
                 region,
                 to_peer,
+                build,
                 head,
-            } => self.on_snapshot_built(region, to_peer, head),
+            } => self.on_snapshot_built(region, to_peer, build, head),
             TaskDone::SnapshotSent {
                 region,
                 to_peer,
-                slot,
+                build,
                 delivered,
             } => {
-                self.on_snapshot_sent(region, to_peer, slot, delivered);
+                self.on_snapshot_sent(region, to_peer, build, delivered);
             }
             TaskDone::SnapshotInstalled {
                 region,

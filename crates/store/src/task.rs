@@ -13,12 +13,21 @@ use crate::{codec, keys};
 
 /// Largest file of a snapshot (STORAGE §5).
 const FILE_BYTES_MAX: u64 = 32 << 20;
+/// Files of a snapshot taken in by one call of the engine.
+const FILES_AT_ONCE: usize = 8;
 
 /// Carries out a task. `None` when nothing is to be reported. [`Task::SendSnapshot`] is the driver's own and does nothing here.
 ///
+/// `go_on` is asked after each piece of a snapshot, which is progress, and says whether to go on: not if the snapshot
+/// was given up, or the driver stops. An install that does not go on is redone at the next start.
+///
 /// # Errors
 /// What the engine says: the node must stop (R14).
-pub fn run<E: Engine>(engine: &E, task: Task) -> Result<Option<TaskDone>, Error> {
+pub fn run<E: Engine>(
+    engine: &E,
+    task: Task,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Option<TaskDone>, Error> {
     match task {
         Task::BuildSnapshot {
             region,
@@ -27,16 +36,26 @@ pub fn run<E: Engine>(engine: &E, task: Task) -> Result<Option<TaskDone>, Error>
             to_peer,
             to_store: _,
             slot,
+            build,
         } => {
-            let head = build(engine, region, from_peer, leader_term, to_peer, slot)?;
+            let wanted = Wanted {
+                region,
+                from_peer,
+                leader_term,
+                to_peer,
+                slot,
+                build,
+            };
+            let head = wanted.stage(engine, go_on)?;
             Ok(Some(TaskDone::SnapshotBuilt {
                 region,
                 to_peer,
+                build,
                 head,
             }))
         }
         Task::SendSnapshot { .. } => Ok(None),
-        Task::InstallSnapshot { head, clear } => install(engine, &head, &clear).map(Some),
+        Task::InstallSnapshot { head, clear } => install(engine, &head, &clear, go_on),
         Task::Destroy {
             region,
             peer,
@@ -53,86 +72,129 @@ pub fn run<E: Engine>(engine: &E, task: Task) -> Result<Option<TaskDone>, Error>
     }
 }
 
-/// Stages a region's data as of one view, with the descriptor and position of the same view. `None` when the peer is gone.
-fn build<E: Engine>(
-    engine: &E,
+/// A snapshot to build.
+struct Wanted {
     region: RegionId,
     from_peer: PeerId,
     leader_term: u64,
     to_peer: PeerId,
     slot: u64,
-) -> Result<Option<SnapshotHead>, Error> {
-    let view = engine.view();
-    let (state_key, applied_key) = (keys::region_state(region), keys::applied_state(region));
-    let (Some(state), Some(applied)) = (
-        view.get(Family::State, &state_key)?,
-        view.get(Family::State, &applied_key)?,
-    ) else {
-        return Ok(None);
-    };
-    let (Some(state), Some(applied)) = (
-        codec::decode_record::<RegionState>(&state),
-        codec::decode_record::<AppliedState>(&applied),
-    ) else {
-        return Err(Error::Corrupt {
-            what: format!("the state of region {region}"),
-            source: None,
-        });
-    };
-    if state.state() != region_state::State::Normal || state.peer_id != from_peer.0 {
-        return Ok(None);
-    }
-    let Some(descriptor) = state.region else {
-        return Ok(None);
-    };
-    let (mut start, end) = (
-        keys::data(&descriptor.start_key),
-        keys::data_end(&descriptor.end_key),
-    );
-    let mut files = Vec::new();
-    loop {
-        let name = format!(
-            "snapshot-{region}-{to_peer}-{term}-{index}-{leader_term}-{slot}-{number}.sst",
-            term = applied.term,
-            index = applied.index,
-            number = files.len()
-        );
-        // Left over from an attempt that ended in the middle.
-        engine.stage_remove(std::slice::from_ref(&name))?;
-        let (file, next) =
-            engine.stage_range(&view, Family::State, &start, &end, FILE_BYTES_MAX, &name)?;
-        let Some(file) = file else { break };
-        files.push(SnapshotFile {
-            name: file.name,
-            bytes: file.bytes,
-            keys: file.keys,
-            crc32c: file.crc32c,
-        });
-        match next {
-            Some(next) => start = next,
-            None => break,
+    build: u64,
+}
+
+impl Wanted {
+    /// Stages a region's data as of one view, with the descriptor and position of the same view. `None` when the peer is
+    /// gone, or the snapshot is not wanted any more; then no file is left.
+    fn stage<E: Engine>(
+        &self,
+        engine: &E,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<SnapshotHead>, Error> {
+        // It may have waited for its turn for longer than it was wanted.
+        if !go_on() {
+            return Ok(None);
+        }
+        let mut files = Vec::new();
+        let head = self.stage_files(engine, &mut files, go_on);
+        if matches!(head, Ok(Some(_))) {
+            return head;
+        }
+        let names: Vec<String> = files.into_iter().map(|file| file.name).collect();
+        engine.stage_remove(&names)?;
+        match head {
+            // A file of that name is here, and not by this build. It says nothing of the region's data.
+            Err(Error::Staging { exists: true, .. }) => Ok(None),
+            head => head,
         }
     }
-    Ok(Some(SnapshotHead {
-        slot,
-        from_peer: from_peer.0,
-        to_peer: to_peer.0,
-        from_store: 0,
-        leader_term,
-        term: applied.term,
-        index: applied.index,
-        region: Some(descriptor),
-        files,
-    }))
+
+    fn stage_files<E: Engine>(
+        &self,
+        engine: &E,
+        files: &mut Vec<SnapshotFile>,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<SnapshotHead>, Error> {
+        let Wanted {
+            region,
+            from_peer,
+            leader_term,
+            to_peer,
+            slot,
+            build,
+        } = *self;
+        let view = engine.view();
+        let (state_key, applied_key) = (keys::region_state(region), keys::applied_state(region));
+        let (Some(state), Some(applied)) = (
+            view.get(Family::State, &state_key)?,
+            view.get(Family::State, &applied_key)?,
+        ) else {
+            return Ok(None);
+        };
+        let (Some(state), Some(applied)) = (
+            codec::decode_record::<RegionState>(&state),
+            codec::decode_record::<AppliedState>(&applied),
+        ) else {
+            return Err(Error::Corrupt {
+                what: format!("the state of region {region}"),
+                source: None,
+            });
+        };
+        if state.state() != region_state::State::Normal || state.peer_id != from_peer.0 {
+            return Ok(None);
+        }
+        let Some(descriptor) = state.region else {
+            return Ok(None);
+        };
+        let (mut start, end) = (
+            keys::data(&descriptor.start_key),
+            keys::data_end(&descriptor.end_key),
+        );
+        loop {
+            let name = format!(
+                "snapshot-{region}-{to_peer}-{term}-{index}-{leader_term}-{slot}-{build}-{number}.sst",
+                term = applied.term,
+                index = applied.index,
+                number = files.len()
+            );
+            let (file, next) =
+                engine.stage_range(&view, Family::State, &start, &end, FILE_BYTES_MAX, &name)?;
+            let Some(file) = file else { break };
+            files.push(SnapshotFile {
+                name: file.name,
+                bytes: file.bytes,
+                keys: file.keys,
+                crc32c: file.crc32c,
+            });
+            match next {
+                Some(next) => start = next,
+                None => break,
+            }
+            if !go_on() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(SnapshotHead {
+            slot,
+            from_peer: from_peer.0,
+            to_peer: to_peer.0,
+            from_store: 0,
+            leader_term,
+            term: applied.term,
+            index: applied.index,
+            region: Some(descriptor),
+            files: std::mem::take(files),
+        }))
+    }
 }
 
 /// Replaces what is in the ranges by the files, then writes the region's state, then flushes: only after that may the
-/// install mark go (REGIONS §7).
+/// install mark go (REGIONS §7). `None` when the driver stops meanwhile: the mark makes the next start begin anew.
 fn install<E: Engine>(
     engine: &E,
     head: &SnapshotHead,
     clear: &[(Bytes, Bytes)],
-) -> Result<TaskDone, Error> {
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Option<TaskDone>, Error> {
     let descriptor = head.region.clone().unwrap_or_default();
     let (region, peer) = (RegionId(descriptor.id), PeerId(head.to_peer));
     let mut names = Vec::with_capacity(head.files.len());
@@ -142,9 +204,12 @@ fn install<E: Engine>(
             Ok(staged) if staged.crc32c == file.crc32c && staged.bytes == file.bytes => {}
             Ok(_)
             | Err(Error::Staging { .. } | Error::StagingName { .. } | Error::Corrupt { .. }) => {
-                return Ok(TaskDone::SnapshotUnusable { region, peer });
+                return Ok(Some(TaskDone::SnapshotUnusable { region, peer }));
             }
             Err(error) => return Err(error),
+        }
+        if !go_on() {
+            return Ok(None);
         }
         sizes.0 += file.bytes;
         sizes.1 += file.keys;
@@ -158,10 +223,18 @@ fn install<E: Engine>(
             Logging::On,
         )?;
     }
-    match engine.ingest(Family::State, &names) {
-        Ok(()) => {}
-        Err(Error::Corrupt { .. }) => return Ok(TaskDone::SnapshotUnusable { region, peer }),
-        Err(error) => return Err(error),
+    // A few at a time: the engine reads each file whole. The mark covers a stop in between.
+    for names in names.chunks(FILES_AT_ONCE) {
+        match engine.ingest(Family::State, names) {
+            Ok(()) => {}
+            Err(Error::Corrupt { .. }) => {
+                return Ok(Some(TaskDone::SnapshotUnusable { region, peer }));
+            }
+            Err(error) => return Err(error),
+        }
+        if !go_on() {
+            return Ok(None);
+        }
     }
     let state = RegionState {
         state: region_state::State::Normal as i32,
@@ -187,11 +260,11 @@ fn install<E: Engine>(
         Logging::On,
     )?;
     engine.flush(Family::State)?;
-    Ok(TaskDone::SnapshotInstalled {
+    Ok(Some(TaskDone::SnapshotInstalled {
         region,
         peer,
         index: head.index,
-    })
+    }))
 }
 
 /// The order of destroying (REGIONS §2): the tombstone is flushed before log and hard state go. The mark stays for ever.

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use futures::{StreamExt, stream::BoxStream};
+use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
 use proto::{
     StoreId,
     pontoon::v1::{
@@ -47,6 +47,9 @@ pub trait SnapshotSink: Send + 'static {
     /// # Errors
     /// An error ends the stream and is shown to the sender.
     fn chunk(&mut self, chunk: SnapshotChunk) -> io::Result<()>;
+
+    /// Completes when the snapshot is not waited for any more: the stream ends then, however quiet its sender is.
+    fn over(&self) -> BoxFuture<'static, ()>;
 
     /// As many bytes have come as the head announced. Returns whether the snapshot is wanted; by then it must be durable.
     ///
@@ -221,7 +224,15 @@ impl<R: Receiver> Peer for PeerService<R> {
             let mut received = 0;
             let inner = self.inner.clone();
             let mut sink = blocking(move || inner.receiver.snapshot(caller.store, head)).await?;
-            while let Some(message) = messages.message().await? {
+            let mut over = sink.over();
+            loop {
+                let message = tokio::select! {
+                    message = messages.message() => message?,
+                    () = &mut over => {
+                        return Err(Status::aborted("the snapshot is not waited for any more"));
+                    }
+                };
+                let Some(message) = message else { break };
                 let Some(snapshot_stream::Kind::Chunk(chunk)) = message.kind else {
                     return Err(Status::invalid_argument("only chunks follow the head"));
                 };

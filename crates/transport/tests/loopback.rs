@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future::BoxFuture, stream};
 use proto::{
     StoreId,
     pontoon::v1::{
@@ -53,10 +53,13 @@ enum Seen {
 #[derive(Clone)]
 struct Recorder {
     seen: mpsc::UnboundedSender<Seen>,
+    /// Whether snapshots are not waited for any more.
+    unwanted: watch::Sender<bool>,
 }
 
 struct Sink {
     seen: mpsc::UnboundedSender<Seen>,
+    unwanted: watch::Sender<bool>,
     data: Option<Vec<u8>>,
 }
 
@@ -74,6 +77,7 @@ impl Receiver for Recorder {
         self.seen.send(Seen::Opened(from, head)).ok();
         Ok(Sink {
             seen: self.seen.clone(),
+            unwanted: self.unwanted.clone(),
             data: Some(Vec::new()),
         })
     }
@@ -90,6 +94,13 @@ impl SnapshotSink for Sink {
         }
         data.extend_from_slice(&chunk.data);
         Ok(())
+    }
+
+    fn over(&self) -> BoxFuture<'static, ()> {
+        let mut unwanted = self.unwanted.subscribe();
+        Box::pin(async move {
+            unwanted.wait_for(|unwanted| *unwanted).await.ok();
+        })
     }
 
     fn finish(mut self) -> io::Result<bool> {
@@ -112,6 +123,7 @@ struct Server {
     address: String,
     service: PeerService<Recorder>,
     seen: mpsc::UnboundedReceiver<Seen>,
+    unwanted: watch::Sender<bool>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -121,7 +133,12 @@ impl Server {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (sender, seen) = mpsc::unbounded_channel();
-        let service = PeerService::new(identity, Recorder { seen: sender });
+        let unwanted = watch::Sender::new(false);
+        let recorder = Recorder {
+            seen: sender,
+            unwanted: unwanted.clone(),
+        };
+        let service = PeerService::new(identity, recorder);
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tonic::transport::Server::builder()
             .tcp_nodelay(true)
@@ -134,6 +151,7 @@ impl Server {
             address,
             service,
             seen,
+            unwanted,
             stop,
             task,
         }
@@ -549,6 +567,29 @@ async fn snapshots_arrive_whole_or_not_at_all() {
             .await;
         assert!(
             matches!(denied, Err(SnapshotError::Stream(status)) if status.code() == Code::Aborted)
+        );
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_silent_sender_is_let_go_once_its_snapshot_is_not_waited_for() {
+    within_deadline(async {
+        let mut server = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
+        let (transport, _events) = sender(identity(HERE, 1), Config::default(), &server.address);
+        let head = head(4, [1, 0]);
+        let sending = tokio::spawn(async move {
+            transport
+                .send_snapshot(THERE, head, stream::pending())
+                .await
+        });
+        assert!(matches!(server.seen.recv().await, Some(Seen::Opened(..))));
+        server.unwanted.send_replace(true);
+        assert_eq!(server.seen.recv().await, Some(Seen::Abandoned));
+        let ended = sending.await.unwrap();
+        assert!(
+            matches!(ended, Err(SnapshotError::Stream(status)) if status.code() == Code::Aborted)
         );
         server.stop().await;
     })

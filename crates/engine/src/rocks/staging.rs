@@ -75,7 +75,7 @@ pub(super) fn stage_range(
     let (mut bytes, mut keys) = (0_u64, 0_u64);
     let mut next = None;
     let mut failure = None;
-    view.scan_with(
+    let scanned = view.scan_with(
         family,
         Bound::Included(start),
         Bound::Excluded(end),
@@ -93,25 +93,35 @@ pub(super) fn stage_range(
             keys += 1;
             failure.is_none()
         },
-    )?;
-    if let Some(source) = failure {
-        return Err(convert(OPERATION, source));
-    }
+    );
     if keys == 0 {
+        scanned?;
         return Ok((None, None));
     }
-    writer
-        .finish()
-        .map_err(|source| convert(OPERATION, source))?;
-    let described = describe(name, &new)?;
-    if described.keys != keys {
-        return Err(Error::Corrupt {
-            what: format!("staged file {name}"),
-            source: None,
-        });
+    let finished = scanned.and_then(|()| {
+        let written = match failure {
+            Some(source) => Err(source),
+            None => writer.finish(),
+        };
+        written.map_err(|source| convert(OPERATION, source))?;
+        let described = describe(name, &new)?;
+        if described.keys != keys {
+            return Err(Error::Corrupt {
+                what: format!("staged file {name}"),
+                source: None,
+            });
+        }
+        publish(shared, &new, name)?;
+        Ok(described)
+    });
+    match finished {
+        Ok(described) => Ok((Some(described), next)),
+        Err(error) => {
+            // The failure is what matters; what stays for lack of a disk goes when the engine opens.
+            let _kept = remove_if_there(&new);
+            Err(error)
+        }
     }
-    publish(shared, &new, name)?;
-    Ok((Some(described), next))
 }
 
 /// Appends to a file that is being received.

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use engine::Engine;
-use store::event::{Task, TaskDone};
+use store::event::{Task, TaskDone, Transfer};
 
 use super::fatal::{FatalError, OnFatal};
 use super::inbox::{Control, Inbox};
-use super::network::Network;
+use super::network::{Network, ReadFile};
 use super::queue::Queue;
+use super::transfers::{Ticket, Transfers};
 use crate::metrics::Metrics;
 
 /// Everything one such thread needs. All share one queue, whose length the store bounds: it has one snapshot per peer and
@@ -19,6 +20,7 @@ pub(super) struct Background<E> {
     pub queue: Arc<Queue<Task>>,
     pub inbox: Arc<Inbox>,
     pub network: Arc<dyn Network>,
+    pub transfers: Arc<Transfers>,
     pub metrics: Arc<Metrics>,
     pub on_fatal: OnFatal,
 }
@@ -28,9 +30,20 @@ impl<E: Engine> Background<E> {
     pub fn run(self) {
         while let Some(task) = self.queue.take_one() {
             self.metrics.tasks.with_label_values(&[kind(&task)]).inc();
+            let transfer = task.transfer();
+            let mut ticket = transfer.and_then(|transfer| match transfer {
+                Transfer::Outgoing { .. } => self.transfers.ticket(transfer),
+                Transfer::Incoming { .. } => self.transfers.past_return(transfer),
+            });
+            let mut go_on =
+                || transfer.is_none() || ticket.as_mut().is_some_and(|ticket| ticket.progress());
             let done = match task {
-                Task::SendSnapshot { to_store, head } => Some(self.send(to_store, head)),
-                task => match store::task::run(&self.engine, task) {
+                Task::SendSnapshot {
+                    build,
+                    head,
+                    to_store,
+                } => Some(self.send(to_store, build, head, ticket)),
+                task => match store::task::run(&self.engine, task, &mut go_on) {
                     Ok(done) => done,
                     Err(error) => {
                         (self.on_fatal)(FatalError {
@@ -47,13 +60,18 @@ impl<E: Engine> Background<E> {
         }
     }
 
-    fn send(&self, to: proto::StoreId, head: proto::pontoon::v1::SnapshotHead) -> TaskDone {
+    fn send(
+        &self,
+        to: proto::StoreId,
+        build: u64,
+        head: proto::pontoon::v1::SnapshotHead,
+        ticket: Option<Ticket>,
+    ) -> TaskDone {
         let engine = self.engine.clone();
-        let delivered = self.network.send_snapshot(
-            to,
-            &head,
-            Box::new(move |name, offset, bytes_max| engine.stage_read(name, offset, bytes_max)),
-        );
+        let read: ReadFile =
+            Box::new(move |name, offset, bytes_max| engine.stage_read(name, offset, bytes_max));
+        let delivered =
+            ticket.is_some_and(|ticket| self.network.send_snapshot(to, &head, read, ticket));
         let names: Vec<String> = head.files.iter().map(|file| file.name.clone()).collect();
         // Files that stay are found and removed at the next start.
         if let Err(error) = self.engine.stage_remove(&names) {
@@ -63,7 +81,7 @@ impl<E: Engine> Background<E> {
         TaskDone::SnapshotSent {
             region: proto::RegionId(region),
             to_peer: raft::PeerId(head.to_peer),
-            slot: head.slot,
+            build,
             delivered,
         }
     }

@@ -10,13 +10,14 @@ use prost::Message;
 use proto::pontoon::v1::{Frame, Operation, SnapshotHead};
 use proto::{RegionId, StoreId, metapb};
 use raft::{PeerId, Role, Term};
-use store::event::{Keys, OperationResult, Order, Refusal, RegionView, Target};
+use store::event::{Keys, OperationResult, Order, Refusal, RegionView, Target, Transfer};
 use tokio::sync::{oneshot, watch};
 
 use super::inbox::{Control, Inbox, Request, RequestKind};
 use super::log_writer::Busy;
 use super::news::News;
 use super::reads::Reads;
+use super::transfers::{Ticket, Transfers};
 use super::views::Views;
 use crate::metrics::Metrics;
 
@@ -41,6 +42,7 @@ pub(super) struct Parts<E> {
     pub engine: E,
     pub inbox: Arc<Inbox>,
     pub views: Arc<Views>,
+    pub transfers: Arc<Transfers>,
     pub news: Arc<News>,
     pub reads: Arc<Reads>,
     pub metrics: Arc<Metrics>,
@@ -180,6 +182,12 @@ impl<E: Engine> Handle<E> {
             self.shared.parts.metrics.frames_dropped.inc();
         }
         queued
+    }
+
+    /// The right to receive a snapshot, if it was granted to that store and is still waited for.
+    pub fn granted(&self, from: StoreId, head: &SnapshotHead) -> Option<Ticket> {
+        let transfers = &self.shared.parts.transfers;
+        transfers.granted(Transfer::incoming(head), from)
     }
 
     /// A snapshot arrived whole and is staged.

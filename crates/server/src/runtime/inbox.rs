@@ -16,7 +16,7 @@ use std::time::Instant;
 use prost::Message;
 use proto::StoreId;
 use proto::pontoon::v1::Frame;
-use store::event::{Applied, OperationResult, Order, Refusal, Target, TaskDone};
+use store::event::{Applied, OperationResult, Order, Refusal, Target, TaskDone, Transfer};
 use tokio::sync::oneshot;
 
 /// Completions and commands.
@@ -33,6 +33,8 @@ pub(super) enum Control {
     SnapshotReceived(StoreId, proto::pontoon::v1::SnapshotHead),
     /// See [`store::event::Event::TaskDone`].
     TaskDone(TaskDone),
+    /// See [`store::event::Event::Progress`].
+    Progress(Transfer),
     /// See [`store::event::Event::Unreachable`].
     Unreachable(StoreId),
     /// See [`store::event::Event::Drain`].

@@ -13,6 +13,7 @@ use store::event::{Keys, OperationResult, Refusal, Target};
 
 use super::fatal::{FatalError, OnFatal};
 use super::network::ReadFile;
+use super::transfers::Ticket;
 use super::{Handle, Network, Node, Options};
 use crate::metrics::Metrics;
 
@@ -41,7 +42,13 @@ impl Network for Line {
         }
     }
 
-    fn send_snapshot(&self, _to: StoreId, _head: &SnapshotHead, _read: ReadFile) -> bool {
+    fn send_snapshot(
+        &self,
+        _to: StoreId,
+        _head: &SnapshotHead,
+        _read: ReadFile,
+        _ticket: Ticket,
+    ) -> bool {
         false
     }
 }

@@ -25,6 +25,7 @@ use super::network::Network;
 use super::news::News;
 use super::queue::Queue;
 use super::reads::Reads;
+use super::transfers::Transfers;
 use super::views::Views;
 use crate::metrics::Metrics;
 
@@ -39,6 +40,7 @@ pub(super) struct Worker<E: Engine> {
     pub store: store::Store<E>,
     pub inbox: Arc<Inbox>,
     pub views: Arc<Views>,
+    pub transfers: Arc<Transfers>,
     pub news: Arc<News>,
     pub reads: Arc<Reads>,
     /// When the store is told next what reads returned.
@@ -134,6 +136,7 @@ impl<E: Engine> Worker<E> {
                 Control::Ids(ids) => Event::Ids(ids),
                 Control::SnapshotReceived(from, head) => Event::SnapshotReceived { from, head },
                 Control::TaskDone(done) => Event::TaskDone(done),
+                Control::Progress(transfer) => Event::Progress(transfer),
                 Control::Unreachable(store) => Event::Unreachable(store),
                 Control::Drain => Event::Drain,
                 Control::Stop => {
@@ -176,6 +179,7 @@ impl<E: Engine> Worker<E> {
     fn carry_out(&mut self, effects: Effects, answers: Vec<Answer>) -> bool {
         let Effects {
             views,
+            transfers,
             frames,
             log,
             apply,
@@ -202,6 +206,7 @@ impl<E: Engine> Worker<E> {
             return false;
         }
         self.views.publish(views);
+        self.transfers.change(transfers);
         for (to, frame) in frames {
             self.network.send(to, frame);
             self.metrics.frames_sent.inc();

@@ -1,17 +1,21 @@
 //! The node on one side, the transport on the other.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use engine::Engine;
+use futures::future::BoxFuture;
 use proto::StoreId;
 use proto::pontoon::v1::{Frame, SnapshotChunk, SnapshotFile, SnapshotHead};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use transport::{Receiver, SnapshotSink, Transport};
 
-use crate::runtime::{Handle, Network, ReadFile};
+use crate::runtime::{Handle, Network, ReadFile, Ticket};
 
 /// Size of a chunk, and so of what is lost when a stream breaks.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -31,21 +35,35 @@ impl Network for Outgoing {
         self.transport.send(to, frame);
     }
 
-    fn send_snapshot(&self, to: StoreId, head: &SnapshotHead, read: ReadFile) -> bool {
+    fn send_snapshot(
+        &self,
+        to: StoreId,
+        head: &SnapshotHead,
+        read: ReadFile,
+        mut ticket: Ticket,
+    ) -> bool {
         let (chunks, stream) = mpsc::channel(CHUNKS_AHEAD);
         let transport = self.transport.clone();
         let of_head = head.clone();
+        let mut watch = ticket.clone();
         let call = self.runtime.spawn(async move {
-            transport
-                .send_snapshot(to, of_head, ReceiverStream::new(stream))
-                .await
+            let call = transport.send_snapshot(to, of_head, ReceiverStream::new(stream));
+            tokio::select! {
+                received = call => Some(received),
+                // Leaving the call resets its stream, so that neither side waits for the other.
+                () = watch.over() => None,
+            }
         });
-        read_chunks(&head.files, &read, &chunks);
+        read_chunks(&head.files, &read, &chunks, &mut ticket);
         drop(chunks);
         match self.runtime.block_on(call) {
-            Ok(Ok(received)) => received.accepted,
-            Ok(Err(error)) => {
+            Ok(Some(Ok(received))) => received.accepted,
+            Ok(Some(Err(error))) => {
                 tracing::warn!(store = %to, error = %crate::exit::chain(&error), "a snapshot was not delivered");
+                false
+            }
+            Ok(None) => {
+                tracing::warn!(store = %to, "a snapshot was given up: it made no progress, or is not wanted any more");
                 false
             }
             // The runtime ends only with the process.
@@ -54,11 +72,13 @@ impl Network for Outgoing {
     }
 }
 
-/// Reads files into a channel, until its other end goes away.
+/// Reads files into a channel, until its other end goes away, as it does when the ticket is over. The channel is short and
+/// the receiver sets the pace, so a chunk that found room is progress.
 fn read_chunks(
     files: &[SnapshotFile],
     read: &ReadFile,
     chunks: &mpsc::Sender<io::Result<SnapshotChunk>>,
+    ticket: &mut Ticket,
 ) {
     for (number, file) in files.iter().enumerate() {
         let mut offset = 0;
@@ -79,7 +99,7 @@ fn read_chunks(
                 Err(error) => Err(io::Error::other(error)),
             };
             let failed = chunk.is_err();
-            if chunks.blocking_send(chunk).is_err() || failed {
+            if chunks.blocking_send(chunk).is_err() || failed || !ticket.progress() {
                 return;
             }
         }
@@ -111,6 +131,11 @@ impl<E: Engine> Receiver for Incoming<E> {
     }
 
     fn snapshot(&self, from: StoreId, head: SnapshotHead) -> io::Result<Staging<E>> {
+        // Before anything is stored: nobody fills this disk uninvited.
+        let ticket = self
+            .node
+            .granted(from, &head)
+            .ok_or_else(|| invalid("no slot is granted to it, or not any more: offer it again"))?;
         if head.files.len() > FILES_MAX {
             return Err(invalid("too many files"));
         }
@@ -133,8 +158,10 @@ impl<E: Engine> Receiver for Incoming<E> {
             receiving: self.receiving.clone(),
             from,
             head,
+            ticket,
             file: 0,
             offset: 0,
+            finished: 0,
             kept: false,
         })
     }
@@ -146,10 +173,31 @@ pub struct Staging<E: Engine> {
     receiving: Arc<Mutex<HashSet<String>>>,
     from: StoreId,
     head: SnapshotHead,
+    ticket: Ticket,
     /// The file being received and the bytes of it that are here.
     file: usize,
     offset: u64,
+    /// Files that are here whole and checked.
+    finished: usize,
     kept: bool,
+}
+
+impl<E: Engine> Staging<E> {
+    /// Makes the next file durable and checks it.
+    fn finish_file(&mut self) -> io::Result<()> {
+        let wanted = &self.head.files[self.finished];
+        let staged = self
+            .node
+            .engine()
+            .stage_finish(&wanted.name)
+            .map_err(io::Error::other)?;
+        if (staged.bytes, staged.keys, staged.crc32c) != (wanted.bytes, wanted.keys, wanted.crc32c)
+        {
+            return Err(invalid("a file is not what was announced"));
+        }
+        self.finished += 1;
+        Ok(())
+    }
 }
 
 impl<E: Engine> SnapshotSink for Staging<E> {
@@ -180,21 +228,25 @@ impl<E: Engine> SnapshotSink for Staging<E> {
             .stage_append(&wanted.name, &chunk.data)
             .map_err(io::Error::other)?;
         self.offset += chunk.data.len() as u64;
-        Ok(())
+        // Each file when it is here, so that the sender feels the pace of this disk, and the end has little left to do.
+        if self.offset == wanted.bytes && self.file == self.finished {
+            self.finish_file()?;
+        }
+        if self.ticket.progress() {
+            Ok(())
+        } else {
+            Err(invalid("its slot ran out"))
+        }
+    }
+
+    fn over(&self) -> BoxFuture<'static, ()> {
+        let mut ticket = self.ticket.clone();
+        Box::pin(async move { ticket.over().await })
     }
 
     fn finish(mut self) -> io::Result<bool> {
-        for wanted in &self.head.files {
-            let staged = self
-                .node
-                .engine()
-                .stage_finish(&wanted.name)
-                .map_err(io::Error::other)?;
-            if (staged.bytes, staged.keys, staged.crc32c)
-                != (wanted.bytes, wanted.keys, wanted.crc32c)
-            {
-                return Err(invalid("a file is not what was announced"));
-            }
+        while self.finished < self.head.files.len() {
+            self.finish_file()?;
         }
         self.kept = true;
         self.node.snapshot_received(self.from, self.head.clone());

@@ -23,7 +23,7 @@ use super::{StoreConfig, check, describe, listen, reserve, server};
 use crate::exit::Kind;
 use crate::metrics::Metrics;
 use crate::runtime::fatal::exit_process;
-use crate::runtime::{Network, Node, Options, ReadFile};
+use crate::runtime::{Network, Node, Options, ReadFile, Ticket};
 use crate::services::tikv::{Addresses, ApiVersion, Rules, TikvService};
 
 /// A store with no other.
@@ -34,7 +34,13 @@ impl Network for Alone {
         panic!("there is no store {to}");
     }
 
-    fn send_snapshot(&self, _to: StoreId, _head: &SnapshotHead, _read: ReadFile) -> bool {
+    fn send_snapshot(
+        &self,
+        _to: StoreId,
+        _head: &SnapshotHead,
+        _read: ReadFile,
+        _ticket: Ticket,
+    ) -> bool {
         false
     }
 }

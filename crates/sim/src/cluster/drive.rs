@@ -6,8 +6,8 @@ use engine::{Engine, Logging};
 use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId};
 use raft::PeerId;
-use store::event::{Applied, Effects, Event, Task, TaskDone, ViewChange};
-use store::{SplitCause, task};
+use store::SplitCause;
+use store::event::{Applied, Effects, Event, TransferChange, ViewChange};
 
 use super::world::{Action, World, broken};
 use crate::group::settings::Fault;
@@ -59,7 +59,17 @@ impl World {
             }
             Action::Apply(id, incarnation) => self.apply(id, incarnation),
             Action::Report(id, incarnation, applied) => self.report(id, incarnation, applied),
-            Action::Task(id, incarnation, task) => self.run_task(id, incarnation, *task),
+            Action::Task(id, incarnation, task) => self.begin_task(id, incarnation, task),
+            Action::Piece(id, incarnation, task, left) => {
+                self.do_piece(id, incarnation, task, left)
+            }
+            Action::Progress(id, incarnation, transfer) => {
+                if self.nodes[&id].is_up(incarnation) {
+                    self.step(id, Event::Progress(transfer))
+                } else {
+                    Ok(())
+                }
+            }
             Action::Done(id, incarnation, done) => {
                 if self.nodes[&id].is_up(incarnation) {
                     self.step(id, Event::TaskDone(*done))
@@ -148,6 +158,7 @@ impl World {
         let incarnation = node.incarnation;
         let Effects {
             views,
+            transfers,
             frames,
             log,
             apply,
@@ -169,6 +180,12 @@ impl World {
             match view {
                 ViewChange::Set(view) => node.views.insert(RegionId(view.region.id), view),
                 ViewChange::Removed(region) => node.views.remove(&region),
+            };
+        }
+        for change in transfers {
+            match change {
+                TransferChange::Begun(transfer, _) => node.transfers.insert(transfer),
+                TransferChange::Ended(transfer) => node.transfers.remove(&transfer),
             };
         }
         node.log.extend(log);
@@ -228,7 +245,7 @@ impl World {
         self.disk_random.between(low, high)
     }
 
-    fn network_delay(&mut self, to: Option<StoreId>) -> Time {
+    pub(super) fn network_delay(&mut self, to: Option<StoreId>) -> Time {
         let settings = &self.settings;
         let late = to.is_some_and(|to| self.lagging.contains(PeerId(to.0)));
         let slow = settings.faults.has(Fault::Reorder)
@@ -241,7 +258,7 @@ impl World {
         self.network_random.between(low, high)
     }
 
-    fn is_cut(&self, from: StoreId, to: StoreId) -> bool {
+    pub(super) fn is_cut(&self, from: StoreId, to: StoreId) -> bool {
         self.cut[from.0 as usize].contains(PeerId(to.0))
     }
 
@@ -413,94 +430,6 @@ impl World {
         self.begin_apply(id);
         Ok(())
     }
-
-    fn run_task(&mut self, id: StoreId, incarnation: u32, task: Task) -> Result<(), Violation> {
-        if !self.nodes[&id].is_up(incarnation) {
-            return Ok(());
-        }
-        self.trace
-            .note(self.schedule.now(), [5, id.0, 0, self.events], || {
-                format!("{id} runs {task:?}")
-            });
-        if let Task::SendSnapshot { to_store, head } = task {
-            return self.send_snapshot(id, to_store, head);
-        }
-        let done = task::run(&self.nodes[&id].engine, task).map_err(broken)?;
-        if let Some(done) = done {
-            match done {
-                TaskDone::SnapshotInstalled { .. } => self.count("snapshot installed"),
-                TaskDone::Destroyed { .. } => self.count("peer destroyed"),
-                TaskDone::SnapshotUnusable { .. } => self.count("snapshot unusable"),
-                TaskDone::SnapshotBuilt { .. } | TaskDone::SnapshotSent { .. } => {}
-            }
-            let delay = self.disk_random.between(1, 200);
-            self.schedule
-                .after(delay, Action::Done(id, incarnation, Box::new(done)));
-        }
-        Ok(())
-    }
-
-    /// Streams a snapshot: it arrives whole, or the sender learns that it did not.
-    fn send_snapshot(
-        &mut self,
-        from: StoreId,
-        to: StoreId,
-        head: wire::SnapshotHead,
-    ) -> Result<(), Violation> {
-        let lost = self.is_cut(from, to)
-            || self.nodes.get(&to).is_none_or(|node| node.store.is_none())
-            || !self.healing && self.network_random.chance(100);
-        let source = self.nodes[&from].engine.clone();
-        let names: Vec<String> = head.files.iter().map(|file| file.name.clone()).collect();
-        // The slot may have run out while the stream waited for its turn, and the files with it.
-        let staged = source.stage_list().map_err(broken)?;
-        let lost = lost || names.iter().any(|name| !staged.contains(name));
-        if !lost {
-            let target = self.nodes[&to].engine.clone();
-            for file in &head.files {
-                target
-                    .stage_remove(std::slice::from_ref(&file.name))
-                    .map_err(broken)?;
-                let bytes = source
-                    .stage_read(&file.name, 0, usize::MAX)
-                    .map_err(broken)?;
-                target.stage_append(&file.name, &bytes).map_err(broken)?;
-                let staged = target.stage_finish(&file.name).map_err(broken)?;
-                debug_assert_eq!(staged.crc32c, file.crc32c, "copied byte for byte");
-            }
-            let delay = self.network_delay(Some(to));
-            self.count("snapshot sent");
-            self.schedule
-                .after(delay, Action::Received(from, to, Box::new(head.clone())));
-        }
-        source.stage_remove(&names).map_err(broken)?;
-        let done = TaskDone::SnapshotSent {
-            region: RegionId(head.region.as_ref().map_or(0, |region| region.id)),
-            to_peer: PeerId(head.to_peer),
-            slot: head.slot,
-            delivered: !lost,
-        };
-        let incarnation = self.nodes[&from].incarnation;
-        let delay = self.network_delay(Some(from));
-        self.schedule
-            .after(delay, Action::Done(from, incarnation, Box::new(done)));
-        Ok(())
-    }
-
-    fn received(
-        &mut self,
-        from: StoreId,
-        to: StoreId,
-        head: wire::SnapshotHead,
-    ) -> Result<(), Violation> {
-        // The receiver's driver reports a stream only when every file is there, checked; a crash in between loses the stream.
-        let node = &self.nodes[&to];
-        let staged = node.engine.stage_list().map_err(broken)?;
-        if node.store.is_none() || head.files.iter().any(|file| !staged.contains(&file.name)) {
-            return Ok(());
-        }
-        self.step(to, Event::SnapshotReceived { from, head })
-    }
 }
 
 fn event_word(event: &Event) -> u64 {
@@ -518,6 +447,7 @@ fn event_word(event: &Event) -> u64 {
         Event::TaskDone(_) => 11,
         Event::Drain => 12,
         Event::Reads(_) => 13,
+        Event::Progress(_) => 14,
     }
 }
 

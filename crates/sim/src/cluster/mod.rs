@@ -12,6 +12,7 @@ mod node;
 mod operator;
 pub mod run;
 pub mod settings;
+mod snapshots;
 mod world;
 
 pub use world::World;

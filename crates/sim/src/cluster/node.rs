@@ -1,13 +1,13 @@
 //! One store and what its driver would hold for it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use engine::MemoryEngine;
 use proto::RegionId;
 use store::Store;
 use store::apply::Applier;
-use store::event::{ApplyTask, LogBatch, RegionView};
+use store::event::{ApplyTask, LogBatch, RegionView, Transfer};
 
 /// A node.
 pub struct Node {
@@ -31,6 +31,8 @@ pub struct Node {
     pub dirty: bool,
     /// Published views.
     pub views: BTreeMap<RegionId, Arc<RegionView>>,
+    /// Snapshots that may be worked on.
+    pub transfers: BTreeSet<Transfer>,
 }
 
 impl Node {
@@ -45,6 +47,7 @@ impl Node {
         self.log.clear();
         self.apply.clear();
         self.views.clear();
+        self.transfers.clear();
         (self.writing, self.applying, self.dirty) = (false, false, false);
     }
 }

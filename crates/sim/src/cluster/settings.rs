@@ -30,6 +30,7 @@ pub const FAULTS: &[Fault] = &[
     Fault::Batch,
     Fault::Fetch,
     Fault::Limits,
+    Fault::SlowSnapshot,
 ];
 
 /// The settings of a cluster.
@@ -79,7 +80,9 @@ impl Settings {
         let random = &mut Stream::new(plan.seed, Purpose::Settings);
         let mut faults = Faults::default();
         let permille = random.pick(&[300, 600, 850]);
-        for fault in FAULTS {
+        // Drawn last, so that it changes nothing else.
+        let early = |fault: &&Fault| **fault != Fault::SlowSnapshot;
+        for fault in FAULTS.iter().filter(early) {
             let rare = if *fault == Fault::PowerLoss { 2 } else { 1 };
             if random.chance(permille / rare) {
                 faults = faults.with(*fault);
@@ -188,6 +191,10 @@ impl Settings {
         };
         if faults.has(Fault::Split) {
             settings.options.split = draw_split(random);
+        }
+        let slow = Fault::SlowSnapshot;
+        if (random.chance(permille) || plan.with.contains(&slow)) && !plan.without.contains(&slow) {
+            settings.faults = settings.faults.with(slow);
         }
         settings
     }

@@ -8,7 +8,7 @@ use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId, metapb};
 use raft::Role;
 use store::apply::Applier;
-use store::event::{Applied, OperationResult, Refusal, RequestId, Task, TaskDone};
+use store::event::{Applied, OperationResult, Refusal, RequestId, Task, TaskDone, Transfer};
 use store::{Store, identity};
 
 use super::check::content::Contents;
@@ -51,6 +51,10 @@ pub enum Action {
     Report(StoreId, u32, Vec<Applied>),
     /// Background work.
     Task(StoreId, u32, Box<Task>),
+    /// A piece of slow background work is done; so many are left.
+    Piece(StoreId, u32, Box<Task>, u64),
+    /// A store learns that a snapshot makes progress.
+    Progress(StoreId, u32, Transfer),
     /// The store learns how a task ended.
     Done(StoreId, u32, Box<TaskDone>),
     /// A snapshot has crossed the network.
@@ -176,6 +180,7 @@ impl World {
                 applying: false,
                 dirty: false,
                 views: BTreeMap::new(),
+                transfers: BTreeSet::new(),
             };
             self.nodes.insert(StoreId(id), node);
             self.start(StoreId(id))?;
@@ -338,6 +343,9 @@ impl World {
             }
         }
         for (store, node) in &self.nodes {
+            if let Some(transfer) = node.transfers.first() {
+                return Err(format!("store {store} holds on to {transfer:?}"));
+            }
             for view in node.views.values() {
                 let here = self.descriptors.newest().any(|region| {
                     region.id == view.region.id

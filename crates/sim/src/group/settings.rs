@@ -59,11 +59,13 @@ pub enum Fault {
     Limits,
     /// Leases serve reads (R25). Not a fault, but off by default.
     Lease,
+    /// Snapshots are built, streamed and put in place slowly, or hang; in clusters.
+    SlowSnapshot,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 24] = [
+    pub const ALL: [Fault; 25] = [
         Fault::Loss,
         Fault::Duplicate,
         Fault::Reorder,
@@ -88,6 +90,7 @@ impl Fault {
         Fault::Fetch,
         Fault::Limits,
         Fault::Lease,
+        Fault::SlowSnapshot,
     ];
 
     /// The name on the command line.
@@ -231,6 +234,8 @@ impl Settings {
         let permille = random.pick(&[300, 600, 850]);
         for fault in Fault::ALL {
             let rare = match fault {
+                // Groups have none; nothing is drawn for it.
+                Fault::SlowSnapshot => continue,
                 Fault::PowerLoss | Fault::Orders | Fault::Readd | Fault::Lease => 2,
                 _ => 1,
             };

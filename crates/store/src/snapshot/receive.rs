@@ -8,11 +8,35 @@ use raft::{Event as RaftEvent, Index, LogPosition, PeerId};
 
 use super::{Checked, Slot, check, file_names, is_well_formed, remove_files};
 use crate::context::{Context, Followup};
-use crate::event::{ApplyTask, Task};
+use crate::event::{ApplyTask, Task, Transfer, TransferChange};
 use crate::inbound::Address;
 use crate::peer::{Installing, Peer, Stage};
 use crate::store::{Store, step_quietly};
 use crate::{Error, codec};
+
+impl Slot {
+    fn transfer(&self, region: RegionId) -> Transfer {
+        Transfer::Incoming {
+            region,
+            to_peer: self.to,
+            slot: self.slot,
+        }
+    }
+
+    fn is_of(&self, offer: Address) -> bool {
+        (self.to, self.from, self.from_store) == (offer.to, offer.from, offer.from_store)
+    }
+}
+
+impl<E> Context<E> {
+    /// Takes a granted slot back, if there is one.
+    pub(crate) fn end_slot(&mut self, region: RegionId) {
+        if let Some(slot) = self.slots.remove(&region) {
+            let ended = TransferChange::Ended(slot.transfer(region));
+            self.out.transfers.push(ended);
+        }
+    }
+}
 
 /// What a store says to an offer, or to a snapshot that arrived.
 enum Judgement {
@@ -51,7 +75,7 @@ impl<E: Engine> Store<E> {
         }
         peer.remember_contact(address.from, from_store);
         let kind = match self.judge(&descriptor, address.to, offer.index) {
-            Judgement::Accept => match self.grant(region, address.to, from_store) {
+            Judgement::Accept => match self.grant(address) {
                 Some(slot) => Kind::Grant(Grant { slot }),
                 None => Kind::Wait(Wait {
                     reason: wait::Reason::Slots as i32,
@@ -59,12 +83,25 @@ impl<E: Engine> Store<E> {
                 }),
             },
             Judgement::Has => Kind::Installed(offer.index),
-            Judgement::Wait(wait) => Kind::Wait(wait),
+            // A repeated offer that came late: what it speaks of is being put in place.
+            Judgement::Wait(wait) => match self.cx.slots.get(&region) {
+                Some(slot) if slot.is_of(address) && self.is_replaced(region) => {
+                    Kind::Grant(Grant { slot: slot.slot })
+                }
+                _ => Kind::Wait(wait),
+            },
             Judgement::Refuse(reason) => Kind::Refuse(Refuse {
                 reason: reason as i32,
             }),
         };
         self.answer(region, address.to, address.from, from_store, kind);
+    }
+
+    /// Whether a snapshot that arrived is about to replace a region's peer, or does.
+    fn is_replaced(&self, region: RegionId) -> bool {
+        self.peers
+            .get(&region)
+            .is_some_and(|peer| peer.staged.is_some() || matches!(peer.stage, Stage::Installing(_)))
     }
 
     fn answer(
@@ -129,40 +166,77 @@ impl<E: Engine> Store<E> {
     }
 
     /// A slot, if one is free; the same again for the same peer.
-    fn grant(&mut self, region: RegionId, to: PeerId, from_store: StoreId) -> Option<u64> {
-        let until_tick = self.cx.tick + self.cx.options.snapshot_ticks;
-        let mine = self
-            .cx
-            .slots
-            .get(&region)
-            .filter(|slot| slot.to == to && slot.from_store == from_store);
-        let slot = match mine {
-            Some(slot) => slot.slot,
-            None if self.cx.slots.len() >= self.cx.options.snapshot_slots
-                && !self.cx.slots.contains_key(&region) =>
-            {
-                return None;
-            }
-            None => {
-                self.cx.next_slot += 1;
-                self.cx.next_slot
-            }
+    fn grant(&mut self, address: Address) -> Option<u64> {
+        let region = address.region;
+        let cx = &mut self.cx;
+        let until_tick = cx.tick + cx.options.snapshot_ticks;
+        let told_tick = cx.tick;
+        if let Some(mine) = cx.slots.get_mut(&region).filter(|slot| slot.is_of(address)) {
+            (mine.until_tick, mine.told_tick) = (until_tick, told_tick);
+            return Some(mine.slot);
+        }
+        if cx.slots.len() >= cx.options.snapshot_slots && !cx.slots.contains_key(&region) {
+            return None;
+        }
+        cx.end_slot(region);
+        cx.next_slot += 1;
+        let slot = Slot {
+            slot: cx.next_slot,
+            to: address.to,
+            from: address.from,
+            from_store: address.from_store,
+            until_tick,
+            told_tick,
         };
-        self.cx.slots.insert(
-            region,
-            Slot {
-                slot,
-                to,
-                from_store,
-                until_tick,
-            },
-        );
-        Some(slot)
+        cx.slots.insert(region, slot);
+        cx.out.transfers.push(TransferChange::Begun(
+            slot.transfer(region),
+            slot.from_store,
+        ));
+        Some(slot.slot)
     }
 
     pub(crate) fn tick_slots(&mut self) {
         let tick = self.cx.tick;
-        self.cx.slots.retain(|_, slot| slot.until_tick > tick);
+        let over =
+            |(region, slot): (&RegionId, &Slot)| (slot.until_tick <= tick).then_some(*region);
+        let over: Vec<RegionId> = self.cx.slots.iter().filter_map(over).collect();
+        for region in over {
+            self.cx.end_slot(region);
+        }
+    }
+
+    /// A piece of a snapshot was done.
+    pub(crate) fn on_progress(&mut self, transfer: Transfer) {
+        match transfer {
+            Transfer::Outgoing {
+                region,
+                to_peer,
+                build,
+            } => {
+                if let Some(peer) = self.peers.get_mut(&region) {
+                    peer.on_outgoing_progress(to_peer, build, &mut self.cx);
+                }
+            }
+            Transfer::Incoming { region, .. } => {
+                let cx = &mut self.cx;
+                let Some(slot) = cx
+                    .slots
+                    .get_mut(&region)
+                    .filter(|slot| slot.transfer(region) == transfer)
+                else {
+                    return;
+                };
+                slot.until_tick = cx.tick + cx.options.snapshot_ticks;
+                if cx.tick < slot.told_tick + cx.options.snapshot_offer_ticks {
+                    return;
+                }
+                slot.told_tick = cx.tick;
+                let slot = *slot;
+                let kind = Kind::Grant(Grant { slot: slot.slot });
+                self.answer(region, slot.to, slot.from, slot.from_store, kind);
+            }
+        }
     }
 
     /// A snapshot is here whole. It is judged again, since the region may have changed meanwhile.
@@ -177,6 +251,18 @@ impl<E: Engine> Store<E> {
             to,
             position,
         } = checked;
+        // The slot may have run out while the last bytes came.
+        let arrived = Transfer::incoming(&head);
+        let granted = self.cx.slots.get_mut(&region).filter(|slot| {
+            slot.transfer(region) == arrived
+                && slot.from == PeerId(head.from_peer)
+                && slot.from_store == from_store
+        });
+        let Some(slot) = granted else {
+            self.cx.out.tasks.push(remove_files(&head));
+            return;
+        };
+        slot.until_tick = self.cx.tick + self.cx.options.snapshot_ticks;
         let judgement = self.judge(&descriptor, to, position.index);
         if !matches!(judgement, Judgement::Accept) {
             self.turn_down(region, &head, judgement);
@@ -205,7 +291,7 @@ impl<E: Engine> Store<E> {
     }
 
     fn turn_down(&mut self, region: RegionId, head: &wire::SnapshotHead, judgement: Judgement) {
-        self.cx.slots.remove(&region);
+        self.cx.end_slot(region);
         self.cx.out.tasks.push(remove_files(head));
         let kind = match judgement {
             Judgement::Accept | Judgement::Has => Kind::Installed(head.index),
@@ -393,7 +479,9 @@ impl<E: Engine> Store<E> {
         cx.out.apply.push(ApplyTask::Open(region));
         // The files are wanted until no restart can find the mark.
         cx.after_sync(Followup::RemoveFiles(file_names(&head)));
-        cx.slots.remove(&region);
+        cx.end_slot(region);
+        // A read that was confirmed while this peer led waits for no more than what is here now.
+        peer.serve_confirmed(cx);
         self.answer(
             region,
             id,
@@ -414,7 +502,7 @@ impl<E: Engine> Store<E> {
         installing.has_files = false;
         // Without files there is nothing for Raft to wait for; until another snapshot comes the peer answers by itself.
         peer.raft = None;
-        self.cx.slots.remove(&region);
+        self.cx.end_slot(region);
     }
 }
 

@@ -8,7 +8,7 @@ use raft::{Event as RaftEvent, Index, PeerId};
 
 use super::{SendState, Sending, remove_files};
 use crate::context::Context;
-use crate::event::Task;
+use crate::event::{Task, Transfer, TransferChange};
 use crate::peer::Peer;
 use crate::store::{Store, step_quietly};
 
@@ -20,6 +20,7 @@ impl Peer {
                 to,
                 state: SendState::Offered,
                 due_tick: cx.tick,
+                told_tick: cx.tick,
             });
         }
         self.tick_sending(cx);
@@ -53,6 +54,8 @@ impl Peer {
                 .find(|sending| sending.to == to)
                 .map(|sending| sending.state)
             {
+                // With every sender busy the grant would be for nothing.
+                Some(SendState::Offered) if cx.sends.len() >= cx.options.snapshot_sends => {}
                 Some(SendState::Offered) => self.offer(to, cx),
                 Some(SendState::Building { .. } | SendState::Sent { .. }) => {
                     self.end_sending(to, None, cx)
@@ -70,12 +73,14 @@ impl Peer {
                     .is_some_and(|status| status.in_snapshot)
             });
         if !still_needed {
-            self.sending.retain(|sending| sending.to != to);
+            self.end_sending(to, None, cx);
             return;
         }
-        let due_tick = cx.tick + cx.options.snapshot_offer_ticks;
         if let Some(sending) = self.sending.iter_mut().find(|sending| sending.to == to) {
-            sending.due_tick = due_tick;
+            sending.told_tick = cx.tick;
+            if sending.state == SendState::Offered {
+                sending.due_tick = cx.tick + cx.options.snapshot_offer_ticks;
+            }
         }
         // A member whose add is not applied here has no store yet; it will at a later try.
         let Some(store) = self.member(to).map(|member| StoreId(member.store_id)) else {
@@ -100,10 +105,16 @@ impl Peer {
         delivered: Option<Index>,
         cx: &mut Context<E>,
     ) {
-        let before = self.sending.len();
-        self.sending.retain(|sending| sending.to != to);
-        if self.sending.len() == before {
+        let Some(at) = self.sending.iter().position(|sending| sending.to == to) else {
             return;
+        };
+        match self.sending.remove(at).state {
+            SendState::Offered => {}
+            SendState::Building { build, .. } | SendState::Sent { build, .. } => {
+                let transfer = self.outgoing(to, build);
+                cx.sends.remove(&transfer);
+                cx.out.transfers.push(TransferChange::Ended(transfer));
+            }
         }
         if let Some(raft) = self.raft.as_mut() {
             step_quietly(
@@ -114,6 +125,35 @@ impl Peer {
                 },
             );
             cx.touch(self);
+        }
+    }
+
+    fn outgoing(&self, to_peer: PeerId, build: u64) -> Transfer {
+        Transfer::Outgoing {
+            region: self.region_id(),
+            to_peer,
+            build,
+        }
+    }
+
+    /// A piece of a snapshot was built or streamed. While it is being built the receiver hears nothing else of it.
+    pub(super) fn on_outgoing_progress<E: Engine>(
+        &mut self,
+        to: PeerId,
+        build: u64,
+        cx: &mut Context<E>,
+    ) {
+        let Some(sending) = self.sending.iter_mut().find(|sending| sending.to == to) else {
+            return;
+        };
+        let builds = match sending.state {
+            SendState::Building { build: current, .. } if current == build => true,
+            SendState::Sent { build: current, .. } if current == build => false,
+            SendState::Offered | SendState::Building { .. } | SendState::Sent { .. } => return,
+        };
+        sending.due_tick = cx.tick + cx.options.snapshot_ticks;
+        if builds && cx.tick >= sending.told_tick + cx.options.snapshot_offer_ticks {
+            self.offer(to, cx);
         }
     }
 
@@ -156,13 +196,24 @@ impl<E: Engine> Store<E> {
             return;
         };
         match kind {
+            // Offered again when there is room; the slot is held until then or runs out.
+            Some(Kind::Grant(_))
+                if state == SendState::Offered && cx.sends.len() >= cx.options.snapshot_sends => {}
             Some(Kind::Grant(Grant { slot }))
                 if known && state == SendState::Offered && peer.is_leader() =>
             {
+                cx.next_build += 1;
+                let build = cx.next_build;
                 let state = SendState::Building {
                     slot,
+                    build,
                     from_index: peer.applied.index,
                 };
+                let transfer = peer.outgoing(member, build);
+                cx.sends.insert(transfer);
+                cx.out
+                    .transfers
+                    .push(TransferChange::Begun(transfer, from_store));
                 let due_tick = cx.tick + cx.options.snapshot_ticks;
                 let leader_term = peer.term();
                 if let Some(sending) = peer.sending.iter_mut().find(|sending| sending.to == member)
@@ -171,6 +222,7 @@ impl<E: Engine> Store<E> {
                         to: member,
                         state,
                         due_tick,
+                        told_tick: cx.tick,
                     };
                 }
                 cx.out.tasks.push(Task::BuildSnapshot {
@@ -180,7 +232,17 @@ impl<E: Engine> Store<E> {
                     to_peer: member,
                     to_store: from_store,
                     slot,
+                    build,
                 });
+            }
+            // Repeated while it arrives and while it is put in place.
+            Some(Kind::Grant(Grant { slot })) if matches!(state, SendState::Sent { slot: used, .. } if used == slot) =>
+            {
+                let due_tick = cx.tick + cx.options.snapshot_ticks;
+                if let Some(sending) = peer.sending.iter_mut().find(|sending| sending.to == member)
+                {
+                    sending.due_tick = due_tick;
+                }
             }
             // Offered again when it is due.
             Some(Kind::Grant(_) | Kind::Wait(_)) if state == SendState::Offered => {}
@@ -195,11 +257,18 @@ impl<E: Engine> Store<E> {
         &mut self,
         region: RegionId,
         to: PeerId,
+        build: u64,
         head: Option<wire::SnapshotHead>,
     ) {
         let cx = &mut self.cx;
         let Some(mut head) = head else {
-            if let Some(peer) = self.peers.get_mut(&region) {
+            let builds = |sending: &Sending| {
+                sending.to == to
+                    && matches!(sending.state, SendState::Building { build: current, .. } if current == build)
+            };
+            if let Some(peer) = self.peers.get_mut(&region)
+                && peer.sending.iter().any(builds)
+            {
                 peer.end_sending(to, None, cx);
             }
             return;
@@ -213,9 +282,14 @@ impl<E: Engine> Store<E> {
                 let store = peer.member(to).map(|member| StoreId(member.store_id))?;
                 let sending = peer.sending.iter_mut().find(|sending| sending.to == to)?;
                 match sending.state {
-                    SendState::Building { slot, .. } if slot == head.slot => {
+                    SendState::Building {
+                        slot,
+                        build: current,
+                        ..
+                    } if current == build => {
                         sending.state = SendState::Sent {
                             slot,
+                            build,
                             index: head.index,
                         };
                         sending.due_tick = cx.tick + cx.options.snapshot_ticks;
@@ -225,7 +299,11 @@ impl<E: Engine> Store<E> {
                 }
             });
         match wanted {
-            Some(to_store) => cx.out.tasks.push(Task::SendSnapshot { to_store, head }),
+            Some(to_store) => cx.out.tasks.push(Task::SendSnapshot {
+                to_store,
+                build,
+                head,
+            }),
             None => cx.out.tasks.push(remove_files(&head)),
         }
     }
@@ -234,7 +312,7 @@ impl<E: Engine> Store<E> {
         &mut self,
         region: RegionId,
         to: PeerId,
-        slot: u64,
+        build: u64,
         delivered: bool,
     ) {
         let cx = &mut self.cx;
@@ -243,7 +321,7 @@ impl<E: Engine> Store<E> {
         };
         let sent = |sending: &&mut Sending| {
             sending.to == to
-                && matches!(sending.state, SendState::Sent { slot: used, .. } if used == slot)
+                && matches!(sending.state, SendState::Sent { build: current, .. } if current == build)
         };
         let Some(sending) = peer.sending.iter_mut().find(sent) else {
             return;
@@ -251,6 +329,7 @@ impl<E: Engine> Store<E> {
         if delivered {
             // The answer tells when it is installed.
             sending.due_tick = cx.tick + cx.options.snapshot_ticks;
+            cx.sends.remove(&peer.outgoing(to, build));
         } else {
             peer.end_sending(to, None, cx);
         }

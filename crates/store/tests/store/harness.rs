@@ -15,7 +15,7 @@ use store::apply::Applier;
 use store::event::{
     ApplyTask, Effects, Event, Keys, LogBatch, OperationResult, Order, OrderKind, OrderRefusal,
     OwnSplit, Proposal, ReadRequest, Refusal, RegionReport, RequestId, Target, Task, TaskDone,
-    ViewChange,
+    Transfer, TransferChange, ViewChange,
 };
 use store::{Options, Store, identity, read, task};
 
@@ -29,6 +29,8 @@ pub struct Node {
     log: VecDeque<LogBatch>,
     apply: VecDeque<ApplyTask>,
     pub tasks: VecDeque<Task>,
+    /// Snapshots that began and did not end.
+    pub transfers: BTreeSet<Transfer>,
     pub views: BTreeMap<RegionId, std::sync::Arc<store::event::RegionView>>,
     pub reports: Vec<RegionReport>,
     pub splits: Vec<Vec<metapb::Region>>,
@@ -45,6 +47,8 @@ pub struct Cluster {
     pub hold_log: BTreeSet<StoreId>,
     pub hold_apply: BTreeSet<StoreId>,
     pub hold_tasks: BTreeSet<StoreId>,
+    /// Tasks of one kind on one store.
+    pub hold_task: Option<(StoreId, fn(&Task) -> bool)>,
     pub answers: BTreeMap<RequestId, Answer>,
     pub reads: BTreeMap<RequestId, Result<StoreId, Refusal>>,
     pub options: Options,
@@ -157,6 +161,7 @@ impl Cluster {
             hold_log: BTreeSet::new(),
             hold_apply: BTreeSet::new(),
             hold_tasks: BTreeSet::new(),
+            hold_task: None,
             answers: BTreeMap::new(),
             reads: BTreeMap::new(),
             options,
@@ -196,6 +201,7 @@ impl Cluster {
             log: VecDeque::new(),
             apply: VecDeque::new(),
             tasks: VecDeque::new(),
+            transfers: BTreeSet::new(),
             views: BTreeMap::new(),
             reports: Vec::new(),
             splits: Vec::new(),
@@ -215,6 +221,7 @@ impl Cluster {
         node.log.clear();
         node.apply.clear();
         node.tasks.clear();
+        node.transfers.clear();
         node.views.clear();
         self.network
             .retain(|(from, to, _)| *from != id && *to != id);
@@ -281,6 +288,7 @@ impl Cluster {
         store.check_invariants();
         let Effects {
             views,
+            transfers,
             frames,
             log,
             apply,
@@ -301,6 +309,13 @@ impl Cluster {
                 ViewChange::Set(view) => node.views.insert(RegionId(view.region.id), view),
                 ViewChange::Removed(region) => node.views.remove(&region),
             };
+        }
+        for change in transfers {
+            let news = match change {
+                TransferChange::Begun(transfer, _) => node.transfers.insert(transfer),
+                TransferChange::Ended(transfer) => node.transfers.remove(&transfer),
+            };
+            assert!(news, "{change:?} happened before");
         }
         self.network
             .extend(frames.into_iter().map(|(to, frame)| (id, to, frame)));
@@ -337,6 +352,21 @@ impl Cluster {
         }
         let earlier = self.answers.insert(request, answer);
         assert!(earlier.is_none(), "request {request:?} is answered twice");
+    }
+
+    /// The slot of the one snapshot that a store lets in.
+    pub fn granted(&self, store: u64) -> u64 {
+        let mut slots =
+            self.nodes[&s(store)]
+                .transfers
+                .iter()
+                .filter_map(|transfer| match transfer {
+                    Transfer::Incoming { slot, .. } => Some(*slot),
+                    Transfer::Outgoing { .. } => None,
+                });
+        let slot = slots.next().expect("a slot is granted");
+        assert_eq!(slots.next(), None, "store {store} granted several slots");
+        slot
     }
 
     /// Does one thing on one store: a log write, a run of applying, or a task. False when there is nothing to do.
@@ -396,14 +426,27 @@ impl Cluster {
         if self.hold_tasks.contains(&id) {
             return false;
         }
+        let held = self.hold_task.filter(|(store, _)| *store == id);
         let node = self.nodes.get_mut(&id).expect("a store of the cluster");
-        let Some(task) = node.tasks.pop_front() else {
+        let free = |task: &Task| held.is_none_or(|(_, what)| !what(task));
+        let Some(task) = node.tasks.pop_front_if(|task| free(task)) else {
             return false;
         };
         match task {
-            Task::SendSnapshot { to_store, head } => self.send_snapshot(id, to_store, head),
+            Task::SendSnapshot {
+                to_store,
+                build,
+                head,
+            } => self.send_snapshot(id, to_store, build, head),
             task => {
-                let done = task::run(&node.engine, task).expect("the task runs");
+                let transfer = task.transfer();
+                let mut go_on = || match transfer {
+                    Some(transfer @ Transfer::Outgoing { .. }) => {
+                        node.transfers.contains(&transfer)
+                    }
+                    Some(Transfer::Incoming { .. }) | None => true,
+                };
+                let done = task::run(&node.engine, task, &mut go_on).expect("the task runs");
                 if let Some(done) = done {
                     match done {
                         TaskDone::SnapshotInstalled { .. } => self.happened.installs += 1,
@@ -417,8 +460,12 @@ impl Cluster {
         true
     }
 
-    fn send_snapshot(&mut self, from: StoreId, to: StoreId, head: wire::SnapshotHead) {
+    /// Streams a snapshot. The receiver takes bytes only of one that it granted.
+    fn send_snapshot(&mut self, from: StoreId, to: StoreId, build: u64, head: wire::SnapshotHead) {
         let reaches = self.nodes[&to].store.is_some()
+            && self.nodes[&to]
+                .transfers
+                .contains(&Transfer::incoming(&head))
             && !self.cut.contains(&(from, to))
             && !self.spoil_snapshots;
         let (source, target) = (
@@ -453,7 +500,7 @@ impl Cluster {
         let done = TaskDone::SnapshotSent {
             region,
             to_peer: PeerId(head.to_peer),
-            slot: head.slot,
+            build,
             delivered: reaches,
         };
         self.step(from, Event::TaskDone(done));

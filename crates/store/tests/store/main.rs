@@ -11,6 +11,7 @@ mod own_splits;
 mod reads;
 mod restart;
 mod scripts;
+mod slots;
 mod snapshots;
 mod splits;
 mod transfers;

@@ -209,17 +209,34 @@ fn snapshot_names_receiver() {
     cluster.put(r(1), "a", "1");
     cluster.elect_at(r(1), 1);
     let before = cluster.view(1, r(1)).region.clone();
-    cluster.filter(|_, to, frame| {
+    cluster.filter(|from, to, frame| {
         if to == s(4) {
             frame.offers.clear();
+        }
+        if from == s(4) {
+            frame.answers.clear();
         }
     });
     cluster
         .order(r(1), OrderKind::AddLearner(learner(14, 4)))
         .expect("it is added");
     cluster.until("it is uninitialized", |cluster| cluster.has_view(4, r(1)));
+    let offer = wire::SnapshotOffer {
+        region: Some(cluster.view(1, r(1)).region.clone()),
+        from_peer: 11,
+        to_peer: 14,
+        from_store: 1,
+        index: 3,
+        ..Default::default()
+    };
+    let frame = wire::Frame {
+        offers: vec![offer],
+        ..Default::default()
+    };
+    cluster.step(s(4), Event::Frame { from: s(1), frame });
+    let slot = cluster.granted(4);
     let head = wire::SnapshotHead {
-        slot: 1,
+        slot,
         from_peer: 11,
         to_peer: 14,
         from_store: 1,
@@ -351,7 +368,10 @@ fn snapshot_progress_ends() {
         .pop_front()
         .expect("a build");
     let Task::BuildSnapshot {
-        region, to_peer, ..
+        region,
+        to_peer,
+        build,
+        ..
     } = build
     else {
         panic!("{build:?}")
@@ -378,6 +398,7 @@ fn snapshot_progress_ends() {
         Event::TaskDone(TaskDone::SnapshotBuilt {
             region,
             to_peer,
+            build,
             head: None,
         }),
     );

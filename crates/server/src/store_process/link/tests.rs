@@ -1,0 +1,420 @@
+//! Snapshots between nodes over real sockets, where one side hangs or was not asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::{Engine, MemoryEngine};
+use futures::stream;
+use proto::pontoon::v1::peer_client::PeerClient;
+use proto::pontoon::v1::peer_server::{Peer, PeerServer};
+use proto::pontoon::v1::{
+    Frame, Hello, Operation, Put, RaftStream, SnapshotChunk, SnapshotFile, SnapshotHead,
+    SnapshotReceived, SnapshotStream, operation, snapshot_stream,
+};
+use proto::{RegionId, StoreId, metapb};
+use raft::Role;
+use store::event::{Keys, Order, OrderKind, Target};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+use transport::{BoxError, Identity, PeerService, Transport};
+
+use super::{Incoming, Outgoing};
+use crate::metrics::Metrics;
+use crate::runtime::fatal::exit_process;
+use crate::runtime::{Handle, Network, Node, Options, ReadFile, Ticket};
+
+const HERE: StoreId = StoreId(1);
+const THERE: StoreId = StoreId(2);
+const REGION: RegionId = RegionId(1);
+/// Of every wait; reached only when the code is wrong.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Without progress a snapshot is given up after 40 ticks of 5 ms.
+const TICK: Duration = Duration::from_millis(5);
+const SNAPSHOT_TICKS: u64 = 40;
+/// More than any window of a connection holds.
+const REGION_BYTES: usize = 4 << 20;
+
+fn identity(store: StoreId) -> Identity {
+    Identity {
+        cluster_id: 5,
+        store,
+        boot: 1,
+        format: 1,
+    }
+}
+
+fn hello() -> Hello {
+    Hello {
+        cluster_id: 5,
+        from_store: HERE.0,
+        to_store: THERE.0,
+        boot: 1,
+        format: 1,
+    }
+}
+
+/// The service of the receiving store. While it hangs it takes snapshot streams and never reads them.
+struct MayHang {
+    peers: PeerService<Incoming<MemoryEngine>>,
+    hangs: watch::Receiver<bool>,
+    streams: mpsc::UnboundedSender<()>,
+}
+
+#[tonic::async_trait]
+impl Peer for MayHang {
+    async fn raft(
+        &self,
+        request: Request<Streaming<RaftStream>>,
+    ) -> Result<
+        Response<stream::BoxStream<'static, Result<proto::pontoon::v1::Accepted, Status>>>,
+        Status,
+    > {
+        self.peers.raft(request).await
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<SnapshotStream>>,
+    ) -> Result<Response<SnapshotReceived>, Status> {
+        self.streams.send(()).ok();
+        if *self.hangs.borrow() {
+            std::future::pending::<()>().await;
+        }
+        self.peers.snapshot(request).await
+    }
+}
+
+/// Two nodes; a region of the first is about to get a learner on the second.
+struct Pair {
+    here: Node<MemoryEngine>,
+    there: Node<MemoryEngine>,
+    hangs: watch::Sender<bool>,
+    /// Streams that reached the second.
+    streams: mpsc::UnboundedReceiver<()>,
+    address: String,
+}
+
+fn start(
+    store: StoreId,
+    regions: &[metapb::Region],
+    network: Arc<dyn Network>,
+) -> Node<MemoryEngine> {
+    let engine = MemoryEngine::new();
+    store::identity::create(&engine, 5, store, 1).expect("an empty engine");
+    store::identity::bootstrap(&engine, regions).expect("an identity is there");
+    store::identity::bump_boot(&engine).expect("an identity is there");
+    let options = store::Options {
+        ids_low: 0,
+        snapshot_ticks: SNAPSHOT_TICKS,
+        raft: raft::Options {
+            election_ticks: 80,
+            heartbeat_ticks: 8,
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    let store = store::Store::open(engine.clone(), options).expect("a sound engine");
+    let options = Options {
+        tick: TICK,
+        ..Default::default()
+    };
+    let metrics = Arc::new(Metrics::new());
+    Node::start(store, engine, network, &options, metrics, exit_process()).expect("threads")
+}
+
+impl Pair {
+    /// Starts both; `network` makes that of the first from a real one.
+    async fn start(network: impl FnOnce(Outgoing) -> Arc<dyn Network>) -> Pair {
+        let listeners = [
+            TcpListener::bind("127.0.0.1:0").await.expect("a free port"),
+            TcpListener::bind("127.0.0.1:0").await.expect("a free port"),
+        ];
+        let addresses = [&listeners[0], &listeners[1]]
+            .map(|listener| listener.local_addr().expect("it listens").to_string());
+        let outgoing = |from: StoreId| {
+            let addresses = addresses.clone();
+            let resolve = move |store: StoreId| {
+                let address = addresses[store.0 as usize - 1].clone();
+                async move { Ok::<_, BoxError>(address) }
+            };
+            let (transport, _events) =
+                Transport::new(identity(from), Default::default(), Arc::new(resolve));
+            Outgoing {
+                transport,
+                runtime: tokio::runtime::Handle::current(),
+            }
+        };
+        let region = metapb::Region {
+            id: REGION.0,
+            region_epoch: Some(metapb::RegionEpoch {
+                conf_ver: 1,
+                version: 1,
+            }),
+            peers: vec![metapb::Peer {
+                id: 11,
+                store_id: HERE.0,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let here = start(HERE, &[region], network(outgoing(HERE)));
+        let there = start(THERE, &[], Arc::new(outgoing(THERE)));
+        let (hangs, hanging) = watch::channel(false);
+        let (sender, streams) = mpsc::unbounded_channel();
+        let [first, second] = listeners;
+        let peers = PeerService::new(identity(HERE), Incoming::new(here.handle()));
+        serve(first, peers.server());
+        let peers = MayHang {
+            peers: PeerService::new(identity(THERE), Incoming::new(there.handle())),
+            hangs: hanging,
+            streams: sender,
+        };
+        serve(
+            second,
+            PeerServer::new(peers).max_decoding_message_size(64 << 20),
+        );
+        let [_, address] = addresses;
+        let pair = Pair {
+            here,
+            there,
+            hangs,
+            streams,
+            address,
+        };
+        pair.fill().await;
+        pair
+    }
+
+    async fn fill(&self) {
+        let here = self.here.handle();
+        until(&here, |here| {
+            here.region(REGION)
+                .is_some_and(|view| view.role == Role::Leader)
+        })
+        .await;
+        for number in 0..4 {
+            let key = bytes::Bytes::from(format!("k{number}"));
+            // Random enough not to be compressed.
+            let value: Vec<u8> = (0..REGION_BYTES as u32 / 4)
+                .map(|at| (at.wrapping_mul(2_654_435_761 + number) >> 13) as u8)
+                .collect();
+            let put = Put {
+                key: key.clone(),
+                value: value.into(),
+                expires_at: 0,
+            };
+            let target = Target {
+                region: REGION,
+                peer: None,
+                epoch: None,
+                keys: Keys::Points(vec![key]),
+            };
+            let operation = Operation {
+                kind: Some(operation::Kind::Put(put)),
+            };
+            here.propose(target, vec![operation])
+                .await
+                .expect("it is written");
+        }
+    }
+
+    fn add_learner(&self) {
+        let learner = metapb::Peer {
+            id: 12,
+            store_id: THERE.0,
+            role: metapb::PeerRole::Learner as i32,
+            ..Default::default()
+        };
+        self.here.handle().order(Order {
+            region: REGION,
+            epoch: metapb::RegionEpoch {
+                conf_ver: 1,
+                version: 1,
+            },
+            kind: OrderKind::AddLearner(learner),
+        });
+    }
+
+    async fn stream(&mut self) {
+        let stream = tokio::time::timeout(DEADLINE, self.streams.recv()).await;
+        stream.expect("a stream comes").expect("the service lives");
+    }
+
+    /// Both nodes end, within the deadline though something may hang.
+    async fn stop(self) {
+        let Pair { here, there, .. } = self;
+        for node in [here, there] {
+            let stopped = tokio::task::spawn_blocking(move || node.stop());
+            let stopped = tokio::time::timeout(DEADLINE, stopped).await;
+            stopped.expect("it ends").expect("no thread panics");
+        }
+    }
+}
+
+fn serve<S>(listener: TcpListener, service: PeerServer<S>)
+where
+    S: Peer,
+{
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpListenerStream::new(listener)),
+    );
+}
+
+/// Waits for something that shows in the published views.
+async fn until(node: &Handle<MemoryEngine>, holds: impl Fn(&Handle<MemoryEngine>) -> bool) {
+    let wait = async {
+        loop {
+            let changed = node.views().changed();
+            if holds(node) {
+                return;
+            }
+            changed.await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait)
+        .await
+        .expect("it happens in time");
+}
+
+fn owns(node: &Handle<MemoryEngine>) -> bool {
+    node.region(REGION).is_some_and(|view| view.owns_range)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_receiver_costs_one_attempt_and_holds_up_no_stop() {
+    let mut pair = Pair::start(|outgoing| Arc::new(outgoing)).await;
+    pair.hangs.send_replace(true);
+    pair.add_learner();
+    // The second stream needs the first to have ended: there is one snapshot to a peer at a time.
+    pair.stream().await;
+    pair.stream().await;
+    pair.hangs.send_replace(false);
+    until(&pair.there.handle(), owns).await;
+    pair.stop().await;
+
+    let mut pair = Pair::start(|outgoing| Arc::new(outgoing)).await;
+    pair.hangs.send_replace(true);
+    pair.add_learner();
+    pair.stream().await;
+    pair.stop().await;
+}
+
+/// Opens the stream of every snapshot, says what it is, and then nothing, whatever its own store thinks of that.
+struct Silent {
+    outgoing: Outgoing,
+    address: watch::Receiver<String>,
+    ends: mpsc::UnboundedSender<Status>,
+}
+
+impl Network for Silent {
+    fn send(&self, to: StoreId, frame: Frame) {
+        self.outgoing.send(to, frame);
+    }
+
+    fn send_snapshot(
+        &self,
+        _to: StoreId,
+        head: &SnapshotHead,
+        _read: ReadFile,
+        _ticket: Ticket,
+    ) -> bool {
+        let address = self.address.borrow().clone();
+        let messages = messages(head.clone(), None);
+        let ended = self.outgoing.runtime.block_on(async move {
+            let mut client = PeerClient::connect(format!("http://{address}")).await?;
+            let quiet = futures::StreamExt::chain(messages, stream::pending());
+            let answer = client.snapshot(quiet).await;
+            Ok::<_, tonic::transport::Error>(answer.expect_err("nothing was sent"))
+        });
+        if let Ok(ended) = ended {
+            self.ends.send(ended).ok();
+        }
+        false
+    }
+}
+
+fn messages(
+    head: SnapshotHead,
+    chunk: Option<SnapshotChunk>,
+) -> stream::Iter<std::vec::IntoIter<SnapshotStream>> {
+    let mut kinds = vec![
+        snapshot_stream::Kind::Hello(hello()),
+        snapshot_stream::Kind::Head(head),
+    ];
+    kinds.extend(chunk.map(snapshot_stream::Kind::Chunk));
+    let messages: Vec<_> = kinds
+        .into_iter()
+        .map(|kind| SnapshotStream { kind: Some(kind) })
+        .collect();
+    stream::iter(messages)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_sender_is_let_go() {
+    let (address, addresses) = watch::channel(String::new());
+    let (ends, mut ended) = mpsc::unbounded_channel();
+    let pair = Pair::start(|outgoing| {
+        Arc::new(Silent {
+            outgoing,
+            address: addresses,
+            ends,
+        })
+    })
+    .await;
+    address.send_replace(pair.address.clone());
+    pair.add_learner();
+    let ended = tokio::time::timeout(DEADLINE, ended.recv()).await;
+    let status = ended.expect("it ends").expect("the network lives");
+    assert_eq!(status.code(), Code::Aborted, "{status:?}");
+    assert_eq!(
+        pair.there.handle().engine().stage_list().expect("a list"),
+        [""; 0]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_uninvited_snapshot_stores_nothing() {
+    let pair = Pair::start(|outgoing| Arc::new(outgoing)).await;
+    let data = bytes::Bytes::from_static(b"bytes");
+    let head = SnapshotHead {
+        slot: 7,
+        from_peer: 11,
+        to_peer: 12,
+        from_store: HERE.0,
+        leader_term: 1,
+        term: 1,
+        index: 5,
+        region: Some(metapb::Region {
+            id: REGION.0,
+            ..Default::default()
+        }),
+        files: vec![SnapshotFile {
+            name: "uninvited.sst".to_owned(),
+            bytes: data.len() as u64 + 1,
+            keys: 1,
+            crc32c: 0,
+        }],
+    };
+    let chunk = SnapshotChunk {
+        file: 0,
+        offset: 0,
+        crc32c: crc32c::crc32c(&data),
+        data,
+    };
+    let mut client = PeerClient::connect(format!("http://{}", pair.address))
+        .await
+        .expect("it serves");
+    let refused = client.snapshot(messages(head, Some(chunk))).await;
+    let status = refused.expect_err("nobody granted it");
+    assert_eq!(status.code(), Code::Aborted);
+    assert!(status.message().contains("no slot"), "{status:?}");
+    assert_eq!(
+        pair.there.handle().engine().stage_list().expect("a list"),
+        [""; 0]
+    );
+    pair.stop().await;
+}

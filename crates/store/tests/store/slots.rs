@@ -1,0 +1,345 @@
+//! Slots of snapshots: held by progress, on either side, and by nothing else (REGIONS §7).
+
+use bytes::Bytes;
+use engine::{Batch, Change, Engine, Family, Logging, MemoryEngine};
+use proto::StoreId;
+use proto::pontoon::v1 as wire;
+use store::event::{Event, OrderKind, Task, TaskDone, Transfer};
+use store::{Options, Store, identity, keys, task};
+
+use crate::harness::*;
+
+/// Three stores of which the third is so far behind that it needs a snapshot, which the first builds, but for what is held.
+fn one_behind() -> Cluster {
+    let options = Options {
+        compact_entries: 20,
+        compact_tail_entries: 0,
+        ..options()
+    };
+    let mut cluster = Cluster::with(
+        3,
+        &[region(1, "", "", &[1, 2, 3])],
+        options,
+        Default::default(),
+    );
+    cluster.elect_at(r(1), 1);
+    cluster.isolate(s(3));
+    for number in 0..40 {
+        cluster.put(r(1), &format!("k{number}"), "x");
+    }
+    cluster.heal();
+    cluster
+}
+
+/// Lets time pass until a store has a task to do that its harness holds back, and takes it.
+fn held_task(cluster: &mut Cluster, store: StoreId, what: fn(&Task) -> bool) -> Task {
+    cluster.hold_task = Some((store, what));
+    cluster.until("the task waits", |cluster| {
+        cluster.nodes[&store].tasks.iter().any(what)
+    });
+    let tasks = &mut cluster.nodes.get_mut(&store).expect("it runs").tasks;
+    let at = tasks.iter().position(what).expect("it waits");
+    tasks.remove(at).expect("it waits")
+}
+
+fn is_build(task: &Task) -> bool {
+    matches!(task, Task::BuildSnapshot { .. })
+}
+
+fn is_send(task: &Task) -> bool {
+    matches!(task, Task::SendSnapshot { .. })
+}
+
+fn is_install(task: &Task) -> bool {
+    matches!(task, Task::InstallSnapshot { .. })
+}
+
+/// Puts a task back and goes on.
+fn give_back(cluster: &mut Cluster, store: StoreId, task: Task) {
+    let node = cluster.nodes.get_mut(&store).expect("it runs");
+    node.tasks.push_front(task);
+    cluster.hold_task = None;
+}
+
+fn incoming(cluster: &Cluster) -> Vec<Transfer> {
+    of(cluster, 3)
+}
+
+fn of(cluster: &Cluster, store: u64) -> Vec<Transfer> {
+    cluster.nodes[&s(store)].transfers.iter().copied().collect()
+}
+
+/// Many times the life of a slot passes, with progress of one side alone, in each stage. Neither side gives up.
+#[test]
+fn progress_keeps_a_slot() {
+    let mut cluster = one_behind();
+    let build = held_task(&mut cluster, s(1), is_build);
+    let outgoing = build.transfer().expect("it is one");
+    let slot = incoming(&cluster);
+    assert_eq!(of(&cluster, 1), [outgoing]);
+    assert_eq!(slot.len(), 1);
+    for _ in 0..10 {
+        cluster.ticks(40);
+        cluster.step(s(1), Event::Progress(outgoing));
+        cluster.settle();
+    }
+    assert_eq!(of(&cluster, 1), [outgoing], "the build is under way");
+    assert_eq!(incoming(&cluster), slot, "the receiver heard of it");
+
+    give_back(&mut cluster, s(1), build);
+    let send = held_task(&mut cluster, s(1), is_send);
+    assert_eq!(send.transfer(), Some(outgoing));
+    for _ in 0..10 {
+        cluster.ticks(40);
+        cluster.step(s(1), Event::Progress(outgoing));
+        cluster.step(s(3), Event::Progress(slot[0]));
+        cluster.settle();
+    }
+    assert_eq!(of(&cluster, 1), [outgoing], "chunks leave");
+    assert_eq!(incoming(&cluster), slot, "chunks arrive");
+
+    give_back(&mut cluster, s(1), send);
+    let install = held_task(&mut cluster, s(3), is_install);
+    for _ in 0..10 {
+        cluster.ticks(40);
+        cluster.step(s(3), Event::Progress(slot[0]));
+        cluster.settle();
+    }
+    assert_eq!(of(&cluster, 1), [outgoing], "the sender heard of it");
+    assert_eq!(incoming(&cluster), slot, "it is being put in place");
+
+    give_back(&mut cluster, s(3), install);
+    cluster.until("it is back", |cluster| {
+        cluster.local_get(3, "k39").is_some()
+    });
+    assert_eq!(of(&cluster, 1), []);
+    assert_eq!(incoming(&cluster), []);
+    assert_eq!(cluster.happened.installs, 1);
+    cluster.assert_same_data(&[1, 2, 3]);
+}
+
+/// A build that hangs, a receiver that hangs: both sides end by themselves, the log is let go, the next attempt works,
+/// and what the hung one does later has no effect.
+#[test]
+fn a_slot_without_progress_ends_on_both_sides() {
+    let mut cluster = one_behind();
+    let hung = held_task(&mut cluster, s(1), is_build);
+    let outgoing = hung.transfer().expect("it is one");
+    let first = incoming(&cluster);
+    // Nothing gets through, so that neither side learns from the other.
+    cluster.isolate(s(3));
+    cluster.ticks(70);
+    assert_eq!(of(&cluster, 1), []);
+    assert_eq!(incoming(&cluster), []);
+    let before = cluster.store(1).raft(r(1)).expect("it leads").compacted();
+    for number in 0..60 {
+        cluster.put(r(1), &format!("n{number}"), "x");
+    }
+    let after = cluster.store(1).raft(r(1)).expect("it leads").compacted();
+    assert!(
+        after.index > before.index + 30,
+        "the log is not kept for it"
+    );
+
+    cluster.heal();
+    let second = held_task(&mut cluster, s(1), is_build);
+    assert_ne!(second.transfer(), Some(outgoing));
+    let again = incoming(&cluster);
+    assert_ne!(again, first);
+    // The hung one comes to life: it is not wanted, and its end is not that of the other.
+    let node = cluster.nodes.get_mut(&s(1)).expect("it runs");
+    let wanted = node.transfers.contains(&outgoing);
+    let done = task::run(&node.engine, hung, &mut || wanted).expect("it runs");
+    assert!(matches!(
+        done,
+        Some(TaskDone::SnapshotBuilt { head: None, .. })
+    ));
+    assert_eq!(node.engine.stage_list().expect("a list"), [""; 0]);
+    cluster.step(s(1), Event::TaskDone(done.expect("it tells")));
+    cluster.step(s(1), Event::Progress(outgoing));
+    cluster.step(s(3), Event::Progress(first[0]));
+    assert_eq!(of(&cluster, 1), [second.transfer().expect("it is one")]);
+
+    give_back(&mut cluster, s(1), second);
+    let send = held_task(&mut cluster, s(1), is_send);
+    // The receiver takes nothing.
+    cluster.ticks(70);
+    assert!(!of(&cluster, 1).contains(&send.transfer().expect("it is one")));
+    let Task::SendSnapshot { head, .. } = send else {
+        panic!("{send:?}")
+    };
+    let names: Vec<String> = head.files.into_iter().map(|file| file.name).collect();
+    cluster.nodes[&s(1)]
+        .engine
+        .stage_remove(&names)
+        .expect("the driver removes them");
+    cluster.hold_task = None;
+    cluster.until("it is back", |cluster| {
+        cluster.local_get(3, "n59").is_some()
+    });
+    cluster.assert_same_data(&[1, 2, 3]);
+}
+
+/// What arrives whole belongs to a slot that is held: for that peer, from that peer, on that store. Else it is removed.
+#[test]
+fn a_snapshot_without_slot_is_not_taken() {
+    let mut cluster = one_behind();
+    let send = held_task(&mut cluster, s(1), is_send);
+    let Task::SendSnapshot { head, .. } = &send else {
+        panic!("{send:?}")
+    };
+    let source = cluster.nodes[&s(1)].engine.clone();
+    let target = cluster.nodes[&s(3)].engine.clone();
+    for wrong in 0..4 {
+        let mut head = head.clone();
+        let mut from = s(1);
+        match wrong {
+            0 => head.slot += 1,
+            1 => head.from_peer = 12,
+            2 => (from, head.from_store) = (s(2), 2),
+            _ => head.region = Some(region(7, "", "", &[1, 3])),
+        }
+        for file in &mut head.files {
+            let bytes = source
+                .stage_read(&file.name, 0, usize::MAX)
+                .expect("it is staged");
+            target.stage_append(&file.name, &bytes).expect("it stages");
+            target.stage_finish(&file.name).expect("it is whole");
+        }
+        cluster.step(s(3), Event::SnapshotReceived { from, head });
+        cluster.settle();
+        assert_eq!(target.stage_list().expect("a list"), [""; 0], "{wrong}");
+        assert_eq!(cluster.happened.installs, 0);
+    }
+    give_back(&mut cluster, s(1), send);
+    cluster.until("the right one comes", |cluster| {
+        cluster.local_get(3, "k39").is_some()
+    });
+}
+
+/// Two builds for the same slot have files of their own, and one that finds a file of its name there takes nothing for
+/// damage and removes nothing.
+#[test]
+fn builds_do_not_meet() {
+    let mut cluster = one_behind();
+    let build = held_task(&mut cluster, s(1), is_build);
+    let engine = cluster.nodes[&s(1)].engine.clone();
+    let run = |task: &Task| match task::run(&engine, task.clone(), &mut || true) {
+        Ok(Some(TaskDone::SnapshotBuilt { head, .. })) => head,
+        other => panic!("{other:?}"),
+    };
+    let first = run(&build).expect("it is built");
+    assert_eq!(run(&build), None, "its files are there");
+    let staged = engine.stage_list().expect("a list");
+    assert_eq!(staged.len(), first.files.len());
+    let mut again = build.clone();
+    let Task::BuildSnapshot { build: number, .. } = &mut again else {
+        panic!("{again:?}")
+    };
+    *number += 1;
+    let second = run(&again).expect("it is built");
+    assert_ne!(second.files[0].name, first.files[0].name);
+    assert_eq!(second.slot, first.slot);
+}
+
+/// A store builds and streams no more snapshots at a time than it has threads for.
+#[test]
+fn sends_are_limited() {
+    let options = Options {
+        snapshot_sends: 1,
+        ..options()
+    };
+    let regions: Vec<_> = (1..=4u64)
+        .map(|id| {
+            let bound = |id: u64| match id {
+                0 | 4 => String::new(),
+                id => id.to_string(),
+            };
+            region(id, &bound(id - 1), &bound(id), &[1, 2, 3])
+        })
+        .collect();
+    let mut cluster = Cluster::with(5, &regions, options, Default::default());
+    for id in 1..=4 {
+        cluster.elect_at(r(id), 1);
+    }
+    cluster.hold_tasks.insert(s(1));
+    for id in 1..=4 {
+        let learner = proto::metapb::Peer {
+            id: id * 10 + 4,
+            store_id: 4 + id % 2,
+            role: proto::metapb::PeerRole::Learner as i32,
+            is_witness: false,
+        };
+        cluster
+            .order(r(id), OrderKind::AddLearner(learner))
+            .expect("it is added");
+    }
+    cluster.ticks(30);
+    assert_eq!(of(&cluster, 1).len(), 1);
+    cluster.hold_tasks.clear();
+    cluster.until("all arrive in the end", |cluster| {
+        (1..=4).all(|id| cluster.owns(4 + id % 2, r(id)))
+    });
+}
+
+/// A removal that a stop interrupted after its tombstone, whose range another region took meanwhile: what the other holds
+/// stays, and the tombstone keeps its epoch, by which it answers late messages.
+#[test]
+fn a_resumed_removal_keeps_the_tombstone() {
+    let engine = MemoryEngine::new();
+    identity::create(&engine, 7, s(1), 1).expect("the engine is empty");
+    identity::bootstrap(&engine, &[region(1, "", "", &[1])]).expect("nothing is there");
+    identity::bump_boot(&engine).expect("it is there");
+    let dead = region(5, "a", "b", &[1, 2]);
+    let tombstone = wire::RegionState {
+        state: wire::region_state::State::Tombstone as i32,
+        region: Some(dead.clone()),
+        peer_id: 51,
+        reason: "removed by its own log".to_owned(),
+    };
+    let raft = wire::RaftState {
+        term: 3,
+        peer_id: 51,
+        ..Default::default()
+    };
+    let write = |family, key: &[u8], value: Bytes| {
+        let changes = vec![Change::Put(Bytes::copy_from_slice(key), value)];
+        engine
+            .write(Batch { family, changes }, Logging::On)
+            .expect("it writes");
+    };
+    let record = store::codec::encode_record(&tombstone);
+    write(Family::State, &keys::region_state(r(5)), record);
+    let record = store::codec::encode_record(&raft);
+    write(Family::Log, &keys::raft_state(r(5)), record);
+    let value = store::value::encode(b"x", 0);
+    write(Family::State, &keys::data(b"aa"), value);
+
+    let mut store = Store::open(engine.clone(), options()).expect("it opens");
+    loop {
+        let effects = store.take_effects();
+        assert!(effects.failure.is_none());
+        if effects.log.is_none() && effects.tasks.is_empty() {
+            break;
+        }
+        if let Some(log) = effects.log {
+            engine.write(log.batch, Logging::On).expect("it writes");
+            store.step(Event::LogWritten(log.sequence));
+        }
+        for task in effects.tasks {
+            let done = task::run(&engine, task, &mut || true).expect("it runs");
+            done.into_iter()
+                .for_each(|done| store.step(Event::TaskDone(done)));
+        }
+    }
+    let get = |family, key: &[u8]| engine.get(family, key).expect("readable");
+    assert_eq!(
+        get(Family::Log, &keys::raft_state(r(5))),
+        None,
+        "it is gone"
+    );
+    assert!(get(Family::State, &keys::data(b"aa")).is_some());
+    let kept = get(Family::State, &keys::region_state(r(5))).expect("a tombstone");
+    let kept: wire::RegionState = store::codec::decode_record(&kept).expect("a record");
+    assert_eq!(kept.region, Some(dead));
+}
