@@ -49,6 +49,8 @@ pub struct Metrics {
     pub frames_dropped: IntCounter,
     /// Background tasks by kind and outcome.
     pub tasks: IntCounterVec,
+    /// Times that damaged data of a peer was met (R13).
+    pub damage_found: IntCounter,
     /// Regions with a peer here.
     pub regions: IntGauge,
     /// Regions led here.
@@ -166,6 +168,11 @@ impl Metrics {
                 "server_background_tasks_total",
                 "Background tasks carried out.",
                 "kind",
+            ),
+            damage_found: counter(
+                &registry,
+                "server_damage_found_total",
+                "Times that damaged data of a peer was met.",
             ),
             regions: gauge(&registry, "server_regions", "Regions with a peer here."),
             region_leaders: gauge(&registry, "server_region_leaders", "Regions led here."),

@@ -563,6 +563,15 @@ pub enum TaskDone {
         /// What was built.
         head: Option<wire::SnapshotHead>,
     },
+    /// The data of a peer is damaged (R13), which building a snapshot found out.
+    Damaged {
+        /// The region.
+        region: RegionId,
+        /// The peer here.
+        peer: PeerId,
+        /// What was found.
+        error: engine::Error,
+    },
     /// A snapshot was streamed (`true`: the receiver has every byte).
     SnapshotSent {
         /// The region.

@@ -38,6 +38,7 @@ mod advance;
 mod compact;
 mod conf_change;
 mod context;
+mod damage;
 mod destroy;
 mod error;
 mod inbound;

@@ -10,6 +10,7 @@ use proto::{RegionId, StoreId, metapb};
 use raft::{Index, LogPosition, PeerId, Raft, ReadId, Role, Term};
 
 use crate::context::Context;
+use crate::damage::Damage;
 use crate::event::{Proposal, RegionView, RequestId, ViewChange, Waiting};
 use crate::load::LoadWindow;
 use crate::park::Parked;
@@ -159,6 +160,8 @@ pub(crate) struct Peer {
     pub last_key: Option<Bytes>,
     /// When a split last changed its range.
     pub split_tick: Option<u64>,
+    /// Its data is damaged.
+    pub damage: Option<Damage>,
     /// When a leader was last heard, or the members were last asked.
     pub heard_tick: u64,
     pub dirty: bool,
@@ -200,6 +203,7 @@ impl Peer {
             split_keys: Vec::new(),
             last_key: None,
             split_tick: None,
+            damage: None,
             heard_tick: tick,
             dirty: false,
         }

@@ -136,6 +136,7 @@ impl<E: Engine> Store<E> {
             peer.tick_sending(&mut self.cx);
             peer.tick_report(&mut self.cx);
             peer.tick_leaderless(&mut self.cx);
+            peer.tick_damage(&mut self.cx);
             wishes.extend(peer.tick_triggers(&self.cx));
         }
         for (region, wish) in wishes {
@@ -352,6 +353,7 @@ impl<E: Engine> Store<E> {
             } => self.on_snapshot_installed(region, peer, index),
             TaskDone::SnapshotUnusable { region, peer } => self.on_snapshot_unusable(region, peer),
             TaskDone::Destroyed { region, peer } => self.on_destroyed(region, peer),
+            TaskDone::Damaged { region, peer, .. } => self.on_damaged(region, peer),
         }
     }
 

@@ -46,13 +46,21 @@ pub fn run<E: Engine>(
                 slot,
                 build,
             };
-            let head = wanted.stage(engine, go_on)?;
-            Ok(Some(TaskDone::SnapshotBuilt {
-                region,
-                to_peer,
-                build,
-                head,
-            }))
+            match wanted.stage(engine, go_on) {
+                Ok(head) => Ok(Some(TaskDone::SnapshotBuilt {
+                    region,
+                    to_peer,
+                    build,
+                    head,
+                })),
+                // Found by reading, so the engine goes on; it costs this peer alone.
+                Err(error @ Error::Corrupt { .. }) => Ok(Some(TaskDone::Damaged {
+                    region,
+                    peer: from_peer,
+                    error,
+                })),
+                Err(error) => Err(error),
+            }
         }
         Task::SendSnapshot { .. } => Ok(None),
         Task::InstallSnapshot { head, clear } => install(engine, &head, &clear, go_on),

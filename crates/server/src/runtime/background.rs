@@ -10,6 +10,7 @@ use super::inbox::{Control, Inbox};
 use super::network::{Network, ReadFile};
 use super::queue::Queue;
 use super::transfers::{Ticket, Transfers};
+use crate::exit;
 use crate::metrics::Metrics;
 
 /// Everything one such thread needs. All share one queue, whose length the store bounds: it has one snapshot per peer and
@@ -54,6 +55,16 @@ impl<E: Engine> Background<E> {
                     }
                 },
             };
+            if let Some(TaskDone::Damaged {
+                region,
+                peer,
+                error,
+            }) = &done
+            {
+                let error = exit::chain(error);
+                tracing::error!(%region, %peer, error, "data is damaged: hands over; move this replica elsewhere");
+                self.metrics.damage_found.inc();
+            }
             if let Some(done) = done {
                 self.inbox.control(Control::TaskDone(done));
             }

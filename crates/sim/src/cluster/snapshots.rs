@@ -125,7 +125,9 @@ impl World {
                 TaskDone::SnapshotInstalled { .. } => self.count("snapshot installed"),
                 TaskDone::Destroyed { .. } => self.count("peer destroyed"),
                 TaskDone::SnapshotUnusable { .. } => self.count("snapshot unusable"),
-                TaskDone::SnapshotBuilt { .. } | TaskDone::SnapshotSent { .. } => {}
+                TaskDone::SnapshotBuilt { .. }
+                | TaskDone::SnapshotSent { .. }
+                | TaskDone::Damaged { .. } => {}
             }
             let delay = self.disk_random.between(1, 200);
             self.schedule

@@ -454,6 +454,8 @@ impl<E: Engine> Store<E> {
             return;
         };
         peer.stage = Stage::Normal;
+        // All of its data is new.
+        peer.damage = None;
         peer.region = descriptor;
         peer.applied = position;
         peer.handed_out = position.index;

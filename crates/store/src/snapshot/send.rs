@@ -54,8 +54,9 @@ impl Peer {
                 .find(|sending| sending.to == to)
                 .map(|sending| sending.state)
             {
-                // With every sender busy the grant would be for nothing.
-                Some(SendState::Offered) if cx.sends.len() >= cx.options.snapshot_sends => {}
+                // With every sender busy the grant would be for nothing, and from damaged data nothing can be built.
+                Some(SendState::Offered)
+                    if cx.sends.len() >= cx.options.snapshot_sends || self.damage.is_some() => {}
                 Some(SendState::Offered) => self.offer(to, cx),
                 Some(SendState::Building { .. } | SendState::Sent { .. }) => {
                     self.end_sending(to, None, cx)
@@ -198,7 +199,8 @@ impl<E: Engine> Store<E> {
         match kind {
             // Offered again when there is room; the slot is held until then or runs out.
             Some(Kind::Grant(_))
-                if state == SendState::Offered && cx.sends.len() >= cx.options.snapshot_sends => {}
+                if state == SendState::Offered
+                    && (cx.sends.len() >= cx.options.snapshot_sends || peer.damage.is_some()) => {}
             Some(Kind::Grant(Grant { slot }))
                 if known && state == SendState::Offered && peer.is_leader() =>
             {

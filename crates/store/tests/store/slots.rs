@@ -343,3 +343,56 @@ fn a_resumed_removal_keeps_the_tombstone() {
     let kept: wire::RegionState = store::codec::decode_record(&kept).expect("a record");
     assert_eq!(kept.region, Some(dead));
 }
+
+/// A build that meets damaged data costs the peer its leadership and nothing else: another leads, and sends the snapshot.
+/// The damaged peer goes on applying what is written, and sends no snapshot while it leads for lack of another.
+#[test]
+fn damaged_data_costs_the_peer_its_leadership() {
+    let mut cluster = one_behind();
+    let build = held_task(&mut cluster, s(1), is_build);
+    let engine = cluster.nodes[&s(1)].engine.clone();
+    let key = keys::region_state(r(1));
+    let good = engine
+        .get(Family::State, &key)
+        .expect("readable")
+        .expect("there");
+    let set = |value: Bytes| {
+        let changes = vec![Change::Put(Bytes::copy_from_slice(&key), value)];
+        let family = Family::State;
+        engine
+            .write(Batch { family, changes }, Logging::On)
+            .expect("it writes");
+    };
+    set(Bytes::from_static(b"rot"));
+    let found = task::run(&engine, build, &mut || true).expect("damage does not end the store");
+    assert!(matches!(
+        found,
+        Some(TaskDone::Damaged { region, .. }) if region == r(1)
+    ));
+    set(good);
+    // Nobody else can lead: the peer stays what it is, but does not try to send from damaged data again.
+    cluster.isolate(s(2));
+    cluster.step(s(1), Event::TaskDone(found.expect("it tells")));
+    cluster.ticks(5);
+    assert_eq!(of(&cluster, 1), []);
+    assert_eq!(cluster.leader(r(1)), Some(s(1)));
+    cluster.heal();
+    cluster.hold_task = None;
+    cluster.until("the healthy one leads", |cluster| {
+        cluster.leader(r(1)) == Some(s(2))
+    });
+    cluster.until("it sent the snapshot", |cluster| {
+        cluster.local_get(3, "k39").is_some()
+    });
+    cluster.put(r(1), "after", "x");
+    cluster.ticks(5);
+    assert_eq!(cluster.local_get(1, "after").as_deref(), Some("x"));
+    // Chosen by its group or by an operator, it hands over again.
+    cluster
+        .order(r(1), OrderKind::TransferLeader(raft::PeerId(11)))
+        .expect("it is asked for");
+    cluster.until("it led", |cluster| cluster.leader(r(1)) == Some(s(1)));
+    cluster.until("it leads no more", |cluster| {
+        cluster.leader(r(1)).is_some_and(|leader| leader != s(1))
+    });
+}
