@@ -2,7 +2,7 @@
 //!
 //! Every region is checked when it reports and by a slow sweep, as long as it has no operator. A check is a pure function
 //! of the region and the stores; the first thing found wins: edges, learners without operator, missing voters, extra ones,
-//! voters on stores that are lost or gone, voters on stores that are drained. What is added is added before anything goes.
+//! voters on stores that are lost or gone, voters on stores that are drained, voters that share a place. What is added is added before anything goes.
 
 use std::time::Duration;
 
@@ -12,11 +12,17 @@ use proto::{RegionId, StoreId, metapb};
 use crate::decision::{Candidate, Decision, Who};
 use crate::drains::Drains;
 use crate::event::Now;
+use crate::isolation::{Fit, Isolation};
 use crate::keyspace;
 use crate::operators::Operators;
 use crate::regions::{RegionInfo, Regions};
 use crate::settings::Settings;
 use crate::stores::Stores;
+
+/// Stores that are looked at for a voter that is only misplaced.
+const STORES_MAX: usize = 32;
+/// What a shared place weighs in the score of a candidate, against one peer.
+const PLACE: f64 = 1e6;
 
 /// What is to be done with a region.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,6 +83,8 @@ pub(crate) enum Leaves {
     Gone,
     /// Its store is drained.
     Drained,
+    /// The replicas would be farther apart elsewhere.
+    Misplaced,
 }
 
 impl Leaves {
@@ -84,6 +92,7 @@ impl Leaves {
         match self {
             Self::Lost | Self::Gone => Who::Repair,
             Self::Drained => Who::Drain,
+            Self::Misplaced => Who::Rule,
         }
     }
 }
@@ -94,6 +103,7 @@ impl std::fmt::Display for Leaves {
             Self::Lost => "lost",
             Self::Gone => "leaving",
             Self::Drained => "drained",
+            Self::Misplaced => "misplaced",
         })
     }
 }
@@ -117,6 +127,7 @@ pub(crate) struct Checker<'a> {
     pub regions: &'a Regions,
     pub operators: &'a Operators,
     pub drains: &'a Drains,
+    pub fit: &'a Isolation,
     /// For how long the region has been as it is: joint, or with a learner of nobody.
     pub unsettled: Duration,
     pub now: Now,
@@ -166,8 +177,65 @@ impl Checker<'_> {
         }
         match self.leaver(region) {
             Some((from, why)) => self.replace(region, from, why),
-            None => Ok(None),
+            None => Ok(self.misplaced(region)),
         }
+    }
+
+    /// A voter that would be farther from the others elsewhere. Looks at a few stores, at others a minute later; each move
+    /// makes it better, so they end.
+    fn misplaced(&self, region: &RegionInfo) -> Option<Found> {
+        let settled = region.pending.is_empty() && region.down.is_empty();
+        let before = self.violations(region, None, None);
+        if !settled || !self.fit.tells() || before == 0 {
+            return None;
+        }
+        let ids: Vec<_> = self.stores.ids().collect();
+        let turn = region
+            .id()
+            .0
+            .wrapping_add(self.now.monotonic.as_secs() / 60);
+        let first = (turn % ids.len().max(1) as u64) as usize;
+        let looked = ids
+            .iter()
+            .cycle()
+            .skip(first)
+            .take(ids.len().min(STORES_MAX));
+        let takes = |store: &StoreId| {
+            self.could_take(region, *store).is_ok()
+                && self.operators.busy(*store) < self.settings.store_operators_max
+        };
+        let leader = region.leader.as_ref().map(|leader| leader.id);
+        let mut best = None;
+        for to in looked.copied().filter(takes) {
+            for from in region.voters() {
+                let after = self.violations(region, Some(StoreId(from.store_id)), Some(to));
+                let load = self.regions.counts(to).0 as usize + self.operators.busy(to);
+                let key = (after, load, leader == Some(from.id), to, from.id);
+                if after < before && best.is_none_or(|(known, _)| key < known) {
+                    best = Some((key, *from));
+                }
+            }
+        }
+        let ((after, _, _, to, _), from) = best?;
+        let decision = self
+            .decision(Who::Rule, region)
+            .input("shared places", before as f64)
+            .expect("shared places", after as f64)
+            .between(Some(StoreId(from.store_id)), Some(to));
+        let finding = Finding::Move {
+            from,
+            to,
+            why: Leaves::Misplaced,
+        };
+        Some(Found { finding, decision })
+    }
+
+    /// What is wrong with the places of the voters if one goes and one comes.
+    fn violations(&self, region: &RegionInfo, from: Option<StoreId>, to: Option<StoreId>) -> u64 {
+        let voters = region.voters().map(|peer| StoreId(peer.store_id));
+        let stays = voters.filter(|store| Some(*store) != from);
+        let stores: Vec<_> = stays.chain(to).collect();
+        self.fit.violations(region, &stores)
     }
 
     /// A joint configuration is left by whoever leads. One that stays has too few live voters in one of its halves, which
@@ -362,14 +430,16 @@ impl Checker<'_> {
             .copied()
     }
 
-    /// The store with the fewest peers, those on their way included, that may take one of this region.
+    /// The store that may take a peer of this region: farthest from the others, then with the fewest peers, those on their
+    /// way included.
     fn target(
         &self,
         region: &RegionInfo,
         decision: Decision,
     ) -> Result<(StoreId, Decision), Refused> {
         let mut candidates = Vec::new();
-        let mut best: Option<(usize, StoreId)> = None;
+        let from = decision.stores.0;
+        let mut best: Option<(u64, usize, StoreId)> = None;
         let mut waits = false;
         for store in self.stores.ids() {
             if self.stores.is_tombstone(store) {
@@ -384,17 +454,20 @@ impl Checker<'_> {
                 }
                 verdict => verdict,
             };
-            if verdict.is_ok() && best.is_none_or(|best| (load, store) < best) {
-                best = Some((load, store));
+            let shared = match verdict {
+                Ok(()) => self.violations(region, from, Some(store)),
+                Err(_) => u64::MAX,
+            };
+            if verdict.is_ok() && best.is_none_or(|best| (shared, load, store) < best) {
+                best = Some((shared, load, store));
             }
             candidates.push(Candidate {
                 store,
-                score: verdict.map_or(f64::INFINITY, |()| load as f64),
-                verdict: verdict.err().unwrap_or("another has fewer peers").into(),
+                score: verdict.map_or(f64::INFINITY, |()| shared as f64 * PLACE + load as f64),
+                verdict: verdict.err().unwrap_or("another is better").into(),
             });
         }
-        let from = decision.stores.0;
-        let Some((_, to)) = best else {
+        let Some((_, _, to)) = best else {
             let reason = if waits {
                 "every store that may take it has operators enough"
             } else {

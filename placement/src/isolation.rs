@@ -47,6 +47,11 @@ impl Isolation {
         isolation
     }
 
+    /// Whether any store tells its place: otherwise every store is as good as any other.
+    pub fn tells(&self) -> bool {
+        self.places.values().flatten().any(|place| *place != 0)
+    }
+
     fn shared(&self, one: StoreId, other: StoreId) -> u64 {
         let (Some(one), Some(other)) = (self.places.get(&one), self.places.get(&other)) else {
             return 0;

@@ -20,6 +20,7 @@ use crate::event::{
     Answer, ClusterInfo, Effects, Event, Lookup, Note, Now, Refusal, Request, RequestId, SplitIds,
 };
 use crate::ids::Ids;
+use crate::isolation::Isolation;
 use crate::journal::Journal;
 use crate::keyspace;
 use crate::operators::{Occasion, Operators};
@@ -172,6 +173,9 @@ struct Leader {
     /// Where the sweep goes on.
     swept: RegionId,
     drains: Drains,
+    /// Where stores are, as of the last tick that looked.
+    fit: Isolation,
+    fitted: Option<Duration>,
     unsettled: Unsettled,
     journal: Journal,
     /// When the pauses of schedulers end, in Unix milliseconds.
@@ -216,6 +220,8 @@ impl Leader {
             round: 0,
             swept: RegionId(0),
             drains: Drains::default(),
+            fit: Isolation::default(),
+            fitted: None,
             unsettled: Unsettled::default(),
             journal: Journal::load(image.journal, settings.journal, term, now),
             pauses: image.pauses,
@@ -486,6 +492,7 @@ impl Leader {
             }
         }
         self.watch_drains(now);
+        self.watch_places(now);
         self.sweep(now);
         self.journal.on_tick(now, &mut self.outbox);
         self.balance(now);

@@ -119,19 +119,20 @@ fn new_stores_take_their_share() {
 #[test]
 fn a_lost_zone_is_a_window_of_risk() {
     let mut world = world(8, 200);
-    for (at, zone) in [(0, "a"), (1, "b"), (2, "b"), (3, "b")] {
+    // No label of a place: nothing moves for it.
+    for (at, room) in [(0, "a"), (1, "b"), (2, "b"), (3, "b")] {
         world.ask(Request::LabelStore {
             store: world.stores[at],
             labels: vec![metapb::StoreLabel {
-                key: "zone".into(),
-                value: zone.into(),
+                key: "room".into(),
+                value: room.into(),
             }],
         });
     }
     let lose = |value: &str| {
         let metadata = world.machine.metadata(world.now).expect("it leads");
         let question = Question::Lose {
-            label: "zone".into(),
+            label: "room".into(),
             value: value.into(),
         };
         plan(metadata, &question, world.now)

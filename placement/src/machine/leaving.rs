@@ -7,6 +7,7 @@ use proto::{StoreId, metapb};
 
 use super::Leader;
 use crate::event::{Answer, Now, Refusal};
+use crate::isolation::Isolation;
 use crate::regions::RegionInfo;
 use crate::state;
 
@@ -101,6 +102,16 @@ impl Leader {
         let led = |id: StoreId| (id, self.regions.counts(id).1);
         let drained: Vec<_> = drained.map(led).collect();
         self.drains.watch(drained.into_iter(), now);
+    }
+
+    /// Looks where stores are, once a second.
+    pub(super) fn watch_places(&mut self, now: Now) {
+        let due = |fitted| now.monotonic.saturating_sub(fitted) >= Duration::from_secs(1);
+        if self.fitted.is_none_or(due) {
+            self.fitted = Some(now.monotonic);
+            let labels = &self.settings.balance.location_labels;
+            self.fit = Isolation::new(labels, self.stores.labels());
+        }
     }
 
     /// Refuses when peers of a store would have no other place.

@@ -18,6 +18,7 @@ fn priority(why: Leaves) -> Priority {
     match why {
         Leaves::Lost | Leaves::Gone => Priority::Repair,
         Leaves::Drained => Priority::Drain,
+        Leaves::Misplaced => Priority::Rule,
     }
 }
 
@@ -97,6 +98,7 @@ impl Leader {
             regions: &self.regions,
             operators: &self.operators,
             drains: &self.drains,
+            fit: &self.fit,
             unsettled,
             now,
         }
@@ -138,7 +140,7 @@ impl Leader {
             }
             Finding::Add { to, voters } => {
                 let cause = format!(
-                    "{voters} voters of {}; store {to} has the fewest peers",
+                    "{voters} voters of {}; store {to} fits best",
                     self.cluster.replicas
                 );
                 let peer = self.new_learner(to)?;
@@ -162,10 +164,16 @@ impl Leader {
                 )
             }
             Finding::Move { from, to, why } => {
-                let cause = format!(
-                    "store {} is {why}; store {to} has the fewest peers",
-                    from.store_id
-                );
+                let cause = match why {
+                    Leaves::Misplaced => format!(
+                        "its replicas are farther apart on store {to} than on store {}",
+                        from.store_id
+                    ),
+                    Leaves::Lost | Leaves::Gone | Leaves::Drained => format!(
+                        "store {} is {why}; store {to} fits best",
+                        from.store_id
+                    ),
+                };
                 let peer = self.new_learner(to)?;
                 Plan {
                     priority: priority(why),
