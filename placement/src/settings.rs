@@ -110,7 +110,7 @@ impl Default for BalanceSettings {
             enabled: true,
             share_percent: 30,
             store_rate_bytes: 100 << 20,
-            settle: Duration::from_secs(10),
+            settle: Duration::from_secs(30),
             every: Duration::from_secs(1),
             decisions_max: 64,
             rest: Duration::from_secs(600),

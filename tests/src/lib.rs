@@ -249,6 +249,18 @@ impl Cluster {
         .await
     }
 
+    /// Lets nobody move anything by himself, for a test that moves by command.
+    ///
+    /// # Errors
+    /// Placement refuses.
+    pub fn pause_balance(&self) -> Result<()> {
+        let placement = self.placement.join(",");
+        for name in ["balance-region", "balance-leader", "hot-write", "hot-read"] {
+            self.pontoon(&["scheduler", "pause", name, "1h", "--placement", &placement])?;
+        }
+        Ok(())
+    }
+
     /// Moves a replica of the region and waits until it is done. Asks again as [`Cluster::split`] does.
     ///
     /// # Errors

@@ -21,6 +21,8 @@ use crate::scheduler::{self, Action, Proposal, Relief, View};
 use crate::score::Burden;
 use crate::settings::Settings;
 
+/// Time between two looks at whether the view is whole, which is a look at all regions.
+const WHOLE_EVERY: Duration = Duration::from_secs(10);
 /// The same refusal is written down again after this.
 const REFUSALS_EVERY: Duration = Duration::from_secs(60);
 /// That nothing is to be done, after this: a cluster that is even is silent.
@@ -95,7 +97,7 @@ impl Leader {
         if !self.balancer.whole {
             self.balancer.whole = self.regions.is_whole();
             if !self.balancer.whole {
-                self.balancer.next = now.monotonic + settings.settle;
+                self.balancer.next = now.monotonic + WHOLE_EVERY;
                 return;
             }
         }
