@@ -105,6 +105,45 @@ async fn nothing_acknowledged_is_lost_when_processes_are_killed() -> Result<()> 
     Ok(())
 }
 
+/// Load splits regions, without anybody's command, while it goes on; nothing that was acknowledged is lost by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn load_splits_regions_by_itself() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let setting = |key: &str, value: &str| {
+        let key = format!("PONTOON_CONFIG_STORE_SPLIT__{key}");
+        (key, value.to_owned())
+    };
+    let cluster = Cluster::start(Wanted {
+        environment: vec![
+            setting("REQUESTS_PER_SECOND", "100"),
+            setting("REGION_BYTES", "64KiB"),
+        ],
+        ..Wanted::default()
+    })?;
+    let writers = Writers::start(&cluster, 8).await?;
+    wait_for("six regions with three replicas each", async || {
+        let regions = cluster.regions()?;
+        Ok(regions.len() >= 6
+            && regions
+                .iter()
+                .all(|region| region.settled && region.stores.len() == 3))
+    })
+    .await?;
+    writers.make_progress(500).await?;
+    writers.stop_and_verify().await?;
+    let mut logs = String::new();
+    for name in cluster.names("stores")? {
+        logs += &cluster.log(&name)?;
+    }
+    ensure!(
+        logs.lines()
+            .any(|line| line.contains("splitting") && line.contains("load")),
+        "no store says that it split for load"
+    );
+    cluster.passed();
+    Ok(())
+}
+
 /// A store that was down until the log it needs was compacted returns by snapshot, and can then lead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_down_past_log_compaction_returns_by_snapshot() -> Result<()> {

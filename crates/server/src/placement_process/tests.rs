@@ -671,6 +671,79 @@ async fn a_move_outlives_the_placement_leader() {
 }
 
 /// One request of plain HTTP/1.1.
+/// `SplitRegions` answers once regions begin at its keys, whoever cut them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn split_regions_waits_for_the_pieces() {
+    let group = Group::start(1, 1).await;
+    let (mut client, header) = group.client().await;
+    bootstrap(&mut client, &header).await;
+    let region = first_region(1);
+    let mut reports = Reports::open(&mut client, &header).await;
+    reports.report(&region).await;
+    let request = |keys: &[&'static str]| pdpb::SplitRegionsRequest {
+        header: header.clone(),
+        split_keys: keys.iter().map(|key| (*key).into()).collect(),
+        retry_limit: 0,
+    };
+    let refused = client
+        .split_regions(request(&[]))
+        .await
+        .expect("it answers")
+        .into_inner();
+    let error = refused.header.and_then(|header| header.error);
+    assert_eq!(
+        error.map(|error| error.r#type()),
+        Some(pdpb::ErrorType::InvalidValue)
+    );
+
+    let (mut asking, asked) = (client.clone(), request(&["t", "m"]));
+    let answer = tokio::spawn(async move { asking.split_regions(asked).await });
+    let order = reports.order().await;
+    let split = order.split_region.expect("a split");
+    assert_eq!(split.keys, ["m", "t"]);
+    let piece = |id: u64, start: &'static str, end: &'static str| metapb::Region {
+        id,
+        start_key: start.into(),
+        end_key: end.into(),
+        region_epoch: Some(metapb::RegionEpoch {
+            conf_ver: 1,
+            version: 3,
+        }),
+        peers: region
+            .peers
+            .iter()
+            .map(|peer| metapb::Peer {
+                id: peer.id + id,
+                ..*peer
+            })
+            .collect(),
+        ..Default::default()
+    };
+    let mut parent = piece(region.id, "", "m");
+    parent.peers = region.peers.clone();
+    let told = pdpb::ReportBatchSplitRequest {
+        header: header.clone(),
+        regions: vec![parent, piece(101, "m", "t"), piece(102, "t", "")],
+    };
+    ok(client
+        .report_batch_split(told)
+        .await
+        .expect("it answers")
+        .into_inner()
+        .header);
+    let answer = tokio::time::timeout(PATIENCE, answer)
+        .await
+        .expect("an answer in time")
+        .expect("no panic")
+        .expect("it answers")
+        .into_inner();
+    assert_eq!(
+        (answer.finished_percentage, answer.regions_id),
+        (100, vec![101, 102])
+    );
+    group.stop_all().await;
+}
+
 async fn get(address: std::net::SocketAddr, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).await.expect("it serves");
     let request = format!("GET {path} HTTP/1.1\r\nHost: placement\r\nConnection: close\r\n\r\n");

@@ -6,6 +6,7 @@
 
 pub mod convert;
 mod keyspace;
+mod split;
 mod streams;
 
 use std::sync::Arc;
@@ -410,6 +411,31 @@ impl Pd for PdService {
         Ok(Response::new(pdpb::ReportBatchSplitResponse {
             header: Some(header),
         }))
+    }
+
+    async fn split_regions(
+        &self,
+        request: Request<pdpb::SplitRegionsRequest>,
+    ) -> Called<pdpb::SplitRegionsResponse> {
+        let request = request.into_inner();
+        let found = match self.admit(request.header.as_ref()) {
+            Ok(_) => split::split_at(&self.placement, request.split_keys, request.retry_limit)
+                .await
+                .map_err(|refusal| convert::error(&refusal)),
+            Err(error) => Err(error),
+        };
+        let response = match found {
+            Ok(found) => pdpb::SplitRegionsResponse {
+                header: Some(self.header(None)),
+                finished_percentage: found.percentage(),
+                regions_id: found.done.iter().map(|region| region.0).collect(),
+            },
+            Err(error) => pdpb::SplitRegionsResponse {
+                header: Some(self.header(Some(error))),
+                ..Default::default()
+            },
+        };
+        Ok(Response::new(response))
     }
 
     async fn ask_split(
