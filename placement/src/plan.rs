@@ -137,7 +137,6 @@ pub enum PlanError {
 /// When what is asked for would be refused as it is, with the reason.
 pub fn plan(metadata: Metadata, question: &Question, now: Now) -> Result<Forecast, PlanError> {
     let mut rehearsal = Rehearsal::new(metadata, now)?;
-    rehearsal.settle();
     rehearsal.begin(question)?;
     Ok(rehearsal.run(question))
 }
@@ -167,8 +166,10 @@ impl Rehearsal {
             pairs,
             regions,
             stores,
-            settings,
+            mut settings,
         } = metadata;
+        // The copy knows everything from the start.
+        settings.balance.settle = Duration::ZERO;
         let setting = settings.balance.setting();
         let costs = Costs {
             order: ORDER,
@@ -200,15 +201,6 @@ impl Rehearsal {
             }
         }
         Ok(rehearsal)
-    }
-
-    /// Lets the copy get to where its leader begins to decide.
-    fn settle(&mut self) {
-        let first = self.now.monotonic;
-        let settings = self.machine.settings().balance.settle + Duration::from_secs(2);
-        while self.now.monotonic < first + settings {
-            self.second();
-        }
     }
 
     fn begin(&mut self, question: &Question) -> Result<(), PlanError> {

@@ -169,10 +169,9 @@ impl Leader {
                         "its replicas are farther apart on store {to} than on store {}",
                         from.store_id
                     ),
-                    Leaves::Lost | Leaves::Gone | Leaves::Drained => format!(
-                        "store {} is {why}; store {to} fits best",
-                        from.store_id
-                    ),
+                    Leaves::Lost | Leaves::Gone | Leaves::Drained => {
+                        format!("store {} is {why}; store {to} fits best", from.store_id)
+                    }
                 };
                 let peer = self.new_learner(to)?;
                 Plan {
