@@ -310,6 +310,131 @@ async fn a_move_survives_the_loss_of_the_placement_leader() -> Result<()> {
     Ok(())
 }
 
+/// State of a store as the command line tells it.
+fn state(cluster: &Cluster, store: u64) -> Result<String> {
+    let stores = cluster.ask(&["store", "list"])?;
+    let stores = stores.as_array().context("a list")?;
+    let found = stores.iter().find(|found| found["id"] == store);
+    let state = found.context("the store")?["state"].as_str();
+    Ok(state.context("a state")?.to_owned())
+}
+
+/// Operators under way that move something off a drained store.
+fn drains(cluster: &Cluster) -> Result<usize> {
+    let operators = cluster.ask(&["operator", "list"])?;
+    let operators = operators.as_array().context("a list")?;
+    let drains = operators.iter().filter(|operator| {
+        let cause = operator["cause"].as_str();
+        cause.is_some_and(|cause| cause.contains("is drained"))
+    });
+    Ok(drains.count())
+}
+
+/// A drain under writers, with the placement leader killed while it is under way, finishes by itself; the empty store can be
+/// taken back, and removed for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_survives_the_loss_of_the_placement_leader() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::start(Wanted {
+        stores: 4,
+        ..Wanted::default()
+    })?;
+    let writers = Writers::start(&cluster, 4).await?;
+    split_in_four(&cluster).await?;
+
+    let store = busiest(&cluster)?;
+    let id = store.to_string();
+    // A store that a replica would go to is paused, so that the drain is open for as long as it must be.
+    let regions = cluster.regions()?;
+    let leaves = regions
+        .iter()
+        .find(|region| region.stores.contains(&store))
+        .context("a region on the store")?;
+    let stores = cluster.stores()?;
+    let free = stores.iter().find(|free| !leaves.stores.contains(free));
+    let free = *free.context("a free store")?;
+    let paused = cluster.pause(&cluster.store_name(free)?)?;
+    wait_for("the drain begins", async || {
+        cluster.ask(&["store", "drain", &id])?;
+        Ok(true)
+    })
+    .await?;
+    wait_for("the drain is under way", async || Ok(drains(&cluster)? > 0)).await?;
+    let leader = cluster.placement_leader()?;
+    ensure!(state(&cluster, store)? == "draining");
+    cluster.dev(&["kill", &leader])?;
+    drop(paused);
+    wait_for("the store is empty", async || {
+        Ok(state(&cluster, store)? == "drained"
+            && cluster.regions()?.iter().all(|region| {
+                region.settled && region.stores.len() == 3 && !region.stores.contains(&store)
+            }))
+    })
+    .await?;
+    ensure!(
+        cluster.placement_leader()? != leader,
+        "another member led in the end"
+    );
+    cluster.dev(&["restart", &leader])?;
+    writers.make_progress(100).await?;
+
+    cluster.ask(&["store", "undrain", &id])?;
+    // The new placement leader may not have heard of it yet.
+    wait_for("the store is up again", async || {
+        Ok(state(&cluster, store)? == "up")
+    })
+    .await?;
+    let refused = cluster.ask(&["store", "remove", &id]);
+    ensure!(refused.is_err(), "a store that is up was removed");
+    cluster.ask(&["store", "drain", &id])?;
+    wait_for("the empty store is removed", async || {
+        cluster.ask(&["store", "remove", &id])?;
+        Ok(true)
+    })
+    .await?;
+    ensure!(state(&cluster, store)? == "tombstone");
+    let journal = cluster.ask(&["store", "explain", &id, "--limit", "1000"])?;
+    let journal = journal.as_array().context("a journal")?;
+    for (kind, who) in [("command", "admin"), ("done", "drain")] {
+        ensure!(
+            journal
+                .iter()
+                .any(|entry| entry["kind"] == kind && entry["who"] == who),
+            "the journal has no {kind} of {who}: {journal:?}"
+        );
+    }
+    writers.stop_and_verify().await?;
+    cluster.passed();
+    Ok(())
+}
+
+/// REGIONS §9: a store that is killed and stays away is replaced by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_stays_away_is_replaced() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    // Stores are heard every ten seconds.
+    let setting = |name: &str| (format!("PONTOON_CONFIG_PLACEMENT_{name}"), "15s".to_owned());
+    let cluster = Cluster::start(Wanted {
+        stores: 4,
+        environment: vec![setting("STORE_DOWN_AFTER"), setting("STORE_LOST_AFTER")],
+        ..Wanted::default()
+    })?;
+    let writers = Writers::start(&cluster, 4).await?;
+    split_in_four(&cluster).await?;
+    let store = busiest(&cluster)?;
+    cluster.dev(&["kill", &cluster.store_name(store)?])?;
+    wait_for("the replicas are elsewhere", async || {
+        Ok(cluster.regions()?.iter().all(|region| {
+            region.settled && region.stores.len() == 3 && !region.stores.contains(&store)
+        }))
+    })
+    .await?;
+    writers.make_progress(100).await?;
+    writers.stop_and_verify().await?;
+    cluster.passed();
+    Ok(())
+}
+
 /// F20: stores that are told to stop hand every leadership over first, under writers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_told_to_stop_hands_its_leaderships_over() -> Result<()> {

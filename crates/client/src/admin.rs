@@ -13,10 +13,10 @@ use proto::{
         ClusterStatusResponse, CommandResponse, JournalEntry, LabelStoreRequest,
         ListOperatorsRequest, ListOperatorsResponse, ListRegionsRequest, ListRegionsResponse,
         ListSchedulersRequest, ListSchedulersResponse, ListStoresRequest, ListStoresResponse,
-        MoveReplicaRequest, OperatorResponse, OperatorStatus, PauseSchedulerRequest,
-        ReadJournalRequest, ReadJournalResponse, RegionStatus, SchedulerStatus, SplitRegionRequest,
-        StoreCommandRequest, StoreStatus, TransferLeaderRequest, admin_client::AdminClient,
-        admin_error,
+        MoveReplicaRequest, OperatorResponse, OperatorStatus, PauseSchedulerRequest, PlanRequest,
+        PlanResponse, ReadJournalRequest, ReadJournalResponse, RegionStatus, SchedulerStatus,
+        SplitRegionRequest, StoreCommandRequest, StoreStatus, TransferLeaderRequest,
+        admin_client::AdminClient, admin_error, plan_request,
     },
 };
 use tokio::time::timeout;
@@ -78,6 +78,7 @@ refusable!(
     ListSchedulersResponse,
     ListStoresResponse,
     OperatorResponse,
+    PlanResponse,
     ReadJournalResponse
 );
 
@@ -360,6 +361,21 @@ impl Admin {
             async move { client.pause_scheduler(request).await }
         };
         self.call(Effect::Once, call).await.map(drop)
+    }
+
+    /// What a change would bring; changes nothing.
+    ///
+    /// # Errors
+    /// As [`Admin::status`].
+    pub async fn plan(&self, question: plan_request::Question) -> Result<PlanResponse, Error> {
+        let plan = |mut client: AdminClient<Channel>, header| {
+            let request = PlanRequest {
+                header,
+                question: Some(question.clone()),
+            };
+            async move { client.plan(request).await }
+        };
+        self.call(Effect::None, plan).await
     }
 
     /// The newest entries of the journal that match; the header is filled in here.

@@ -5,6 +5,7 @@ mod journal;
 mod key;
 mod kv;
 mod operator;
+mod plan;
 mod region;
 mod scheduler;
 mod serve;
@@ -47,6 +48,8 @@ enum Command {
     Operator(operator::OperatorArgs),
     /// Look at who moves regions by itself; pause them
     Scheduler(scheduler::SchedulerArgs),
+    /// Find out what a change would bring; changes nothing
+    Plan(plan::PlanArgs),
     /// Read and write single keys
     Kv(kv::KvArgs),
     /// Measure throughput and latency
@@ -99,6 +102,7 @@ fn dispatch(command: Command) -> exit::Result<()> {
         Command::Store(args) => block_on(store::run(args)),
         Command::Region(args) => block_on(region::run(args)),
         Command::Operator(args) => block_on(operator::run(args)),
+        Command::Plan(args) => block_on(plan::run(args)),
         Command::Scheduler(args) => block_on(scheduler::run(args)),
         Command::Kv(args) => block_on(kv::run(args)),
         Command::Bench(args) => block_on(bench::run(args)),

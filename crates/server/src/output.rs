@@ -24,6 +24,15 @@ pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> 
     }
 }
 
+/// Prints that a command was taken: a sentence for people, or the same in JSON.
+pub fn taken(format: Format, text: String) {
+    #[derive(Serialize)]
+    struct Taken {
+        done: String,
+    }
+    print(format, &Taken { done: text }, |taken| taken.done.clone());
+}
+
 /// A table with one line per row and no lines between them.
 pub fn rows<const N: usize>(
     head: [&str; N],

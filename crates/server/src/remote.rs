@@ -11,8 +11,8 @@ pub use keys::Keys;
 use proto::{
     RegionId, StoreId, metapb,
     pontoon::v1::{
-        ClusterStatusResponse, JournalEntry, OperatorStatus, ReadJournalRequest, SchedulerStatus,
-        admin_error, operator_status,
+        ClusterStatusResponse, JournalEntry, OperatorStatus, PlanResponse, ReadJournalRequest,
+        SchedulerStatus, admin_error, operator_status, plan_request,
     },
 };
 pub use view::{Drain, Peer, Region, Store};
@@ -210,6 +210,14 @@ impl Remote {
     /// As [`Remote::status`].
     pub async fn journal(&self, query: ReadJournalRequest) -> Result<Vec<JournalEntry>> {
         self.admin.journal(query).await.map_err(failure)
+    }
+
+    /// What a change would bring; changes nothing.
+    ///
+    /// # Errors
+    /// As [`Remote::status`].
+    pub async fn plan(&self, question: plan_request::Question) -> Result<PlanResponse> {
+        self.admin.plan(question).await.map_err(failure)
     }
 
     /// Who decides by itself.

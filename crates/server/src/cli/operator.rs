@@ -59,6 +59,8 @@ enum Command {
         id: u64,
         #[command(flatten)]
         target: Target,
+        #[command(flatten)]
+        shown: Shown,
     },
 }
 
@@ -129,9 +131,9 @@ pub async fn run(args: OperatorArgs) -> Result<()> {
             };
             journal::print(&target, &shown, query).await?;
         }
-        Command::Cancel { id, target } => {
+        Command::Cancel { id, target, shown } => {
             target.remote().cancel(id).await?;
-            println!("operator {id} is cancelled");
+            output::taken(shown.output, format!("operator {id} is cancelled"));
         }
     }
     Ok(())

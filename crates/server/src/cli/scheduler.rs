@@ -33,6 +33,8 @@ enum Command {
         duration: Duration,
         #[command(flatten)]
         target: Target,
+        #[command(flatten)]
+        shown: Shown,
     },
     /// End a pause
     Resume {
@@ -40,6 +42,8 @@ enum Command {
         name: String,
         #[command(flatten)]
         target: Target,
+        #[command(flatten)]
+        shown: Shown,
     },
 }
 
@@ -70,8 +74,23 @@ pub async fn run(args: SchedulerArgs) -> Result<()> {
             name,
             duration,
             target,
-        } => target.remote().pause(&name, duration).await?,
-        Command::Resume { name, target } => target.remote().pause(&name, Duration::ZERO).await?,
+            shown,
+        } => {
+            target.remote().pause(&name, duration).await?;
+            let text = format!(
+                "{name} is paused for {}",
+                humantime::format_duration(duration)
+            );
+            output::taken(shown.output, text);
+        }
+        Command::Resume {
+            name,
+            target,
+            shown,
+        } => {
+            target.remote().pause(&name, Duration::ZERO).await?;
+            output::taken(shown.output, format!("{name} goes on"));
+        }
     }
     Ok(())
 }

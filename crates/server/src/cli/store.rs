@@ -29,6 +29,8 @@ enum Command {
         id: u64,
         #[command(flatten)]
         target: Target,
+        #[command(flatten)]
+        shown: Shown,
     },
     /// Take a drain back
     Undrain {
@@ -36,6 +38,8 @@ enum Command {
         id: u64,
         #[command(flatten)]
         target: Target,
+        #[command(flatten)]
+        shown: Shown,
     },
     /// Take a store out for good that is drained and empty, or dead
     Remove {
@@ -43,6 +47,8 @@ enum Command {
         id: u64,
         #[command(flatten)]
         target: Target,
+        #[command(flatten)]
+        shown: Shown,
     },
     /// Set labels of a store over those that it tells
     Label {
@@ -53,6 +59,8 @@ enum Command {
         labels: Vec<metapb::StoreLabel>,
         #[command(flatten)]
         target: Target,
+        #[command(flatten)]
+        shown: Shown,
     },
     /// Why replicas go to a store or not: the newest decisions that considered it
     Explain {
@@ -67,7 +75,7 @@ enum Command {
     },
 }
 
-fn label(text: &str) -> Result<metapb::StoreLabel, String> {
+pub(super) fn label(text: &str) -> std::result::Result<metapb::StoreLabel, String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok(metapb::StoreLabel {
             key: key.to_owned(),
@@ -87,19 +95,30 @@ pub async fn run(args: StoreArgs) -> Result<()> {
             let stores = target.remote().stores().await?;
             output::print(shown.output, &stores, |stores| table(stores));
         }
-        Command::Drain { id, target } => {
+        Command::Drain { id, target, shown } => {
             target.remote().drain(id).await?;
-            println!("store {id} is being emptied; `pontoon store list` shows how far it is");
+            let text =
+                format!("store {id} is being emptied; `pontoon store list` shows how far it is");
+            output::taken(shown.output, text);
         }
-        Command::Undrain { id, target } => {
+        Command::Undrain { id, target, shown } => {
             target.remote().undrain(id).await?;
-            println!("store {id} takes replicas again");
+            output::taken(shown.output, format!("store {id} takes replicas again"));
         }
-        Command::Remove { id, target } => {
+        Command::Remove { id, target, shown } => {
             target.remote().remove(id).await?;
-            println!("store {id} is removed once nothing is left on it");
+            let text = format!("store {id} is removed once nothing is left on it");
+            output::taken(shown.output, text);
         }
-        Command::Label { id, labels, target } => target.remote().label(id, labels).await?,
+        Command::Label {
+            id,
+            labels,
+            target,
+            shown,
+        } => {
+            target.remote().label(id, labels).await?;
+            output::taken(shown.output, format!("store {id} has these labels"));
+        }
         Command::Explain {
             id,
             limit,

@@ -361,6 +361,13 @@ impl<E: Engine> Driver<E> {
                 self.figures.reports.inc();
                 self.step(Event::Report(report));
             }
+            Input::Metadata(reply) => {
+                let now = self.now();
+                if let Some(metadata) = self.machine.metadata(now) {
+                    // Whoever asked may have gone.
+                    drop(reply.send((metadata, now)));
+                }
+            }
             Input::Close { store, stream } => {
                 if self
                     .streams

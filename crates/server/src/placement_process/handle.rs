@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use placement::{Answer, Refusal, RegionInfo, Request};
+use placement::plan::Metadata;
+use placement::{Answer, Now, Refusal, RegionInfo, Request};
 use proto::{StoreId, pdpb};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -30,6 +31,8 @@ pub enum Input {
         /// Where orders go.
         orders: mpsc::Sender<Result<pdpb::RegionHeartbeatResponse, tonic::Status>>,
     },
+    /// A copy of what the leader knows is wanted; nobody answers on a member that does not lead.
+    Metadata(oneshot::Sender<(Metadata, Now)>),
     /// The leader of a region told about it.
     Report(Box<RegionInfo>),
     /// A stream ended.
@@ -93,6 +96,16 @@ impl Placement {
             return Some(Err(refusal));
         }
         answer.await.ok()
+    }
+
+    /// A copy of what the leader knows, and when that was.
+    ///
+    /// # Errors
+    /// [`Refusal::NotLeader`].
+    pub async fn metadata(&self) -> Result<(Metadata, Now), Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Metadata(reply)).await?;
+        answer.await.map_err(|_| Refusal::NotLeader)
     }
 
     /// Hands something to the driver.

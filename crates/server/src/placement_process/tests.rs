@@ -7,8 +7,9 @@ use proto::keyspacepb::keyspace_client::KeyspaceClient;
 use proto::pdpb::pd_client::PdClient;
 use proto::pontoon::v1::admin_client::AdminClient;
 use proto::pontoon::v1::{
-    AdminHeader, ClusterStatusRequest, ListOperatorsRequest, MoveReplicaRequest, admin_error,
-    operator_status,
+    AdminHeader, ClusterStatusRequest, ListOperatorsRequest, ListSchedulersRequest,
+    ListStoresRequest, MoveReplicaRequest, PauseSchedulerRequest, ReadJournalRequest,
+    StoreCommandRequest, admin_error, journal_entry, operator_status,
 };
 use proto::{keyspacepb, metapb, pdpb};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -666,6 +667,118 @@ async fn a_move_outlives_the_placement_leader() {
     assert_eq!(
         (status.cluster_id, status.regions, status.stores),
         (cluster_id, 1, 4)
+    );
+    group.stop_all().await;
+}
+
+/// A drain and what the journal tells outlive the placement leader.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_and_the_journal_outlive_the_placement_leader() {
+    let mut group = Group::start(3, 1).await;
+    let (mut client, header) = group.client().await;
+    bootstrap(&mut client, &header).await;
+    let request = pdpb::PutStoreRequest {
+        header: header.clone(),
+        store: Some(store(2)),
+    };
+    ok(client
+        .put_store(request)
+        .await
+        .expect("it answers")
+        .into_inner()
+        .header);
+    let mut region = first_region(1);
+    region.peers.push(learner(5, 2));
+    region.peers[1].set_role(metapb::PeerRole::Voter);
+    let reports = Reports::open(&mut client, &header).await;
+    reports.report(&region).await;
+
+    let cluster_id = header.as_ref().map_or(0, |header| header.cluster_id);
+    let admin_header = Some(AdminHeader { cluster_id });
+    let request = StoreCommandRequest {
+        header: admin_header,
+        store_id: 2,
+    };
+    let leader = group.leader().await;
+    let mut admin = AdminClient::new(group.channel(leader).await);
+    // Its only peer has no other place.
+    let deadline = Instant::now() + PATIENCE;
+    let refused = loop {
+        let answer = admin.drain_store(request).await.expect("it answers");
+        let error = answer.into_inner().error.expect("a refusal");
+        // The report may still be on its way.
+        if error.kind() != admin_error::Kind::Busy {
+            break error;
+        }
+        assert!(Instant::now() < deadline, "{error:?}");
+    };
+    assert_eq!(refused.kind(), admin_error::Kind::Invalid);
+    assert!(refused.message.contains("store 1"), "{}", refused.message);
+    let request = StoreCommandRequest {
+        header: admin_header,
+        store_id: 3,
+    };
+    let registered = pdpb::PutStoreRequest {
+        header: header.clone(),
+        store: Some(store(3)),
+    };
+    ok(client
+        .put_store(registered)
+        .await
+        .expect("it answers")
+        .into_inner()
+        .header);
+    let drained = admin.drain_store(request).await.expect("it answers");
+    assert_eq!(drained.into_inner().error, None);
+    let paused = admin
+        .pause_scheduler(PauseSchedulerRequest {
+            header: admin_header,
+            name: "repair".into(),
+            duration_ms: 600_000,
+        })
+        .await
+        .expect("it answers");
+    assert_eq!(paused.into_inner().error, None);
+
+    group.stop(leader).await;
+    let mut admin = AdminClient::new(group.channel(group.leader().await).await);
+    let stores = admin
+        .list_stores(ListStoresRequest {
+            header: admin_header,
+        })
+        .await
+        .expect("it answers")
+        .into_inner()
+        .stores;
+    let drains: Vec<_> = stores.iter().map(|store| store.drain.is_some()).collect();
+    assert_eq!(drains, [false, false, true]);
+    let schedulers = admin
+        .list_schedulers(ListSchedulersRequest {
+            header: admin_header,
+        })
+        .await
+        .expect("it answers")
+        .into_inner()
+        .schedulers;
+    let paused = schedulers.iter().filter(|found| found.paused_ms > 0);
+    let paused: Vec<_> = paused.map(|found| found.name.as_str()).collect();
+    assert_eq!(paused, ["repair"]);
+    let entries = admin
+        .read_journal(ReadJournalRequest {
+            header: admin_header,
+            store_id: 3,
+            ..Default::default()
+        })
+        .await
+        .expect("it answers")
+        .into_inner()
+        .entries;
+    assert!(
+        entries
+            .iter()
+            .any(|entry| entry.kind() == journal_entry::Kind::Command
+                && entry.text.contains("store 3 is drained")),
+        "{entries:?}"
     );
     group.stop_all().await;
 }

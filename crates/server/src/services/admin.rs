@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use placement::decision::Who;
+use placement::plan::{self, Forecast, PlanError, Question};
 use placement::{
     Answer, JournalQuery, OperatorView, Refusal, RegionInfo, Request as Ask, SchedulerInfo,
     StoreInfo,
@@ -14,9 +15,9 @@ use proto::pontoon::v1::{
     CommandResponse, DrainStatus, LabelStoreRequest, ListOperatorsRequest, ListOperatorsResponse,
     ListRegionsRequest, ListRegionsResponse, ListSchedulersRequest, ListSchedulersResponse,
     ListStoresRequest, ListStoresResponse, MoveReplicaRequest, OperatorResponse, OperatorStatus,
-    PauseSchedulerRequest, ReadJournalRequest, ReadJournalResponse, RegionStatus, SchedulerStatus,
-    SplitRegionRequest, StoreCommandRequest, StoreStatus, TransferLeaderRequest, admin_error,
-    operator_status,
+    PauseSchedulerRequest, PlanRequest, PlanResponse, PlannedStep, ReadJournalRequest,
+    ReadJournalResponse, RegionStatus, SchedulerStatus, SplitRegionRequest, StoreCommandRequest,
+    StoreStatus, TransferLeaderRequest, UnplacedRegion, admin_error, operator_status, plan_request,
 };
 use proto::{RegionId, StoreId};
 use tonic::{Request, Response, Status};
@@ -28,6 +29,8 @@ const REGIONS_DEFAULT: usize = 1024;
 /// Entries of the journal in one answer, when the request names no limit, and at the most.
 const ENTRIES_DEFAULT: usize = 100;
 const ENTRIES_MAX: usize = 1000;
+/// Stores that a plan adds at the most.
+const STORES_PLANNED_MAX: u32 = 1000;
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -152,6 +155,38 @@ fn store_status(info: StoreInfo) -> StoreStatus {
             left_ms: drain.left.map(|left| left.as_millis() as u64),
         }),
         store: Some(info.store),
+    }
+}
+
+fn plan_response(forecast: Forecast) -> PlanResponse {
+    let millis = |time: Duration| time.as_millis() as u64;
+    PlanResponse {
+        error: None,
+        steps: forecast
+            .steps
+            .into_iter()
+            .map(|step| PlannedStep {
+                at_ms: millis(step.at),
+                region_id: step.region.0,
+                text: step.text,
+            })
+            .collect(),
+        moves: forecast.moves,
+        transfers: forecast.transfers,
+        bytes: forecast.bytes,
+        eta_ms: forecast.eta.map(millis),
+        risk_ms: forecast.risk.map(millis),
+        at_risk: forecast.at_risk,
+        unavailable: forecast.unavailable,
+        unplaced: forecast
+            .unplaced
+            .into_iter()
+            .map(|(region, reason)| UnplacedRegion {
+                region_id: region.0,
+                reason,
+            })
+            .collect(),
+        unplaced_total: forecast.unplaced_total,
     }
 }
 
@@ -404,6 +439,44 @@ impl Admin for AdminService {
             duration: Duration::from_millis(request.duration_ms),
         };
         self.command(request.header, ask).await
+    }
+
+    async fn plan(&self, request: Request<PlanRequest>) -> Called<PlanResponse> {
+        let request = request.into_inner();
+        let refused = |error| {
+            Ok(Response::new(PlanResponse {
+                error: Some(error),
+                ..Default::default()
+            }))
+        };
+        let question = match request.question {
+            Some(plan_request::Question::DrainStore(store)) => Question::Drain(StoreId(store)),
+            Some(plan_request::Question::AddStores(count)) => {
+                Question::AddStores(count.min(STORES_PLANNED_MAX))
+            }
+            Some(plan_request::Question::Lose(label)) => Question::Lose {
+                label: label.key,
+                value: label.value,
+            },
+            None => return Err(Status::invalid_argument("question is missing")),
+        };
+        // Checks the header and that this member serves.
+        if let Err(error) = self.ask(request.header, Ask::Cluster).await? {
+            return refused(error);
+        }
+        let (metadata, now) = match self.placement.metadata().await {
+            Ok(copy) => copy,
+            Err(refusal) => return refused(self.error(&refusal)),
+        };
+        let planned =
+            tokio::task::spawn_blocking(move || plan::plan(metadata, &question, now)).await;
+        match planned.map_err(|_| Status::internal("the plan was not finished"))? {
+            Ok(forecast) => Ok(Response::new(plan_response(forecast))),
+            Err(PlanError::Refused(refusal)) => refused(self.error(&refusal)),
+            Err(error @ (PlanError::Load(_) | PlanError::NoSuchLabel { .. })) => {
+                refused(self.error(&Refusal::Invalid(error.to_string())))
+            }
+        }
     }
 
     async fn cluster_status(
