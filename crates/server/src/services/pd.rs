@@ -476,6 +476,23 @@ impl Pd for PdService {
         }))
     }
 
+    async fn get_operator(
+        &self,
+        request: Request<pdpb::GetOperatorRequest>,
+    ) -> Called<pdpb::GetOperatorResponse> {
+        let request = request.into_inner();
+        let ask = Ask::Operators {
+            operator: None,
+            region: Some(RegionId(request.region_id)),
+        };
+        let (answer, header) = self.ask(request.header.as_ref(), ask).await;
+        let newest = match answer {
+            Some(Answer::Operators(operators)) => operators.into_iter().next(),
+            _ => None,
+        };
+        Ok(Response::new(convert::operator(header, newest)))
+    }
+
     async fn get_cluster_config(
         &self,
         request: Request<pdpb::GetClusterConfigRequest>,

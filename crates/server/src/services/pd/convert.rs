@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use placement::{OrderKind, Refusal, RegionInfo, Space, StoreInfo};
+use placement::{OperatorView, OrderKind, Refusal, RegionInfo, Space, State, StoreInfo};
 use proto::{eraftpb, metapb, pdpb};
 
 /// A refusal as clients and stores of the public interface act on it (`client_errors.csv`): whatever it is, a client asks
@@ -184,6 +184,39 @@ pub fn region_response(
     }
 }
 
+/// The newest operator of a region.
+pub fn operator(
+    header: pdpb::ResponseHeader,
+    operator: Option<OperatorView>,
+) -> pdpb::GetOperatorResponse {
+    let Some(operator) = operator else {
+        let message = "the region had no operator lately".to_owned();
+        let error = header.error.clone().unwrap_or(pdpb::Error {
+            r#type: pdpb::ErrorType::EntryNotFound.into(),
+            message,
+        });
+        return pdpb::GetOperatorResponse {
+            header: Some(pdpb::ResponseHeader {
+                error: Some(error),
+                ..header
+            }),
+            ..Default::default()
+        };
+    };
+    let status = match operator.state {
+        State::Running => pdpb::OperatorStatus::Running,
+        State::Done => pdpb::OperatorStatus::Success,
+        State::Cancelled => pdpb::OperatorStatus::Cancel,
+    };
+    pdpb::GetOperatorResponse {
+        header: Some(header),
+        region_id: operator.region.0,
+        desc: operator.cause.into_bytes().into(),
+        status: status.into(),
+        kind: operator.kind.name().into(),
+    }
+}
+
 /// A region in a list.
 pub fn region(info: RegionInfo) -> pdpb::Region {
     let down = |(peer, down_seconds)| pdpb::PeerStats {
@@ -321,6 +354,33 @@ mod tests {
         };
         let info = report(timeless).expect("a region");
         assert_eq!((info.written_bytes, info.interval), (0, Duration::ZERO));
+    }
+
+    #[test]
+    fn the_newest_operator_is_told_or_none() {
+        let header = pdpb::ResponseHeader::default();
+        let none = super::operator(header.clone(), None);
+        let error = none.header.and_then(|header| header.error);
+        assert_eq!(
+            error.map(|error| error.r#type()),
+            Some(pdpb::ErrorType::EntryNotFound)
+        );
+        let view = OperatorView {
+            id: 3,
+            kind: placement::Kind::MoveReplica,
+            state: State::Cancelled,
+            region: RegionId(7),
+            steps: Vec::new(),
+            step: 0,
+            cause: "store 2 is drained".into(),
+            reason: String::new(),
+            age_ms: 5,
+        };
+        let told = super::operator(header, Some(view));
+        assert_eq!(
+            (told.region_id, told.status(), &told.kind[..]),
+            (7, pdpb::OperatorStatus::Cancel, &b"move-replica"[..])
+        );
     }
 
     #[test]
