@@ -339,6 +339,7 @@ async fn a_drain_survives_the_loss_of_the_placement_leader() -> Result<()> {
         stores: 4,
         ..Wanted::default()
     })?;
+    cluster.pause_balance()?;
     let writers = Writers::start(&cluster, 4).await?;
     split_in_four(&cluster).await?;
 
