@@ -30,6 +30,9 @@ pub enum Event {
     Read(ReadId),
     /// This log write and all before it are durable.
     Written(WriteId),
+    /// Somebody knows this entry to be committed, though not from this group's leader: another group's log says so. Counts
+    /// only if the entry is here.
+    CommittedTo(LogPosition),
     /// Everything up to here was applied.
     Applied(Index),
     /// Entries asked for by [`Fetch`], from the first wanted on; fewer than wanted are fine, none means "compacted".

@@ -200,6 +200,7 @@ impl Raft {
             Event::Message(message) => self.on_message(message)?,
             Event::Read(id) => self.on_read(id)?,
             Event::Written(id) => self.on_written(id),
+            Event::CommittedTo(position) => self.on_committed_to(position),
             Event::Applied(index) => self.on_applied(index),
             Event::Fetched { peer, entries } => self.on_fetched(peer, entries),
             Event::Compact(index) => self.on_compact(index),
@@ -319,6 +320,13 @@ impl Raft {
             State::Candidate(_) => self.count_own_vote(),
             State::Follower if self.first_term == FirstTerm::Named => self.maybe_lead_first_term(),
             State::Follower | State::PreCandidate(_) => {}
+        }
+    }
+
+    /// Log matching makes it certain: whoever holds a committed entry holds all before it as they were committed (R3).
+    fn on_committed_to(&mut self, position: LogPosition) {
+        if self.installing.is_none() && self.log.term_at(position.index) == Some(position.term) {
+            self.commit_to(position.index);
         }
     }
 

@@ -41,6 +41,9 @@ struct Arguments {
     /// Plant this bug, by its name in `raft::Bug`.
     #[arg(long, value_parser = parse_bug)]
     bug: Option<Bug>,
+    /// Plant this bug of the stores, by its name in `store::Bug`; with `--cluster`.
+    #[arg(long, value_parser = parse_store_bug)]
+    store_bug: Option<store::Bug>,
     /// Threads for a range of seeds.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -75,6 +78,13 @@ fn parse_bug(name: &str) -> Result<Bug, String> {
         .ok_or_else(|| format!("no such bug; there are {:?}", Bug::ALL))
 }
 
+fn parse_store_bug(name: &str) -> Result<store::Bug, String> {
+    store::Bug::ALL
+        .into_iter()
+        .find(|bug| format!("{bug:?}") == name)
+        .ok_or_else(|| format!("no such bug; there are {:?}", store::Bug::ALL))
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let plan = |seed: u64| Plan {
@@ -88,6 +98,7 @@ fn main() -> ExitCode {
         without: arguments.without.clone(),
         with: arguments.with.clone(),
         bug: arguments.bug,
+        store_bug: arguments.store_bug,
         trace: arguments.trace,
     };
     if let Some(seed) = arguments.seed {

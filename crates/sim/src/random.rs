@@ -19,6 +19,8 @@ pub enum Purpose {
     Clock = 4,
     /// Clients, operators, compaction.
     Load = 5,
+    /// Whether regions are merged.
+    Merges = 6,
 }
 
 /// A stream of random numbers.

@@ -31,6 +31,8 @@ pub enum Rule {
     Snapshot,
     /// R17 Tiling.
     Tiling,
+    /// R21 Merge.
+    Merge,
     /// R23 Linearizable keys.
     Linearizable,
     /// R24 Read index (and R25, where leases serve).
@@ -59,6 +61,7 @@ impl fmt::Display for Rule {
             Rule::CommitFirst => "commit before apply",
             Rule::Snapshot => "R16 snapshots",
             Rule::Tiling => "R17 tiling",
+            Rule::Merge => "R21 merge",
             Rule::Linearizable => "R23 linearizable keys",
             Rule::ReadIndex => "R24 read index",
             Rule::AtMostOnce => "R26 at most once",

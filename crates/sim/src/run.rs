@@ -167,5 +167,8 @@ pub fn replay_command(plan: &Plan) -> String {
     if let Some(bug) = plan.bug {
         command += &format!(" --bug {bug:?}");
     }
+    if let Some(bug) = plan.store_bug {
+        command += &format!(" --store-bug {bug:?}");
+    }
     command
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use raft::Bug;
 use sim::batch::run_batch;
-use sim::group::settings::Plan;
+use sim::group::settings::{Fault, Plan};
 use sim::rule::Rule;
 
 fn from_environment(name: &str, default: u64) -> u64 {
@@ -20,6 +20,8 @@ fn from_environment(name: &str, default: u64) -> u64 {
 const EXPECTED: &[&str] = &[
     "client gave up",
     "kill",
+    "merge aborted",
+    "merge committed",
     "order begun",
     "order refused",
     "own split refused",
@@ -27,11 +29,13 @@ const EXPECTED: &[&str] = &[
     "peer destroyed",
     "power loss",
     "read served",
+    "region froze",
     "request refused",
     "snapshot hung",
     "snapshot installed",
     "snapshot sent",
     "snapshot slow",
+    "source absorbed late",
     "split",
     "split for load",
     "split for size",
@@ -64,6 +68,71 @@ fn clusters_hold_every_rule() {
             "{missing:?} never happened in {} seeds",
             report.seeds
         );
+    }
+}
+
+/// A world whose operator splits and merges all the time.
+fn of_merges(seed: u64, events: u64) -> Plan {
+    Plan {
+        with: vec![Fault::Merge, Fault::Split],
+        ..Plan::of_cluster(seed, events)
+    }
+}
+
+/// R21, over `SIM_MERGE_SEEDS` seeds of `SIM_MERGE_EVENTS` events, or as many as `SIM_MERGE_SECONDS` allow.
+#[test]
+fn merges_hold_every_rule() {
+    let seeds = from_environment("SIM_MERGE_SEEDS", 1_000);
+    let events = from_environment("SIM_MERGE_EVENTS", 20_000);
+    let seconds = from_environment("SIM_MERGE_SECONDS", 60);
+    let report = run_batch(0..seeds, 2, Some(Duration::from_secs(seconds)), |seed| {
+        of_merges(seed, events)
+    });
+    println!(
+        "{} seeds, {} events: {:#?}",
+        report.seeds, report.events, report.happened
+    );
+    if let Some(failure) = &report.failure {
+        panic!("{}", failure.explain());
+    }
+    if report.seeds >= 200 {
+        let expected = [
+            "key located",
+            "merge aborted",
+            "merge committed",
+            "source absorbed late",
+            "source replaced by snapshot",
+        ];
+        let missing = report.missing(expected.map(str::to_owned));
+        assert!(
+            missing.is_empty(),
+            "{missing:?} never happened in {} seeds",
+            report.seeds
+        );
+    }
+}
+
+/// REGIONS §11, by number: what the simulator notices soon. The rest has its scripts in `crates/store/tests`.
+#[test]
+fn planted_bugs_of_merging_are_caught() {
+    for bug in [
+        store::Bug::RollbackByTimer,
+        store::Bug::FrozenApplies,
+        store::Bug::VerdictAtSameEpoch,
+        store::Bug::SourceLogDeletedEarly,
+        store::Bug::SnapshotOverUnnamed,
+        store::Bug::FreezeKeepsVersion,
+        store::Bug::VerdictFromAnyRegion,
+        store::Bug::AdminWhileFrozen,
+    ] {
+        let report = run_batch(0..300, 2, None, |seed| Plan {
+            store_bug: Some(bug),
+            ..of_merges(seed, 20_000)
+        });
+        let failure = report
+            .failure
+            .unwrap_or_else(|| panic!("{bug:?} goes unnoticed"));
+        println!("{bug:?}: seed {}: {}", failure.plan.seed, failure.violation);
     }
 }
 

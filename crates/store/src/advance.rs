@@ -5,6 +5,7 @@ use std::ops::{Bound, Range};
 use bytes::Bytes;
 use engine::{Direction, Engine, Family, View as _};
 use proto::RegionId;
+use proto::pontoon::v1 as wire;
 use raft::{Entry, Event as RaftEvent, Fetch, Index, LogWrite};
 
 use crate::context::{Context, Followup, PeerWrite};
@@ -40,7 +41,7 @@ impl<E: Engine> Store<E> {
             if let Some(write) = effects.write {
                 peer.write(write, cx);
             }
-            peer.hand_out(effects.committed, cx);
+            peer.hand_out_or_hold(effects.committed, cx);
             peer.on_reads_confirmed(effects.reads, cx);
             peer.on_reads_dropped(&effects.reads_dropped, cx);
             for fetch in effects.fetches {
@@ -51,12 +52,13 @@ impl<E: Engine> Store<E> {
             }
         }
         self.unpark(region);
+        self.hasten_source(region);
     }
 }
 
 impl Peer {
     /// Gives committed entries to the applier, with the requests that wait for them.
-    fn hand_out<E: Engine>(&mut self, entries: Vec<Entry>, cx: &mut Context<E>) {
+    pub(crate) fn hand_out<E: Engine>(&mut self, entries: Vec<Entry>, cx: &mut Context<E>) {
         let Some(last) = entries.last() else { return };
         self.handed_out = last.index;
         let waiting = self.take_waiting(&entries, cx);
@@ -126,23 +128,29 @@ impl Peer {
         };
         let new = head.region.as_ref().expect("a head is checked on arrival");
         let new = (new.start_key.clone(), new.end_key.clone());
+        let mut replaces = std::mem::take(&mut self.merging.replaces);
         let (held, clear) = match &self.stage {
             Stage::Normal => (vec![self.range()], ranges::union(self.range(), new)),
             Stage::Installing(installing) => (
                 installing.clear.clone(),
                 ranges::union(installing.clear[0].clone(), new),
             ),
-            Stage::Uninitialized { .. } | Stage::Dormant | Stage::Stopping { .. } => {
-                (Vec::new(), vec![new])
-            }
+            Stage::Uninitialized { .. }
+            | Stage::Dormant
+            | Stage::Absorbed { .. }
+            | Stage::Stopping { .. } => (Vec::new(), vec![new]),
         };
+        if let Stage::Installing(earlier) = &self.stage {
+            replaces.extend(earlier.replaces.iter().copied());
+        }
         if let Err(other) = cx.ranges.set(region, &held, &clear) {
             cx.fail(Error::Overlap { region, other });
         }
-        self.put_mark(Some((*head).clone()), cx);
+        self.put_install_mark((*head).clone(), &replaces, cx);
         self.stage = Stage::Installing(Box::new(Installing {
             head: *head,
             clear,
+            replaces,
             has_files: true,
         }));
         self.publish(cx);
@@ -153,15 +161,26 @@ impl Peer {
     }
 
     /// Writes the peer mark.
-    pub(crate) fn put_mark<E: Engine>(
-        &mut self,
-        installing: Option<proto::pontoon::v1::SnapshotHead>,
-        cx: &mut Context<E>,
-    ) {
+    pub(crate) fn put_mark<E: Engine>(&mut self, cx: &mut Context<E>) {
         let mark = proto::pontoon::v1::PeerMark {
             peer_id: self.id.0,
-            installing,
-            dead_peer_id: 0,
+            ..Default::default()
+        };
+        cx.log.put(&keys::peer_mark(self.region_id()), &mark);
+    }
+
+    /// Writes the peer mark of a snapshot past its point of no return.
+    pub(crate) fn put_install_mark<E: Engine>(
+        &mut self,
+        head: wire::SnapshotHead,
+        replaces: &[wire::ReplacedPeer],
+        cx: &mut Context<E>,
+    ) {
+        let mark = wire::PeerMark {
+            peer_id: self.id.0,
+            installing: Some(head),
+            replaces: replaces.to_vec(),
+            ..Default::default()
         };
         cx.log.put(&keys::peer_mark(self.region_id()), &mark);
     }

@@ -11,6 +11,7 @@
 mod buckets;
 mod change;
 mod commands;
+mod merge;
 mod pending;
 mod rebuild;
 mod region;
@@ -27,6 +28,7 @@ use self::pending::PendingBatch;
 use self::region::ApplyRegion;
 use crate::event::{Applied, ApplyTask, Refusal, Waiting};
 use crate::options::{Options, SplitOptions};
+use crate::planted::Bug;
 
 /// Applies entries of the regions it was given.
 pub struct Applier<E> {
@@ -34,6 +36,7 @@ pub struct Applier<E> {
     logging: Logging,
     limits: SplitOptions,
     split_keys_max: usize,
+    bug: Option<Bug>,
     regions: BTreeMap<RegionId, ApplyRegion>,
 }
 
@@ -45,6 +48,7 @@ impl<E: Engine> Applier<E> {
             logging: options.logging,
             limits: options.split.clone(),
             split_keys_max: options.split_keys_max,
+            bug: options.bug,
             regions: BTreeMap::new(),
         }
     }
@@ -63,7 +67,7 @@ impl<E: Engine> Applier<E> {
                 ApplyTask::Open(region) => {
                     // What it opens may be in the batch.
                     self.write(&mut batch)?;
-                    match ApplyRegion::load(&self.engine, region, &self.limits)? {
+                    match ApplyRegion::load(&self.engine, region, &self.limits, self.bug)? {
                         Some(state) => self.regions.insert(region, state),
                         None => self.regions.remove(&region),
                     };
@@ -166,6 +170,8 @@ impl Applied {
             index: 0,
             term: 0,
             changed: None,
+            merge: None,
+            absorbed: None,
             children: Vec::new(),
             removed: false,
             bytes: 0,

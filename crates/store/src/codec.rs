@@ -13,8 +13,37 @@ use raft::{
     MembershipChange, Message, Payload, PeerId, RefusalReason,
 };
 
-/// Format byte of every record of the store's own: protobuf follows.
+/// Format byte of a record of the store's own: protobuf follows.
 const RECORD: u8 = 0x01;
+/// The same for a record whose merge fields are set. Who does not know of merging must not read it: it would take a frozen
+/// region for a living one.
+const MERGE_RECORD: u8 = 0x02;
+
+/// What the store keeps on disk under a format byte.
+pub trait Record: prost::Message {
+    /// Whether fields are set that versions without merging do not know.
+    fn has_merge(&self) -> bool {
+        false
+    }
+}
+
+impl Record for wire::StoreIdentity {}
+impl Record for wire::RaftState {}
+impl Record for wire::AppliedState {}
+impl Record for wire::Entry {}
+
+impl Record for wire::RegionState {
+    fn has_merge(&self) -> bool {
+        self.freeze.is_some() || !self.records.is_empty() || self.absorber_id != 0
+    }
+}
+
+impl Record for wire::PeerMark {
+    fn has_merge(&self) -> bool {
+        let head = |head: &wire::SnapshotHead| head.freeze.is_some() || !head.records.is_empty();
+        !self.replaces.is_empty() || self.installing.as_ref().is_some_and(head)
+    }
+}
 
 /// Why outside bytes are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,23 +60,27 @@ pub enum DecodeError {
 }
 
 /// Encodes a record with its format byte.
-pub fn encode_record(record: &impl prost::Message) -> Bytes {
+pub fn encode_record(record: &impl Record) -> Bytes {
     let mut bytes = BytesMut::with_capacity(1 + record.encoded_len());
     append_record(&mut bytes, record);
     bytes.freeze()
 }
 
 /// Appends a record with its format byte.
-pub fn append_record(bytes: &mut BytesMut, record: &impl prost::Message) {
+pub fn append_record(bytes: &mut BytesMut, record: &impl Record) {
     bytes.reserve(1 + record.encoded_len());
-    bytes.put_u8(RECORD);
+    bytes.put_u8(if record.has_merge() {
+        MERGE_RECORD
+    } else {
+        RECORD
+    });
     record.encode(bytes).expect("the buffer grows");
 }
 
 /// Decodes a record; `None` when it is not one of this kind.
 pub fn decode_record<M: prost::Message + Default>(bytes: &Bytes) -> Option<M> {
     match bytes.first() {
-        Some(&RECORD) => M::decode(bytes.slice(1..)).ok(),
+        Some(&(RECORD | MERGE_RECORD)) => M::decode(bytes.slice(1..)).ok(),
         _ => None,
     }
 }

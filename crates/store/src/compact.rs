@@ -28,6 +28,9 @@ impl<E: Engine> Store<E> {
             return;
         };
         peer.compacting = false;
+        if peer.is_frozen() {
+            return;
+        }
         let index = peer.pin().map_or(index, |pin| index.min(pin));
         let index = match self.cx.options.logging {
             Logging::On => index,
@@ -78,7 +81,8 @@ impl Peer {
             .saturating_sub(self.state.compacted_index);
         let is_long = entries >= options.compact_entries
             || (self.log_bytes >= options.compact_bytes && entries > 0);
-        if !is_long || self.compacting || !self.is_normal() {
+        // The log of a frozen source is what each store absorbs from.
+        if !is_long || self.compacting || !self.is_normal() || self.is_frozen() {
             return;
         }
         let index = self.compact_target(options, entries);

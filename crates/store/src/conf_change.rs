@@ -13,6 +13,7 @@ use raft::{MemberStatus, MemberStatuses, MembershipChange, Payload, PeerId};
 use crate::context::Context;
 use crate::event::{Order, OrderKind, OrderRefusal};
 use crate::peer::Peer;
+use crate::planted::Bug;
 use crate::store::Store;
 use crate::{advance, codec};
 
@@ -32,6 +33,12 @@ impl<E: Engine> Store<E> {
         let draining = self.cx.draining;
         let peer = self.peers.get_mut(&region).ok_or(OrderRefusal::NotLeader)?;
         peer.check_order(epoch)?;
+        // Leadership of a frozen region may move; nothing else may.
+        if !matches!(kind, OrderKind::TransferLeader(_))
+            && self.cx.options.bug != Some(Bug::AdminWhileFrozen)
+        {
+            peer.check_not_frozen()?;
+        }
         match kind {
             OrderKind::Split(keys) => {
                 peer.check_not_joint()?;
@@ -44,6 +51,7 @@ impl<E: Engine> Store<E> {
             }
             OrderKind::TransferLeader(_) if draining => Err(OrderRefusal::Transferring),
             OrderKind::TransferLeader(target) => peer.transfer_to(target, &mut self.cx),
+            OrderKind::Merge { target } => self.propose_merge(region, target),
         }
     }
 }
@@ -70,6 +78,14 @@ impl Peer {
             return Err(OrderRefusal::LaneBusy);
         }
         Ok(())
+    }
+
+    pub(crate) fn check_not_frozen(&self) -> Result<(), OrderRefusal> {
+        if self.is_frozen() {
+            Err(OrderRefusal::Frozen)
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn check_not_joint(&self) -> Result<(), OrderRefusal> {

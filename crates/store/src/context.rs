@@ -62,7 +62,7 @@ impl LogTurn {
     }
 
     /// Sets a key to a record.
-    pub fn put(&mut self, key: &[u8], record: &impl prost::Message) {
+    pub fn put(&mut self, key: &[u8], record: &impl codec::Record) {
         // Records share allocations; a large one gets its own.
         if self.arena.capacity() < key.len() + 1 + record.encoded_len() {
             self.arena.reserve(ARENA_BYTES);
@@ -126,6 +126,8 @@ pub(crate) struct Context<E> {
     pub sends: BTreeSet<Transfer>,
     pub next_build: u64,
     pub draining: bool,
+    /// Regions that hold a commit back until its source is ready.
+    pub holding: BTreeSet<RegionId>,
     next_generation: u64,
     next_sequence: u64,
     synced_sequence: u64,
@@ -157,6 +159,7 @@ impl<E: Engine> Context<E> {
             sends: BTreeSet::new(),
             next_build: identity.boot << 32,
             draining: false,
+            holding: BTreeSet::new(),
             next_generation: 1,
             next_sequence: 1,
             synced_sequence: 0,
@@ -272,6 +275,7 @@ impl<E: Engine> Context<E> {
             && out.orders.is_empty()
             && out.splits.is_empty()
             && out.own_splits.is_empty()
+            && out.locate.is_empty()
             && out.failure.is_none())
     }
 

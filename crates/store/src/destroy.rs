@@ -39,9 +39,19 @@ impl<E: Engine> Store<E> {
         let Some(peer) = self.peers.get(&region).filter(|peer| peer.id == id) else {
             return;
         };
-        let Stage::Stopping { reason, .. } = peer.stage else {
+        let Stage::Stopping { reason, merged, .. } = &peer.stage else {
             return;
         };
+        if let Some(tombstone) = merged {
+            // Its range lives on in another region.
+            self.cx.out.tasks.push(Task::Destroy {
+                region,
+                peer: id,
+                tombstone: (**tombstone).clone(),
+                clear: None,
+            });
+            return;
+        }
         // Resumed after a restart, its range may be another's by now; what is in it is not this peer's then.
         let (start, end) = peer.range();
         let has_range = peer.region.region_epoch.is_some()
@@ -50,7 +60,8 @@ impl<E: Engine> Store<E> {
             state: wire::region_state::State::Tombstone as i32,
             region: Some(peer.region.clone()),
             peer_id: id.0,
-            reason: reason.to_owned(),
+            reason: (*reason).to_owned(),
+            ..Default::default()
         };
         let clear = has_range.then(|| peer.range());
         self.cx.out.tasks.push(Task::Destroy {
@@ -98,8 +109,8 @@ impl Peer {
             // give it data. The mark decides, and is synced before the vote is forgotten.
             let mark = wire::PeerMark {
                 peer_id: self.id.0,
-                installing: None,
                 dead_peer_id: self.id.0,
+                ..Default::default()
             };
             cx.log.put(&keys::peer_mark(self.region_id()), &mark);
         }
@@ -107,6 +118,7 @@ impl Peer {
         self.stage = Stage::Stopping {
             reason,
             settled: false,
+            merged: None,
         };
         self.settle(cx);
     }

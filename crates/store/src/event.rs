@@ -13,6 +13,7 @@ use raft::{Entry, Index, PeerId, Role, Term};
 
 use crate::apply::Buckets;
 use crate::load::Load;
+use crate::merge::MergeState;
 use crate::triggers::SplitCause;
 
 /// The driver's name for a client request. Unique within one incarnation.
@@ -45,6 +46,13 @@ pub enum Event {
     Reads(Vec<ReadVolume>),
     /// Placement, or an administrator through it, asks for a step.
     Order(Order),
+    /// The region that owns a key now, in answer to [`Effects::locate`].
+    Located {
+        /// The key.
+        key: Bytes,
+        /// Its region.
+        region: metapb::Region,
+    },
     /// Fresh ids for the pool from which splits draw (REGIONS §1).
     Ids(Vec<u64>),
     /// A snapshot arrived whole: every file is staged, synced and checked against its head.
@@ -172,6 +180,9 @@ pub enum Refusal {
         /// Size asked for.
         bytes: u64,
     },
+    /// The region is frozen: it is about to become a part of its neighbour, or to go on as it was.
+    #[error("region {0} is merging")]
+    Merging(RegionId),
     /// The fate is not known here: it may be applied later (R26).
     #[error("the outcome is not known")]
     Unknown,
@@ -233,6 +244,11 @@ pub enum OrderKind {
     },
     /// Hand leadership over.
     TransferLeader(PeerId),
+    /// Freeze, to be taken in by this neighbour.
+    Merge {
+        /// The neighbour. It is led on the same store.
+        target: RegionId,
+    },
 }
 
 /// Why an order was refused (REGIONS §3).
@@ -247,6 +263,8 @@ pub enum OrderRefusal {
     LaneBusy,
     #[error("the configuration is joint")]
     Joint,
+    #[error("the region is frozen")]
+    Frozen,
     #[error("the peer has not applied what it knows to be committed")]
     Behind,
     #[error("peer {peer} lags by {lag} entries")]
@@ -296,6 +314,8 @@ pub struct Effects {
     pub own_splits: Vec<OwnSplit>,
     /// The id pool runs low: ask placement for this many.
     pub ids_wanted: u32,
+    /// Keys of which a frozen source needs to know where they are now: placement knows. Asked again if no answer comes.
+    pub locate: Vec<Bytes>,
     /// After [`Event::Drain`]: nothing is led here any more that another store could lead.
     pub drained: bool,
     /// Own data on disk is damaged, or the engine failed: the driver carries nothing of this out and stops the node (R13,
@@ -335,6 +355,8 @@ pub struct RegionView {
     pub peer: PeerId,
     /// Whether it owns its range (not uninitialized, not installing).
     pub owns_range: bool,
+    /// Whether it is frozen or about to be: it serves nothing (REGIONS §5).
+    pub frozen: bool,
     /// Raft role.
     pub role: Role,
     /// Raft term.
@@ -387,8 +409,12 @@ pub struct Applied {
     pub index: Index,
     /// Term of that entry.
     pub term: Term,
-    /// The descriptor, if it changed.
+    /// The descriptor, if it or what follows changed.
     pub changed: Option<metapb::Region>,
+    /// What is remembered of merges, with every changed descriptor.
+    pub merge: Option<MergeState>,
+    /// The source that was taken in.
+    pub absorbed: Option<Absorbed>,
     /// Children of applied splits.
     pub children: Vec<AppliedChild>,
     /// Whether the peer of this store was removed.
@@ -410,6 +436,17 @@ pub struct Applied {
     pub answers: Vec<(RequestId, Result<Vec<OperationResult>, Refusal>)>,
 }
 
+/// A source that a merge took in. Its tombstone is written, its log is not touched.
+#[derive(Clone, Debug)]
+pub struct Absorbed {
+    /// The source.
+    pub region: RegionId,
+    /// Its peer on this store.
+    pub peer: PeerId,
+    /// What was written as its state.
+    pub tombstone: wire::RegionState,
+}
+
 /// A child region that a split wrote.
 #[derive(Clone, Debug)]
 pub struct AppliedChild {
@@ -425,6 +462,8 @@ pub struct AppliedChild {
     pub keys: u64,
     /// How they are spread.
     pub buckets: Box<Buckets>,
+    /// Merges that the parent remembers.
+    pub records: Vec<wire::MergeRecord>,
     /// False when the child's mark or tombstone here forbids it (REGIONS §4); its range stays unowned.
     pub created: bool,
 }
@@ -496,6 +535,8 @@ pub enum Task {
         head: wire::SnapshotHead,
         /// Ranges to clear before: the old range of this peer and the new one.
         clear: Vec<(Bytes, Bytes)>,
+        /// Tombstones of merged regions whose ranges it takes over, written in the same batch.
+        tombstones: Vec<wire::RegionState>,
     },
     /// Flush the tombstone, then delete log and hard state (REGIONS §2, order of destroying), and clear `clear`.
     Destroy {

@@ -5,7 +5,6 @@
 
 use bytes::Bytes;
 use engine::{Batch, Change, Engine, Family, Logging};
-use prost::Message;
 use proto::pontoon::v1::{
     AppliedState, PeerMark, RaftState, RegionState, StoreIdentity, region_state,
 };
@@ -129,8 +128,7 @@ pub fn bootstrap<E: Engine>(engine: &E, regions: &[metapb::Region]) -> Result<()
         };
         let mark = PeerMark {
             peer_id: peer.id,
-            installing: None,
-            dead_peer_id: 0,
+            ..Default::default()
         };
         log.push(put(&keys::raft_state(id), &raft_state));
         log.push(put(&keys::peer_mark(id), &mark));
@@ -138,7 +136,7 @@ pub fn bootstrap<E: Engine>(engine: &E, regions: &[metapb::Region]) -> Result<()
             state: region_state::State::Normal as i32,
             region: Some(region.clone()),
             peer_id: peer.id,
-            reason: String::new(),
+            ..Default::default()
         };
         let applied = AppliedState {
             index: BASE.index,
@@ -171,6 +169,6 @@ pub fn bootstrap<E: Engine>(engine: &E, regions: &[metapb::Region]) -> Result<()
     Ok(())
 }
 
-fn put(key: &[u8], record: &impl Message) -> Change {
+fn put(key: &[u8], record: &impl codec::Record) -> Change {
     Change::Put(Bytes::copy_from_slice(key), codec::encode_record(record))
 }

@@ -44,6 +44,9 @@ impl<E: Engine> Store<E> {
         for answer in frame.answers {
             self.on_answer(from, answer);
         }
+        for message in frame.merges {
+            self.on_merge_message(from, message);
+        }
     }
 
     fn on_beat(&mut self, from_store: StoreId, beat: Beat, response: bool) {
@@ -193,7 +196,7 @@ impl<E: Engine> Store<E> {
                 // Proof (b): a later peer of the region was added to this store, so ours was removed. While ours is not
                 // flushed dead the message is dropped; it will be repeated.
                 let may_die = matches!(peer.stage, Stage::Normal | Stage::Uninitialized { .. })
-                    && !peer.is_behind();
+                    && !peer.is_gated(&self.cx);
                 if may_die && address.creates {
                     self.stop(region, "a later peer of the region was added to this store");
                 }
@@ -264,7 +267,7 @@ impl<E: Engine> Store<E> {
             self.cx.fail(error);
             return false;
         }
-        peer.put_mark(None, &mut self.cx);
+        peer.put_mark(&mut self.cx);
         peer.hold(&mut self.cx);
         peer.publish(&mut self.cx);
         self.cx.touch(&mut peer);
@@ -288,12 +291,15 @@ impl<E: Engine> Store<E> {
         let known = match &peer.stage {
             Stage::Normal => Some(peer.epoch().conf_ver),
             Stage::Uninitialized { conf_ver } => *conf_ver,
-            Stage::Installing(_) | Stage::Dormant | Stage::Stopping { .. } => None,
+            Stage::Installing(_)
+            | Stage::Dormant
+            | Stage::Absorbed { .. }
+            | Stage::Stopping { .. } => None,
         };
         let newer =
             known.is_some_and(|known| descriptor.region_epoch.unwrap_or_default().conf_ver > known);
         let named = descriptor.peers.iter().any(|member| member.id == peer.id.0);
-        if newer && !named && !peer.is_behind() {
+        if newer && !named && !peer.is_gated(&self.cx) {
             self.stop(region, "a newer configuration does not name this peer");
         }
     }

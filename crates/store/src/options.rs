@@ -2,6 +2,8 @@
 
 use engine::Logging;
 
+use crate::planted::Bug;
+
 /// Settings of a store, the same for all its regions. Times are in ticks of [`crate::event::Event::Tick`].
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -72,8 +74,23 @@ pub struct Options {
     pub down_ticks: u64,
     /// Ticks without leader after which a peer asks the members whether it is still one of them. Default 1 200 (60 s).
     pub leaderless_ticks: u64,
+    /// Bytes of two regions together above which they are not merged. Default 38 MiB, 40 % of the size at which one is split.
+    pub merge_bytes_max: u64,
+    /// The same in keys. Default 384 000.
+    pub merge_keys_max: u64,
+    /// Merges that two regions may remember together before another one. Default 16.
+    pub merge_records_max: usize,
+    /// Ticks after which a frozen source asks again. Default 2.
+    pub merge_ticks: u64,
+    /// Ticks after which the stores of a merged region are asked again whether it is dead there. Default 20.
+    pub merge_poll_ticks: u64,
+    /// Freeze without looking whether peers have caught up and who leads the target. That is looked at so that merges are short,
+    /// not so that they are safe; tests see that they are without. Default off.
+    pub merge_unchecked: bool,
     /// Length of a tick in milliseconds, for times told to placement. Default 50.
     pub tick_ms: u64,
+    /// A rule broken on purpose. For tests.
+    pub bug: Option<Bug>,
 }
 
 impl Options {
@@ -102,6 +119,8 @@ impl Options {
                 retry_ticks_max: scale(defaults.split.retry_ticks_max),
                 ..defaults.split.clone()
             },
+            merge_ticks: scale(defaults.merge_ticks),
+            merge_poll_ticks: scale(defaults.merge_poll_ticks),
             tick_ms,
             ..defaults
         }
@@ -143,7 +162,14 @@ impl Default for Options {
             health_ticks: 20,
             down_ticks: 200,
             leaderless_ticks: 1_200,
+            merge_bytes_max: 38 << 20,
+            merge_keys_max: 384_000,
+            merge_records_max: 16,
+            merge_ticks: 2,
+            merge_poll_ticks: 20,
+            merge_unchecked: false,
             tick_ms: 50,
+            bug: None,
         }
     }
 }

@@ -45,6 +45,7 @@ impl<E: Engine> Store<E> {
     fn try_wish(&mut self, region: RegionId, wish: &Wish) -> Result<(), OrderRefusal> {
         let peer = self.peers.get(&region).ok_or(OrderRefusal::NotLeader)?;
         peer.check_order(peer.epoch())?;
+        peer.check_not_frozen()?;
         peer.check_not_joint()?;
         if self.cx.draining {
             return Err(OrderRefusal::Transferring);

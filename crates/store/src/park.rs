@@ -6,8 +6,8 @@ use prost::Message as _;
 use proto::RegionId;
 
 use crate::context::Context;
-use crate::event::{Proposal, ReadRequest, Refusal, RequestId};
-use crate::peer::Peer;
+use crate::event::{Proposal, ReadRequest, Refusal, RequestId, Target};
+use crate::peer::{Peer, Stage};
 use crate::route::Misroute;
 use crate::store::Store;
 
@@ -26,6 +26,13 @@ impl Request {
         match self {
             Request::Write(proposal) => proposal.id,
             Request::Read(read) => read.id,
+        }
+    }
+
+    fn target(&self) -> &Target {
+        match self {
+            Request::Write(proposal) => &proposal.target,
+            Request::Read(read) => &read.target,
         }
     }
 
@@ -50,9 +57,13 @@ pub(crate) struct Parked {
     bytes: usize,
 }
 
-/// Whether a request is refused only because nobody is known to lead.
-pub(crate) fn lacks_leader(misroute: &Misroute) -> bool {
-    matches!(misroute, Misroute::Refused(refusal) if matches!(**refusal, Refusal::NotLeader { leader: None, .. }))
+/// Whether a request is refused only because nobody is known to lead, or because the region is frozen for the moment.
+pub(crate) fn may_pass(misroute: &Misroute) -> bool {
+    match misroute {
+        Misroute::Refused(refusal) => matches!(**refusal, Refusal::NotLeader { leader: None, .. }),
+        Misroute::Frozen => true,
+        Misroute::Epoch | Misroute::Gone => false,
+    }
 }
 
 impl<E: Engine> Store<E> {
@@ -61,15 +72,41 @@ impl<E: Engine> Store<E> {
         let Some(peer) = self.peers.get_mut(&region) else {
             return;
         };
-        if peer.parked.is_empty() || peer.leader().is_none() {
+        let frozen = peer.is_leader() && peer.is_frozen();
+        if peer.parked.is_empty() || peer.leader().is_none() || frozen {
             return;
         }
-        for parked in std::mem::take(&mut peer.parked) {
-            self.cx.parked_bytes -= parked.bytes;
-            match parked.request {
-                Request::Write(proposal) => self.on_propose(proposal),
-                Request::Read(read) => self.on_read(read),
+        for request in peer.take_parked(&mut self.cx) {
+            self.resume(request);
+        }
+    }
+
+    /// Takes a request up again.
+    pub(crate) fn resume(&mut self, request: Request) {
+        match request {
+            Request::Write(proposal) => self.on_propose(proposal),
+            Request::Read(read) => self.on_read(read),
+        }
+    }
+
+    /// Answers requests that waited long enough.
+    pub(crate) fn expire_parked(&mut self, region: RegionId) {
+        let (tick, mut expired) = (self.cx.tick, Vec::new());
+        if let Some(peer) = self.peers.get_mut(&region) {
+            while let Some(parked) = peer.parked.pop_front_if(|parked| parked.until_tick <= tick) {
+                self.cx.parked_bytes -= parked.bytes;
+                expired.push(parked.request);
             }
+        }
+        for request in expired {
+            let misroute = match self.peers.get(&region) {
+                Some(peer) if matches!(peer.stage, Stage::Absorbed { .. }) => Misroute::Frozen,
+                Some(peer) if peer.is_leader() && peer.is_frozen() => Misroute::Frozen,
+                Some(peer) => peer.not_leader().into(),
+                None => Misroute::Gone,
+            };
+            let refusal = self.refusal(misroute, request.target());
+            self.cx.refuse(request.id(), refusal);
         }
     }
 }
@@ -98,14 +135,22 @@ impl Peer {
         None
     }
 
-    /// Answers requests that waited long enough.
-    pub(crate) fn tick_parked<E: Engine>(&mut self, cx: &mut Context<E>) {
-        while let Some(parked) = self
-            .parked
-            .pop_front_if(|parked| parked.until_tick <= cx.tick)
-        {
-            self.refuse_parked(parked, cx);
+    /// Whether a request waited long enough.
+    pub(crate) fn is_parking_over(&self, tick: u64) -> bool {
+        self.parked
+            .front()
+            .is_some_and(|parked| parked.until_tick <= tick)
+    }
+
+    /// All that is parked here, to be taken up again.
+    pub(crate) fn take_parked<E: Engine>(&mut self, cx: &mut Context<E>) -> Vec<Request> {
+        let parked = std::mem::take(&mut self.parked);
+        let mut requests = Vec::with_capacity(parked.len());
+        for parked in parked {
+            cx.parked_bytes -= parked.bytes;
+            requests.push(parked.request);
         }
+        requests
     }
 
     /// Answers all of them, because this peer goes away.

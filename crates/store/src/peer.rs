@@ -13,7 +13,9 @@ use crate::context::Context;
 use crate::damage::Damage;
 use crate::event::{Proposal, RegionView, RequestId, ViewChange, Waiting};
 use crate::load::LoadWindow;
+use crate::merge::{MergeState, Merging};
 use crate::park::Parked;
+use crate::planted::Bug;
 use crate::snapshot::Sending;
 use crate::triggers::Triggers;
 
@@ -35,12 +37,19 @@ pub(crate) enum Stage {
     /// Its raft tier is here and its apply tier is not: power was lost, and the parent of which it was split will be applied
     /// again and bring it back. Sleeps until then.
     Dormant,
+    /// Merged: the local target is taking it in, or a snapshot that names it replaces it. Says and takes nothing.
+    Absorbed {
+        /// Whose peer that is.
+        into: RegionId,
+    },
     /// Dead; its remains are being removed.
     Stopping {
         /// Why.
         reason: &'static str,
         /// Whether the last entry handed out was applied and the removal is on its way.
         settled: bool,
+        /// The tombstone that was written when another region took the range over.
+        merged: Option<Box<wire::RegionState>>,
     },
 }
 
@@ -50,6 +59,8 @@ pub(crate) struct Installing {
     pub head: wire::SnapshotHead,
     /// What to clear before.
     pub clear: Vec<(Bytes, Bytes)>,
+    /// Peers of merged regions that it replaces together with this one.
+    pub replaces: Vec<wire::ReplacedPeer>,
     /// False when the staged files were lost: another snapshot is needed.
     pub has_files: bool,
 }
@@ -111,8 +122,8 @@ pub(crate) struct Reported {
 /// One replica.
 ///
 /// # Invariants
-/// 1. `raft` is there in [`Stage::Uninitialized`] and [`Stage::Normal`], absent in [`Stage::Dormant`] and
-///    [`Stage::Stopping`]. While [`Stage::Installing`] it is there unless the process restarted meanwhile.
+/// 1. `raft` is there in [`Stage::Uninitialized`] and [`Stage::Normal`], absent in [`Stage::Dormant`],
+///    [`Stage::Absorbed`] and [`Stage::Stopping`]. While [`Stage::Installing`] it is there unless the process restarted meanwhile.
 /// 2. `compacted <= applied <= handed_out`.
 /// 3. `writes.pending` ascends and lies above `handed_out`.
 /// 4. Ranges are held as the stage says: none, its own, or those of `Installing`.
@@ -120,6 +131,10 @@ pub(crate) struct Peer {
     pub id: PeerId,
     /// Applied descriptor. Only the region's id while uninitialized.
     pub region: metapb::Region,
+    /// What the applied state remembers of merges.
+    pub merge: MergeState,
+    /// What it is about in merges.
+    pub merging: Merging,
     pub stage: Stage,
     pub raft: Option<Raft>,
     /// Of the Raft instance.
@@ -178,6 +193,8 @@ impl Peer {
         Peer {
             id,
             region,
+            merge: MergeState::default(),
+            merging: Merging::default(),
             stage,
             raft: None,
             generation: 0,
@@ -243,10 +260,16 @@ impl Peer {
     /// overwrite the peer (REGIONS §1, gate).
     pub fn is_behind(&self) -> bool {
         self.applied.index < self.handed_out
+            || !self.merging.held.is_empty()
             || self
                 .raft
                 .as_ref()
                 .is_some_and(|raft| self.applied.index < raft.durable_state().commit)
+    }
+
+    /// Behind, so that the gate protects it.
+    pub fn is_gated<E: Engine>(&self, cx: &Context<E>) -> bool {
+        self.is_behind() && cx.options.bug != Some(Bug::NoGate)
     }
 
     /// A peer that the applied descriptor names.
@@ -299,11 +322,17 @@ impl Peer {
         };
         let leader = self.leader();
         let owns_range = self.is_normal();
+        if role != Role::Leader {
+            // Whoever leads now finds the freeze in the log.
+            self.merging.freezing = false;
+        }
+        let frozen = self.is_frozen() && cx.options.bug != Some(Bug::ReadOverFreeze);
         let unchanged = self.published.as_ref().is_some_and(|view| {
             view.role == role
                 && view.term == term
                 && view.leader == leader
                 && view.owns_range == owns_range
+                && view.frozen == frozen
                 && view.peer == self.id
                 && view.region == self.region
         });
@@ -314,6 +343,7 @@ impl Peer {
             region: self.region.clone(),
             peer: self.id,
             owns_range,
+            frozen,
             role,
             term,
             leader,

@@ -16,6 +16,8 @@ use crate::context::Context;
 use crate::event::{Proposal, Refusal, RequestId};
 use crate::park::{self, Request};
 use crate::peer::{Peer, Pending, Ready};
+use crate::planted::Bug;
+use crate::route::Misroute;
 use crate::store::Store;
 
 /// What a request is charged beside its operations.
@@ -26,12 +28,16 @@ impl<E: Engine> Store<E> {
         let (request, target) = (proposal.id, &proposal.target);
         let region = target.region;
         let Some(peer) = self.peers.get_mut(&region) else {
-            self.cx.refuse(request, Refusal::RegionNotFound(region));
+            let refusal = self.refusal(Misroute::Gone, target);
+            self.cx.refuse(request, refusal);
             return;
         };
-        if let Err(misroute) = peer.check_target(target) {
+        let taken = self.cx.options.bug == Some(Bug::FrozenApplies);
+        if let Err(misroute) = peer.check_target(target)
+            && !(taken && peer.is_leader() && matches!(misroute, Misroute::Frozen))
+        {
             let mut proposal = proposal;
-            if park::lacks_leader(&misroute) {
+            if park::may_pass(&misroute) {
                 match peer.park(Request::Write(proposal), &mut self.cx) {
                     Some(Request::Write(back)) => proposal = back,
                     Some(Request::Read(_)) | None => return,
@@ -87,10 +93,9 @@ impl<E: Engine> Store<E> {
             };
             match peer.check_target(&proposal.target) {
                 Ok(()) => peer.writes.queue.push_back((proposal, bytes)),
-                Err(misroute) => {
+                Err(_) => {
                     peer.release_bytes(bytes, &mut self.cx);
-                    let refusal = self.refusal(misroute, &proposal.target);
-                    self.cx.refuse(proposal.id, refusal);
+                    self.on_propose(proposal);
                 }
             }
         }

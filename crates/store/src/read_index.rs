@@ -10,18 +10,24 @@ use crate::context::Context;
 use crate::event::{ReadRequest, Refusal, RequestId};
 use crate::park::{self, Request};
 use crate::peer::Peer;
+use crate::planted::Bug;
+use crate::route::Misroute;
 use crate::store::Store;
 
 impl<E: Engine> Store<E> {
     pub(crate) fn on_read(&mut self, read: ReadRequest) {
         let region = read.target.region;
         let Some(peer) = self.peers.get_mut(&region) else {
-            self.cx.refuse(read.id, Refusal::RegionNotFound(region));
+            let refusal = self.refusal(Misroute::Gone, &read.target);
+            self.cx.refuse(read.id, refusal);
             return;
         };
-        if let Err(misroute) = peer.check_target(&read.target) {
+        let served_frozen = self.cx.options.bug == Some(Bug::ReadOverFreeze);
+        if let Err(misroute) = peer.check_target(&read.target)
+            && !(served_frozen && matches!(misroute, Misroute::Frozen))
+        {
             let (id, mut read) = (read.id, read);
-            if park::lacks_leader(&misroute) {
+            if park::may_pass(&misroute) {
                 match peer.park(Request::Read(read), &mut self.cx) {
                     Some(Request::Read(back)) => read = back,
                     Some(Request::Write(_)) | None => return,
@@ -110,6 +116,15 @@ impl Peer {
 
     /// Answers all reads, because this peer goes away.
     pub fn abandon_reads<E: Engine>(&mut self, cx: &mut Context<E>) {
+        let requests = self.take_reads();
+        let refusal = self.not_leader();
+        for request in requests {
+            cx.refuse(request, refusal.clone());
+        }
+    }
+
+    /// All reads that are not served yet.
+    pub fn take_reads(&mut self) -> Vec<RequestId> {
         let mut requests = std::mem::take(&mut self.reads.queue);
         requests.extend(
             self.reads
@@ -123,7 +138,8 @@ impl Peer {
                 .drain(..)
                 .flat_map(|(_, requests)| requests),
         );
-        self.refuse_reads(requests, cx);
+        self.reads.count -= requests.len();
+        requests
     }
 
     fn take_asked(&mut self, id: ReadId) -> Option<Vec<RequestId>> {

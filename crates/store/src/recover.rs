@@ -15,6 +15,7 @@ use raft::{Entry, Index, LogPosition, PeerId, Raft, Restored};
 
 use crate::context::{Context, Followup};
 use crate::event::{ApplyTask, Task};
+use crate::merge::MergeState;
 use crate::peer::{Installing, Peer, Stage};
 use crate::store::Store;
 use crate::{Error, advance, codec, identity, keys, ranges};
@@ -28,10 +29,60 @@ struct Found {
     applied: Option<wire::AppliedState>,
 }
 
+/// Peers that snapshots past their point of no return replace, with whose these are.
+type Replaced = BTreeMap<(RegionId, u64), RegionId>;
+
+fn replaced(found: &BTreeMap<RegionId, Found>) -> Replaced {
+    let mut replaced = Replaced::new();
+    for (into, found) in found {
+        let mark = found.mark.iter().filter(|mark| mark.installing.is_some());
+        for peer in mark.flat_map(|mark| &mark.replaces) {
+            replaced.insert((RegionId(peer.region_id), peer.peer_id), *into);
+        }
+    }
+    replaced
+}
+
+impl Found {
+    /// Whose snapshot replaces the peer here, while that is not done.
+    fn merged_peer(&self, region: RegionId, replaced: &Replaced) -> Option<RegionId> {
+        let state = self
+            .state
+            .as_ref()
+            .filter(|state| state.state() == State::Normal)?;
+        replaced.get(&(region, state.peer_id)).copied()
+    }
+}
+
+/// A peer that says nothing any more: its range is its replacement's, and its tombstone comes with that.
+fn merged<E: Engine>(found: Found, into: RegionId, cx: &mut Context<E>) -> Option<Box<Peer>> {
+    let state = found.state?;
+    let raft = found.raft.unwrap_or(wire::RaftState {
+        peer_id: state.peer_id,
+        ..Default::default()
+    });
+    let stage = Stage::Absorbed { into };
+    let mut peer = Box::new(Peer::new(
+        PeerId(state.peer_id),
+        state.region?,
+        stage,
+        raft,
+        cx.tick,
+    ));
+    peer.publish(cx);
+    Some(peer)
+}
+
 /// Puts every peer into the state the disk speaks of.
 pub(crate) fn recover<E: Engine>(store: &mut Store<E>) -> Result<(), Error> {
     let found = scan(&store.cx.engine.view())?;
+    let replaced = replaced(&found);
     for (region, found) in found {
+        if let Some(into) = found.merged_peer(region, &replaced) {
+            let peer = merged(found, into, &mut store.cx);
+            store.peers.extend(peer.map(|peer| (region, peer)));
+            continue;
+        }
         if let Some(peer) = restore(region, found, &mut store.cx)? {
             store.peers.insert(region, peer);
         }
@@ -150,7 +201,7 @@ fn restore<E: Engine>(
 
     if let Some(head) = &mark.installing {
         let raft = raft.ok_or(corrupt("the raft state beside an install mark"))?;
-        return resume_install(region, raft, head.clone(), state, cx).map(Some);
+        return resume_install(region, raft, head.clone(), mark.replaces, state, cx).map(Some);
     }
     let Some(state) = state else {
         if newest == 0 || newest <= mark.dead_peer_id {
@@ -170,6 +221,10 @@ fn restore<E: Engine>(
         }
         return Ok(None);
     }
+    let merge = MergeState {
+        freeze: state.freeze,
+        records: state.records,
+    };
     let descriptor = state.region.ok_or(corrupt("the region state"))?;
     let applied = applied.ok_or(corrupt("the applied state"))?;
     if descriptor.id != region.0 || descriptor.region_epoch.is_none() {
@@ -178,6 +233,7 @@ fn restore<E: Engine>(
     let found = Normal {
         descriptor,
         peer: PeerId(state.peer_id),
+        merge,
         applied,
     };
     normal(region, found, raft, mark, cx).map(Some)
@@ -187,6 +243,7 @@ fn restore<E: Engine>(
 struct Normal {
     descriptor: metapb::Region,
     peer: PeerId,
+    merge: MergeState,
     applied: wire::AppliedState,
 }
 
@@ -201,6 +258,7 @@ fn normal<E: Engine>(
     let Normal {
         descriptor,
         peer: id,
+        merge,
         applied,
     } = found;
     let position = LogPosition {
@@ -228,6 +286,7 @@ fn normal<E: Engine>(
         _ => return Err(corrupt("the raft state")),
     };
     let mut peer = Box::new(Peer::new(id, descriptor, Stage::Normal, state, cx.tick));
+    peer.merge = merge;
     peer.applied = position;
     peer.handed_out = position.index;
     peer.bytes = applied.bytes;
@@ -252,7 +311,7 @@ fn normal<E: Engine>(
         peer.hold(cx);
     }
     if mark.peer_id < id.0 {
-        peer.put_mark(None, cx);
+        peer.put_mark(cx);
     }
     peer.publish(cx);
     cx.touch(&mut peer);
@@ -297,6 +356,7 @@ fn resume_install<E: Engine>(
     region: RegionId,
     raft: wire::RaftState,
     head: wire::SnapshotHead,
+    replaces: Vec<wire::ReplacedPeer>,
     state: Option<wire::RegionState>,
     cx: &mut Context<E>,
 ) -> Result<Box<Peer>, Error> {
@@ -320,6 +380,7 @@ fn resume_install<E: Engine>(
     let installing = Installing {
         head,
         clear,
+        replaces,
         has_files: true,
     };
     let mut peer = Box::new(Peer::new(
@@ -341,7 +402,7 @@ fn resume_destroy<E: Engine>(
     cx: &mut Context<E>,
 ) -> Result<Box<Peer>, Error> {
     let id = PeerId(state.peer_id);
-    let descriptor = state.region.unwrap_or(metapb::Region {
+    let descriptor = state.region.clone().unwrap_or(metapb::Region {
         id: region.0,
         ..Default::default()
     });
@@ -349,6 +410,16 @@ fn resume_destroy<E: Engine>(
         peer_id: id.0,
         ..Default::default()
     };
+    if state.absorber_id != 0 {
+        // Its range lives on in another region.
+        let stage = Stage::Stopping {
+            reason: "merged into its neighbour",
+            settled: true,
+            merged: Some(Box::new(state)),
+        };
+        cx.after_sync(Followup::Destroy { region, peer: id });
+        return Ok(Box::new(Peer::new(id, descriptor, stage, raft, cx.tick)));
+    }
     let mut peer = Box::new(Peer::new(id, descriptor, Stage::Normal, raft, cx.tick));
     let range = peer.range();
     if peer.region.region_epoch.is_some() {

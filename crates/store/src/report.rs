@@ -16,6 +16,7 @@ impl Peer {
             .is_some_and(|raft| raft.role() == Role::Leader);
         if led && !leads {
             self.lane = None;
+            self.merging.forget_source();
             self.load = None;
             self.triggers = None;
             self.abandon_sending(cx);

@@ -7,9 +7,9 @@ use engine::Engine;
 use proto::{RegionId, metapb};
 
 use crate::event::{Keys, Refusal, Target};
-use crate::keys;
 use crate::peer::{Peer, Stage};
 use crate::store::Store;
+use crate::{inbound, keys};
 
 /// Regions listed in an answer at most. A request that touches more refreshes its picture more than once.
 const COVERING_MAX: usize = 32;
@@ -21,6 +21,10 @@ pub(crate) enum Misroute {
     Refused(Box<Refusal>),
     /// The epochs differ: with the regions that cover the request.
     Epoch,
+    /// The region is frozen.
+    Frozen,
+    /// The region is not here any more; if it was merged, with the regions that cover the request.
+    Gone,
 }
 
 impl From<Refusal> for Misroute {
@@ -50,7 +54,8 @@ impl Peer {
                 }
                 .into());
             }
-            Stage::Stopping { .. } => return Err(Refusal::RegionNotFound(region).into()),
+            Stage::Absorbed { .. } => return Err(Misroute::Frozen),
+            Stage::Stopping { .. } => return Err(Misroute::Gone),
         }
         if let Some(asked) = target.peer.filter(|asked| *asked != self.id) {
             return Err(Refusal::PeerMismatch {
@@ -65,6 +70,9 @@ impl Peer {
                 leader: self.leader(),
             }
             .into());
+        }
+        if self.is_frozen() {
+            return Err(Misroute::Frozen);
         }
         self.check_keys(target)
     }
@@ -107,6 +115,39 @@ impl<E: Engine> Store<E> {
             Misroute::Epoch => Refusal::EpochNotMatch {
                 current: self.covering(target),
             },
+            Misroute::Frozen => {
+                let older = self.peers.get(&target.region).is_some_and(|peer| {
+                    let asked = target.epoch.map(|epoch| epoch.version);
+                    asked.is_some_and(|asked| asked < peer.epoch().version)
+                });
+                if older {
+                    Refusal::EpochNotMatch {
+                        current: self.covering(target),
+                    }
+                } else {
+                    Refusal::Merging(target.region)
+                }
+            }
+            Misroute::Gone => {
+                let current = self.covering(target);
+                if !current.is_empty() && self.was_merged(target.region) {
+                    Refusal::EpochNotMatch { current }
+                } else {
+                    Refusal::RegionNotFound(target.region)
+                }
+            }
+        }
+    }
+
+    /// Whether the last peer of a region here ended by a merge.
+    fn was_merged(&self, region: RegionId) -> bool {
+        match self.peers.get(&region).map(|peer| &peer.stage) {
+            Some(Stage::Stopping { merged, .. }) => merged.is_some(),
+            Some(_) => false,
+            None => inbound::past(&self.cx.engine, region)
+                .ok()
+                .and_then(|(_, state)| state)
+                .is_some_and(|state| state.absorber_id != 0),
         }
     }
 

@@ -108,7 +108,7 @@ impl<E: Engine> Store<E> {
                 // It died without data at the very moment the split gave it some. Its mark says so for ever; after a restart
                 // the state that the split wrote is removed (`recover`). Nobody owns the range.
                 Stage::Stopping { .. } => return,
-                Stage::Normal | Stage::Installing(_) => return,
+                Stage::Normal | Stage::Installing(_) | Stage::Absorbed { .. } => return,
             },
             // A later peer was born meanwhile, which proves this one dead.
             Some(_) => return,
@@ -186,12 +186,13 @@ fn start_child<E: Engine>(
     peer.bytes = child.bytes;
     peer.keys = child.keys;
     peer.split_tick = Some(cx.tick);
+    peer.merge.records = child.records;
     peer.log_bytes = entries
         .iter()
         .map(|entry| entry.payload.size_bytes() as u64)
         .sum();
     peer.start_raft(entries, first_term, cx)?;
-    peer.put_mark(None, cx);
+    peer.put_mark(cx);
     cx.log.put(&keys::raft_state(region), &peer.state);
     // Nothing leaves before the first term and vote are durable, nor before what an earlier instance wrote is.
     peer.hold(cx);

@@ -72,6 +72,7 @@ impl<E: Engine> Store<E> {
                 .for_each(|applied| self.on_applied(applied)),
             Event::Reads(volumes) => self.on_reads(&volumes),
             Event::Order(order) => self.on_order(order),
+            Event::Located { key, region } => self.on_located(&key, &region),
             Event::Ids(ids) => self.on_ids(ids),
             Event::SnapshotReceived { from, head } => self.on_snapshot_received(from, head),
             Event::TaskDone(done) => self.on_task_done(done),
@@ -87,8 +88,13 @@ impl<E: Engine> Store<E> {
 
     /// Takes what is to be done since the last taking. Proposals and reads that arrived since then are grouped here.
     pub fn take_effects(&mut self) -> Effects {
-        while let Some(region) = self.cx.dirty.pop_front() {
-            self.advance(region);
+        loop {
+            while let Some(region) = self.cx.dirty.pop_front() {
+                self.advance(region);
+            }
+            if !self.release_commits() && self.cx.dirty.is_empty() {
+                break;
+            }
         }
         self.ask_for_ids();
         self.tell_drained();
@@ -123,7 +129,11 @@ impl<E: Engine> Store<E> {
     fn on_tick(&mut self) {
         self.cx.tick += 1;
         let mut wishes = Vec::new();
+        let (mut merging, mut expired) = (Vec::new(), Vec::new());
         for peer in self.peers.values_mut() {
+            if peer.is_parking_over(self.cx.tick) {
+                expired.push(peer.region_id());
+            }
             let Some(raft) = peer.raft.as_mut() else {
                 continue;
             };
@@ -132,15 +142,24 @@ impl<E: Engine> Store<E> {
                 self.cx.touch(peer);
             }
             peer.expire_proposals(&mut self.cx);
-            peer.tick_parked(&mut self.cx);
             peer.tick_sending(&mut self.cx);
             peer.tick_report(&mut self.cx);
             peer.tick_leaderless(&mut self.cx);
             peer.tick_damage(&mut self.cx);
             wishes.extend(peer.tick_triggers(&self.cx));
+            if peer.is_merging_due(self.cx.tick) {
+                merging.push(peer.region_id());
+            }
+        }
+        for region in expired {
+            self.expire_parked(region);
         }
         for (region, wish) in wishes {
             self.split_by_wish(region, wish);
+        }
+        for region in merging {
+            self.drive_source(region);
+            self.drive_records(region);
         }
         self.tick_slots();
         self.tick_drain();
@@ -216,6 +235,8 @@ impl<E: Engine> Store<E> {
             index,
             term,
             changed,
+            merge,
+            absorbed,
             children,
             removed,
             bytes,
@@ -237,16 +258,27 @@ impl<E: Engine> Store<E> {
             peer.last_key = last_key;
         }
         peer.release_applied(index, &mut self.cx);
-        if peer.lane.is_some_and(|lane| lane <= index) {
+        let lane_done = peer.lane.is_some_and(|lane| lane <= index);
+        if lane_done {
             peer.lane = None;
         }
         if !children.is_empty() {
             peer.on_split(&self.cx);
         }
+        if let Some(merge) = merge {
+            peer.adopt_merge(merge, &mut self.cx);
+        }
+        if lane_done {
+            peer.thaw_view(&mut self.cx);
+        }
         let stopping = matches!(peer.stage, Stage::Stopping { .. });
         let before = changed.as_ref().map(|_| peer.region.clone());
+        let parked = absorbed.map_or(Vec::new(), |absorbed| self.on_absorbed(absorbed));
         if let Some(changed) = changed {
             self.adopt(region, changed);
+        }
+        for request in parked {
+            self.resume(request);
         }
         let mut pieces = Vec::new();
         for child in children {
@@ -419,9 +451,14 @@ impl Peer {
             Stage::Uninitialized { .. } | Stage::Dormant => Vec::new(),
             Stage::Normal => vec![self.range()],
             Stage::Installing(installing) => installing.clear.clone(),
-            Stage::Stopping { .. } if self.region.region_epoch.is_none() => Vec::new(),
-            // A peer that died by restarting over a tombstone holds its range only if nobody else took it.
-            Stage::Stopping { .. } => {
+            Stage::Stopping { .. } | Stage::Absorbed { .. }
+                if self.region.region_epoch.is_none() =>
+            {
+                Vec::new()
+            }
+            // A peer that died by restarting over a tombstone holds its range only if nobody else took it, a merged one only
+            // until its absorber does.
+            Stage::Stopping { .. } | Stage::Absorbed { .. } => {
                 if held.is_empty() {
                     Vec::new()
                 } else {
@@ -440,7 +477,7 @@ impl Peer {
             Stage::Uninitialized { .. } | Stage::Normal => {
                 assert!(self.raft.is_some(), "region {region} has no raft instance");
             }
-            Stage::Dormant | Stage::Stopping { .. } => {
+            Stage::Dormant | Stage::Absorbed { .. } | Stage::Stopping { .. } => {
                 assert!(self.raft.is_none(), "region {region} has a raft instance");
             }
             Stage::Installing(_) => {}

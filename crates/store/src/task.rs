@@ -63,7 +63,11 @@ pub fn run<E: Engine>(
             }
         }
         Task::SendSnapshot { .. } => Ok(None),
-        Task::InstallSnapshot { head, clear } => install(engine, &head, &clear, go_on),
+        Task::InstallSnapshot {
+            head,
+            clear,
+            tombstones,
+        } => install(engine, &head, &clear, &tombstones, go_on),
         Task::Destroy {
             region,
             peer,
@@ -191,6 +195,8 @@ impl Wanted {
             index: applied.index,
             region: Some(descriptor),
             files: std::mem::take(files),
+            freeze: state.freeze,
+            records: state.records,
         }))
     }
 }
@@ -201,6 +207,7 @@ fn install<E: Engine>(
     engine: &E,
     head: &SnapshotHead,
     clear: &[(Bytes, Bytes)],
+    tombstones: &[RegionState],
     go_on: &mut dyn FnMut() -> bool,
 ) -> Result<Option<TaskDone>, Error> {
     let descriptor = head.region.clone().unwrap_or_default();
@@ -248,7 +255,9 @@ fn install<E: Engine>(
         state: region_state::State::Normal as i32,
         region: Some(descriptor),
         peer_id: peer.0,
-        reason: String::new(),
+        freeze: head.freeze.clone(),
+        records: head.records.clone(),
+        ..Default::default()
     };
     let applied = AppliedState {
         index: head.index,
@@ -256,10 +265,16 @@ fn install<E: Engine>(
         bytes: sizes.0,
         keys: sizes.1,
     };
-    let changes = vec![
+    let mut changes = vec![
         put(&keys::region_state(region), &state),
         put(&keys::applied_state(region), &applied),
     ];
+    for tombstone in tombstones {
+        let merged = RegionId(tombstone.region.as_ref().map_or(0, |merged| merged.id));
+        let applied_key = Bytes::copy_from_slice(&keys::applied_state(merged));
+        changes.push(put(&keys::region_state(merged), tombstone));
+        changes.push(Change::Delete(applied_key));
+    }
     engine.write(
         Batch {
             family: Family::State,
@@ -325,6 +340,6 @@ fn destroy<E: Engine>(
     Ok(())
 }
 
-fn put(key: &[u8], record: &impl prost::Message) -> Change {
+fn put(key: &[u8], record: &impl codec::Record) -> Change {
     Change::Put(Bytes::copy_from_slice(key), codec::encode_record(record))
 }

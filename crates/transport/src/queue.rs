@@ -227,11 +227,13 @@ fn join(frame: &mut Frame, more: Frame) {
         answers,
         heartbeats,
         heartbeat_responses,
+        merges,
     } = more;
     append(&mut frame.messages, messages);
     append(&mut frame.notices, notices);
     append(&mut frame.offers, offers);
     append(&mut frame.answers, answers);
+    append(&mut frame.merges, merges);
     join_beats(&mut frame.heartbeats, heartbeats);
     join_beats(&mut frame.heartbeat_responses, heartbeat_responses);
 }

@@ -809,3 +809,37 @@ fn liveness_b7_an_answer_to_an_earlier_incarnation_serves_no_read() {
     }
     assert!(!cluster.node(2).reads.contains_key(&2));
 }
+
+/// REGIONS §5: the target of a merge tells the local source how far its log is committed; the source has no leader any more.
+#[test]
+fn regions_5_a_commit_is_learned_from_elsewhere() {
+    let mut cluster = Cluster::led(3, 1);
+    cluster.settle();
+    let before = cluster.raft(3).committed();
+    let position = cluster.propose(1, structural("freeze")).expect("1 leads");
+    // 3 has the entry and hears nothing more, the leader is gone.
+    cluster.persist(1, usize::MAX);
+    cluster.deliver(|message| message.to == peer(3));
+    cluster.isolate(3);
+    cluster.persist(3, usize::MAX);
+    assert_eq!(cluster.raft(3).committed(), before);
+    let told = |term, index| Event::CommittedTo(LogPosition { term, index });
+    for (term, index) in [
+        (position.term + 1, position.index),
+        (position.term, position.index + 1),
+    ] {
+        cluster.step(3, told(term, index)).expect("it is ignored");
+        assert_eq!(cluster.raft(3).committed(), before, "another entry");
+    }
+    cluster
+        .step(3, told(position.term, position.index))
+        .expect("the entry is here");
+    assert_eq!(cluster.raft(3).committed(), position.index);
+    // A structural entry is applied once the commit is durable, which it becomes without a leader.
+    cluster.persist(3, usize::MAX);
+    cluster.apply(3, usize::MAX);
+    assert_eq!(cluster.raft(3).applied(), position.index);
+    cluster
+        .step(3, told(position.term, position.index))
+        .expect("again is fine");
+}

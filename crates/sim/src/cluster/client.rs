@@ -40,9 +40,16 @@ pub struct Client {
 }
 
 impl Client {
-    /// What it did, by key; requests that were refused did nothing and are left out.
+    /// What it did, by key; requests that were refused did nothing and are left out. A write that is on its way may have had
+    /// its effect already.
     pub fn history(&self) -> impl Iterator<Item = (&Bytes, &Operation)> {
-        self.history.iter().map(|(key, operation)| (key, operation))
+        let open = self
+            .asked
+            .iter()
+            .map(|asked| (&asked.key, &asked.operation));
+        let open = open.filter(|(_, operation)| !matches!(operation.effect, Effect::Get(_)));
+        let done = self.history.iter();
+        done.map(|(key, operation)| (key, operation)).chain(open)
     }
 }
 
@@ -258,6 +265,7 @@ impl World {
         let engine_view = node.engine.view();
         let fits = node.views.get(&asked.region).is_some_and(|view| {
             view.owns_range
+                && !view.frozen
                 && keys::contains(&view.region.start_key, &view.region.end_key, &asked.key)
         });
         if fits {

@@ -95,6 +95,7 @@ impl World {
             }
             Action::Client(client) => self.client(client),
             Action::TimeUp(client, request) => self.time_up(client, request),
+            Action::Locate(id, incarnation, key) => self.locate(id, incarnation, key),
             Action::Operator => self.operate(),
             Action::Fault(fault) => self.fault(fault),
             Action::Mend => {
@@ -169,6 +170,7 @@ impl World {
             orders,
             splits,
             own_splits,
+            locate,
             ids_wanted,
             drained: _,
             failure,
@@ -231,6 +233,11 @@ impl World {
                 (SplitCause::Load, true) => "split for load",
                 (SplitCause::Appends, true) => "split ahead of appends",
             });
+        }
+        for key in locate {
+            let delay = self.network_delay(None);
+            self.schedule
+                .after(delay, Action::Locate(id, incarnation, key));
         }
         if ids_wanted > 0 {
             let delay = self.network_delay(None);
@@ -364,11 +371,7 @@ impl World {
         let tasks = node.apply.drain(..count).collect();
         let applied = node.applier.run(tasks).map_err(broken)?;
         for applied in &applied {
-            if let Some(changed) = &applied.changed {
-                let mut pieces = vec![changed.clone()];
-                pieces.extend(applied.children.iter().map(|child| child.region.clone()));
-                self.descriptors.learn(&pieces)?;
-            }
+            self.learn(applied)?;
         }
         // The applier's word reaches the store a little later; a crash may come between.
         let delay = self.disk_random.between(1, 200);
@@ -446,6 +449,7 @@ fn event_word(event: &Event) -> u64 {
         Event::SnapshotReceived { head, .. } => 10 ^ head.slot << 8,
         Event::TaskDone(_) => 11,
         Event::Drain => 12,
+        Event::Located { .. } => 15,
         Event::Reads(_) => 13,
         Event::Progress(_) => 14,
     }

@@ -8,6 +8,7 @@
 pub mod check;
 mod client;
 mod drive;
+mod merges;
 mod node;
 mod operator;
 pub mod run;

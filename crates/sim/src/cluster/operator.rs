@@ -25,6 +25,9 @@ impl World {
         let (low, high) = self.settings.operator;
         let delay = self.load_random.between(low, high);
         self.schedule.after(delay, Action::Operator);
+        if self.settings.faults.has(Fault::Merge) && self.load_random.chance(500) {
+            return self.merge_step();
+        }
         let led: Vec<(StoreId, metapb::Region)> = self
             .nodes
             .iter()

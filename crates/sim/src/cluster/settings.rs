@@ -88,6 +88,11 @@ impl Settings {
                 faults = faults.with(*fault);
             }
         }
+        // Drawn apart, so that a seed's other settings are what they were before there were merges.
+        let merges = &mut Stream::new(plan.seed, Purpose::Merges);
+        if merges.chance(600) {
+            faults = faults.with(Fault::Merge);
+        }
         for fault in &plan.with {
             faults = faults.with(*fault);
         }
@@ -153,6 +158,10 @@ impl Settings {
             down_ticks: 40,
             leaderless_ticks: 60,
             split: SplitOptions::never(),
+            merge_ticks: merges.between(1, 4),
+            merge_poll_ticks: merges.between(2, 20),
+            merge_unchecked: merges.chance(400),
+            bug: plan.store_bug,
             ..Options::default()
         };
         let delay_low = random.between(50, 1000);

@@ -108,6 +108,11 @@ impl World {
             .note(self.schedule.now(), [5, id.0, 0, self.events], || {
                 format!("{id} runs {task:?}")
             });
+        if let Task::InstallSnapshot { tombstones, .. } = &task
+            && !tombstones.is_empty()
+        {
+            self.count("source replaced by snapshot");
+        }
         if let Task::SendSnapshot {
             to_store,
             build,

@@ -14,6 +14,7 @@ use store::{Store, identity};
 use super::check::content::Contents;
 use super::check::regions::Descriptors;
 use super::client::Client;
+use super::merges::Pair;
 use super::node::Node;
 use super::settings::{Settings, TICK};
 use crate::group::settings::{Fault, Plan};
@@ -67,6 +68,8 @@ pub enum Action {
     Client(usize),
     /// A client gives up waiting.
     TimeUp(usize, RequestId),
+    /// Placement tells where a key is.
+    Locate(StoreId, u32, Bytes),
     /// The operator acts.
     Operator,
     /// A fault begins.
@@ -98,6 +101,12 @@ pub struct World {
     pub(super) next_id: u64,
     pub(super) descriptors: Descriptors,
     pub(super) contents: Contents,
+    /// Epochs at which regions were frozen.
+    pub(super) frozen: BTreeSet<(u64, u64)>,
+    /// When a merge took effect first, by source.
+    pub(super) merged_at: BTreeMap<u64, Time>,
+    /// The neighbours that the operator is about to merge.
+    pub(super) pair: Option<Pair>,
     pub(super) happened: BTreeMap<&'static str, u64>,
     pub(super) trace: Trace,
     pub(super) events: u64,
@@ -129,6 +138,9 @@ impl World {
             next_id: 1000,
             descriptors: Descriptors::default(),
             contents: Contents::default(),
+            frozen: BTreeSet::new(),
+            merged_at: BTreeMap::new(),
+            pair: None,
             happened: BTreeMap::new(),
             trace: Trace::new(plan.trace),
             events: 0,
@@ -322,6 +334,9 @@ impl World {
             for peer in &region.peers {
                 let node = &self.nodes[&StoreId(peer.store_id)];
                 let view = node.views.get(&id);
+                if view.is_some_and(|view| view.frozen) {
+                    return Err(format!("region {id} is frozen on store {}", peer.store_id));
+                }
                 if !view.is_some_and(|view| {
                     view.peer.0 == peer.id && view.owns_range && view.region == *region
                 }) {
@@ -342,6 +357,7 @@ impl World {
                 }
             }
         }
+        self.all_records_dropped()?;
         for (store, node) in &self.nodes {
             if let Some(transfer) = node.transfers.first() {
                 return Err(format!("store {store} holds on to {transfer:?}"));

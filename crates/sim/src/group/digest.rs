@@ -14,6 +14,7 @@ pub fn describe_words(event: &Event) -> (u64, u64) {
         Event::Read(id) => (4, id.0),
         Event::Written(id) => (5, id.0),
         Event::Applied(index) => (6, *index),
+        Event::CommittedTo(position) => (20, position.index ^ position.term << 32),
         Event::Fetched { peer, entries } => (7, peer.0 ^ (entries.len() as u64) << 8),
         Event::Compact(index) => (8, *index),
         Event::InstallSnapshot { position, .. } => (9, position.index),

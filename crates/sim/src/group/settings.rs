@@ -61,11 +61,13 @@ pub enum Fault {
     Lease,
     /// Snapshots are built, streamed and put in place slowly, or hang; in clusters.
     SlowSnapshot,
+    /// Neighbours are merged; in clusters.
+    Merge,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 25] = [
+    pub const ALL: [Fault; 26] = [
         Fault::Loss,
         Fault::Duplicate,
         Fault::Reorder,
@@ -91,6 +93,7 @@ impl Fault {
         Fault::Limits,
         Fault::Lease,
         Fault::SlowSnapshot,
+        Fault::Merge,
     ];
 
     /// The name on the command line.
@@ -157,6 +160,8 @@ pub struct Plan {
     pub with: Vec<Fault>,
     /// A bug to plant.
     pub bug: Option<Bug>,
+    /// A bug of the stores to plant.
+    pub store_bug: Option<store::Bug>,
     /// Whether to write the trace down.
     pub trace: bool,
 }
@@ -171,6 +176,7 @@ impl Plan {
             without: Vec::new(),
             with: Vec::new(),
             bug: None,
+            store_bug: None,
             trace: false,
         }
     }
@@ -235,7 +241,7 @@ impl Settings {
         for fault in Fault::ALL {
             let rare = match fault {
                 // Groups have none; nothing is drawn for it.
-                Fault::SlowSnapshot => continue,
+                Fault::SlowSnapshot | Fault::Merge => continue,
                 Fault::PowerLoss | Fault::Orders | Fault::Readd | Fault::Lease => 2,
                 _ => 1,
             };

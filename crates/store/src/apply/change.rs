@@ -7,30 +7,58 @@ use proto::pontoon::v1 as wire;
 use proto::pontoon::v1::command::Structural;
 use proto::pontoon::v1::{AppliedState, PeerMark, RegionState, region_state};
 use proto::{RegionId, metapb};
-use raft::{MembershipChange, PeerId};
+use raft::{LogPosition, MembershipChange, PeerId};
 
 use super::damaged;
 use super::pending::PendingBatch;
 use super::region::{ApplyRegion, save_descriptor};
 use crate::event::{Applied, AppliedChild};
+use crate::merge::{self, MergeState};
+use crate::planted::Bug;
 use crate::{codec, identity, keys};
 
 impl ApplyRegion {
-    /// A structural command has an effect only at exactly the epoch it was proposed at; else it is a no-op, everywhere.
+    /// A structural command has an effect only at exactly the epoch it was proposed at, and none but a rollback while the
+    /// region is frozen; else it is a no-op, everywhere.
     pub fn structural<E: Engine>(
         &mut self,
         engine: &E,
         batch: &mut PendingBatch,
         command: wire::Command,
+        position: LogPosition,
         applied: &mut Applied,
     ) -> Result<(), Error> {
+        let frozen = self.merge.freeze.is_some();
+        if let Some(source) = merge::absorbs(&self.descriptor, frozen, &command, self.bug()) {
+            return self.absorb(engine, batch, source, applied);
+        }
         if command.epoch.unwrap_or_default() != self.epoch() {
+            return Ok(());
+        }
+        let rolls_back = matches!(command.structural, Some(Structural::RollbackMerge(_)));
+        if frozen && !rolls_back && !self.has_bug(Bug::AdminWhileFrozen) {
             return Ok(());
         }
         match command.structural {
             Some(Structural::Split(split)) => self.split(engine, batch, split, applied),
-            // A membership change is an entry of its own kind.
-            Some(Structural::ChangePeers(_)) | None => Ok(()),
+            Some(Structural::PrepareMerge(prepare)) => {
+                self.prepare_merge(prepare, position, applied);
+                Ok(())
+            }
+            Some(Structural::AbortMerge(_)) => {
+                self.abort_merge(applied);
+                Ok(())
+            }
+            Some(Structural::RollbackMerge(rollback)) => {
+                self.rollback_merge(rollback.merge, applied);
+                Ok(())
+            }
+            Some(Structural::DropRecord(drop)) => {
+                self.drop_record(&drop, applied);
+                Ok(())
+            }
+            // A membership change is an entry of its own kind; a commit that takes nothing in has no effect.
+            Some(Structural::ChangePeers(_) | Structural::CommitMerge(_)) | None => Ok(()),
         }
     }
 
@@ -52,6 +80,10 @@ impl ApplyRegion {
         epoch.version += 1;
         parent.region_epoch = Some(epoch);
         let mut pieces = self.sizes.divide(&split.keys).into_iter();
+        let mut inherited = MergeState::default();
+        if !self.has_bug(Bug::RecordsNotInherited) {
+            inherited.inherit(self.merge.records.iter().cloned());
+        }
         let ends = split.keys.iter().skip(1).chain([&parent_end]);
         for ((child, start), end) in split.children.iter().zip(&split.keys).zip(ends) {
             let peers = parent.peers.iter().zip(&child.peer_ids);
@@ -80,7 +112,7 @@ impl ApplyRegion {
             };
             let created = !self.lived_here(engine, batch, RegionId(child.region_id), peer)?;
             if created {
-                save_descriptor(batch, peer, &descriptor);
+                save_descriptor(batch, peer, &descriptor, &inherited);
                 let state = AppliedState {
                     index: identity::BASE.index,
                     term: identity::BASE.term,
@@ -97,6 +129,7 @@ impl ApplyRegion {
                 bytes,
                 keys,
                 buckets: Box::new(buckets),
+                records: inherited.records.clone(),
                 created,
             });
         }
@@ -142,6 +175,13 @@ impl ApplyRegion {
             return Err(damaged(
                 self.id,
                 format!("a membership change for epoch {theirs:?} at {ours:?}"),
+            ));
+        }
+        if self.merge.freeze.is_some() && *change != MembershipChange::LeaveJoint {
+            // The lane holds it back while the freeze is not applied, and the leader refuses it after.
+            return Err(damaged(
+                self.id,
+                "a membership change while frozen".to_owned(),
             ));
         }
         let mut descriptor = self.descriptor.clone();

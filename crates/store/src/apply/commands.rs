@@ -9,6 +9,7 @@ use proto::pontoon::v1::operation::Kind;
 use super::pending::PendingBatch;
 use super::region::ApplyRegion;
 use crate::event::{Applied, OperationResult, Refusal, Waiting};
+use crate::planted::Bug;
 use crate::{keys, value};
 
 impl ApplyRegion {
@@ -28,8 +29,11 @@ impl ApplyRegion {
         let counts = command.request_operations;
         for count in counts {
             let request: Vec<wire::Operation> = operations.by_ref().take(count as usize).collect();
+            let frozen = self.merge.freeze.is_some() && !self.has_bug(Bug::FrozenApplies);
             let refusal = if request.len() < count as usize {
                 Some(self.mismatch())
+            } else if frozen {
+                Some(Refusal::Merging(self.id))
             } else {
                 self.refusal(epoch, &request)
             };

@@ -10,7 +10,9 @@ use super::damaged;
 use super::pending::PendingBatch;
 use super::sizes::Sizes;
 use crate::event::{Applied, Refusal, Waiting};
+use crate::merge::MergeState;
 use crate::options::SplitOptions;
+use crate::planted::Bug;
 use crate::{codec, keys};
 
 /// One region, as of the entry last applied.
@@ -21,9 +23,11 @@ pub(super) struct ApplyRegion {
     pub applied: LogPosition,
     pub sizes: Sizes,
     pub limits: SplitOptions,
+    pub merge: MergeState,
     /// The log removed this peer: nothing more is applied.
     pub removed: bool,
     descriptor_changed: bool,
+    bug: Option<Bug>,
 }
 
 impl ApplyRegion {
@@ -32,6 +36,7 @@ impl ApplyRegion {
         engine: &E,
         id: RegionId,
         limits: &SplitOptions,
+        bug: Option<Bug>,
     ) -> Result<Option<ApplyRegion>, Error> {
         let (state_key, applied_key) = (keys::region_state(id), keys::applied_state(id));
         let mut records = engine
@@ -58,8 +63,13 @@ impl ApplyRegion {
             },
             sizes: Sizes::new(applied.bytes, applied.keys),
             limits: limits.clone(),
+            merge: MergeState {
+                freeze: state.freeze,
+                records: state.records,
+            },
             removed: false,
             descriptor_changed: false,
+            bug,
         }))
     }
 
@@ -76,7 +86,7 @@ impl ApplyRegion {
             codec::encode_record(&applied),
         );
         if std::mem::take(&mut self.descriptor_changed) {
-            save_descriptor(batch, self.peer, &self.descriptor);
+            save_descriptor(batch, self.peer, &self.descriptor, &self.merge);
         }
     }
 
@@ -98,6 +108,15 @@ impl ApplyRegion {
             .iter()
             .any(|member| member.id == self.peer.0);
         applied.changed = Some(self.descriptor.clone());
+        applied.merge = Some(self.merge.clone());
+    }
+
+    pub fn bug(&self) -> Option<Bug> {
+        self.bug
+    }
+
+    pub fn has_bug(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
     }
 
     pub fn epoch(&self) -> metapb::RegionEpoch {
@@ -124,7 +143,7 @@ impl ApplyRegion {
             }
             Payload::Structural(payload) => {
                 let command = codec::unseal(payload).map_err(unreadable)?;
-                self.structural(engine, batch, command, applied)?;
+                self.structural(engine, batch, command, entry.position(), applied)?;
             }
             Payload::Membership { change, context } => {
                 let command = if context.is_empty() {
@@ -145,12 +164,19 @@ impl ApplyRegion {
 }
 
 /// Writes the state of a region that lives here.
-pub(super) fn save_descriptor(batch: &mut PendingBatch, peer: PeerId, descriptor: &metapb::Region) {
+pub(super) fn save_descriptor(
+    batch: &mut PendingBatch,
+    peer: PeerId,
+    descriptor: &metapb::Region,
+    merge: &MergeState,
+) {
     let state = RegionState {
         state: region_state::State::Normal as i32,
         region: Some(descriptor.clone()),
         peer_id: peer.0,
-        reason: String::new(),
+        freeze: merge.freeze.clone(),
+        records: merge.records.clone(),
+        ..Default::default()
     };
     batch.put(
         Bytes::copy_from_slice(&keys::region_state(RegionId(descriptor.id))),

@@ -62,6 +62,11 @@ impl Sizes {
         *self = Sizes::with_buckets(buckets, true);
     }
 
+    /// Counts what a merge brings. How it is spread is looked up anew.
+    pub fn absorb(&mut self, bytes: u64, keys: u64) {
+        *self = Sizes::new(self.bytes() + bytes, self.keys() + keys);
+    }
+
     pub fn bytes(&self) -> u64 {
         self.buckets.bytes()
     }

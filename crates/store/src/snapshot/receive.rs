@@ -10,7 +10,9 @@ use super::{Checked, Slot, check, file_names, is_well_formed, remove_files};
 use crate::context::{Context, Followup};
 use crate::event::{ApplyTask, Task, Transfer, TransferChange};
 use crate::inbound::Address;
+use crate::merge::{self, MergeState};
 use crate::peer::{Installing, Peer, Stage};
+use crate::planted::Bug;
 use crate::store::{Store, step_quietly};
 use crate::{Error, codec};
 
@@ -74,7 +76,7 @@ impl<E: Engine> Store<E> {
             *conf_ver = (*conf_ver).max(address.epoch.map(|epoch| epoch.conf_ver));
         }
         peer.remember_contact(address.from, from_store);
-        let kind = match self.judge(&descriptor, address.to, offer.index) {
+        let kind = match self.judge(&descriptor, address.to, offer.index, &offer.records) {
             Judgement::Accept => match self.grant(address) {
                 Some(slot) => Kind::Grant(Grant { slot }),
                 None => Kind::Wait(Wait {
@@ -125,9 +127,15 @@ impl<E: Engine> Store<E> {
         self.cx.frame(to_store, after_sync).answers.push(answer);
     }
 
-    /// Whether a snapshot may come in: it names its receiver, brings something, finds no peer behind, and no other peer in
-    /// its range.
-    fn judge(&self, descriptor: &metapb::Region, to: PeerId, index: Index) -> Judgement {
+    /// Whether a snapshot may come in: it names its receiver, brings something, finds no peer behind, and in its range no
+    /// other peer but those that its records name (REGIONS §2, proof (e)).
+    fn judge(
+        &self,
+        descriptor: &metapb::Region,
+        to: PeerId,
+        index: Index,
+        records: &[wire::MergeRecord],
+    ) -> Judgement {
         let region = RegionId(descriptor.id);
         let Some(peer) = self.peers.get(&region).filter(|peer| peer.id == to) else {
             return Judgement::Refuse(refuse::Reason::PeerDead);
@@ -136,7 +144,7 @@ impl<E: Engine> Store<E> {
             .peers
             .iter()
             .any(|member| member.id == to.0 && member.store_id == self.cx.store.0);
-        if !named {
+        if !named && self.cx.options.bug != Some(Bug::SnapshotNamesNobody) {
             return Judgement::Refuse(refuse::Reason::NotNamed);
         }
         let waiting = |reason: wait::Reason, overlap| {
@@ -148,21 +156,73 @@ impl<E: Engine> Store<E> {
         match &peer.stage {
             Stage::Uninitialized { .. } => {}
             Stage::Normal if index <= peer.applied.index => return Judgement::Has,
-            Stage::Normal if peer.is_behind() || peer.staged.is_some() => {
+            Stage::Normal if peer.is_gated(&self.cx) || peer.staged.is_some() => {
                 return waiting(wait::Reason::Behind, None);
             }
             Stage::Normal => {}
             Stage::Installing(installing)
                 if !installing.has_files && index >= installing.head.index => {}
             Stage::Installing(_) | Stage::Dormant => return waiting(wait::Reason::Behind, None),
-            Stage::Stopping { .. } => return Judgement::Refuse(refuse::Reason::PeerDead),
+            Stage::Absorbed { .. } | Stage::Stopping { .. } => {
+                return Judgement::Refuse(refuse::Reason::PeerDead);
+            }
         }
-        let (start, end) = (&descriptor.start_key, &descriptor.end_key);
-        if let Some(other) = self.cx.ranges.other(start, end, region) {
+        let in_the_way = self
+            .others_in(descriptor)
+            .find(|other| !self.is_replaceable(*other, descriptor, records));
+        if let Some(other) = in_the_way {
             let overlap = self.peers.get(&other).map(|other| other.region.clone());
             return waiting(wait::Reason::Overlap, overlap);
         }
         Judgement::Accept
+    }
+
+    /// Other regions with peers in a range.
+    fn others_in<'a>(
+        &'a self,
+        descriptor: &'a metapb::Region,
+    ) -> impl Iterator<Item = RegionId> + 'a {
+        self.cx
+            .ranges
+            .overlapping(&descriptor.start_key, &descriptor.end_key)
+            .filter(|other| other.0 != descriptor.id)
+    }
+
+    /// Ends the peers of merged regions that a snapshot replaces, as far as they are here: they say nothing any more, and their
+    /// ranges are free for it. Their tombstones are written with its state.
+    fn replace_merged(&mut self, descriptor: &metapb::Region) -> Vec<wire::ReplacedPeer> {
+        let into = RegionId(descriptor.id);
+        let others: Vec<RegionId> = self.others_in(descriptor).collect();
+        let cx = &mut self.cx;
+        let mut replaced = Vec::new();
+        for other in others {
+            let Some(peer) = self.peers.get_mut(&other) else {
+                continue;
+            };
+            peer.begin_absorbed(into, cx);
+            let range = peer.range();
+            let released = cx.ranges.set(other, std::slice::from_ref(&range), &[]);
+            debug_assert!(released.is_ok(), "giving up a range cannot conflict");
+            replaced.push(wire::ReplacedPeer {
+                region_id: other.0,
+                peer_id: peer.id.0,
+            });
+        }
+        replaced
+    }
+
+    /// Tombstones of those that a snapshot replaces and whose own are not written yet.
+    fn tombstones(
+        &self,
+        into: RegionId,
+        replaces: &[wire::ReplacedPeer],
+    ) -> Vec<wire::RegionState> {
+        let waiting = replaces.iter().filter_map(|replaced| {
+            let peer = self.peers.get(&RegionId(replaced.region_id))?;
+            let waits = matches!(peer.stage, Stage::Absorbed { into: by } if by == into);
+            (waits && peer.id.0 == replaced.peer_id).then_some(peer)
+        });
+        waiting.map(|peer| merge::tombstone(peer, into)).collect()
     }
 
     /// A slot, if one is free; the same again for the same peer.
@@ -263,7 +323,7 @@ impl<E: Engine> Store<E> {
             return;
         };
         slot.until_tick = self.cx.tick + self.cx.options.snapshot_ticks;
-        let judgement = self.judge(&descriptor, to, position.index);
+        let judgement = self.judge(&descriptor, to, position.index, &head.records);
         if !matches!(judgement, Judgement::Accept) {
             self.turn_down(region, &head, judgement);
             return;
@@ -321,7 +381,7 @@ impl<E: Engine> Store<E> {
             return;
         };
         // Judged a last time: another region may have taken a part of the range meanwhile.
-        let judgement = self.judge(&descriptor, id, position.index);
+        let judgement = self.judge(&descriptor, id, position.index, &head.records);
         if !matches!(judgement, Judgement::Accept) {
             self.turn_down(region, &head, judgement);
             return;
@@ -345,6 +405,10 @@ impl<E: Engine> Store<E> {
             None => {
                 peer.staged = Some(head);
                 peer.abandon_pending(&mut self.cx);
+                let replaces = self.replace_merged(&descriptor);
+                if let Some(peer) = self.peers.get_mut(&region) {
+                    peer.merging.replaces = replaces;
+                }
                 // At once, so that the range is reserved before another snapshot of this turn is judged.
                 self.advance(region);
             }
@@ -369,15 +433,17 @@ impl<E: Engine> Store<E> {
         head: Box<wire::SnapshotHead>,
         position: LogPosition,
     ) {
+        let Some(new) = head.region.as_ref() else {
+            return;
+        };
+        let mut replaces = self.replace_merged(new);
         let Some(peer) = self.peers.get_mut(&region) else {
             return;
         };
         let Stage::Installing(installing) = &peer.stage else {
             return;
         };
-        let Some(new) = head.region.as_ref() else {
-            return;
-        };
+        replaces.extend(installing.replaces.iter().copied());
         let mut clear = vec![(new.start_key.clone(), new.end_key.clone())];
         for old in &installing.clear {
             let last = clear.pop().expect("there is always one");
@@ -397,7 +463,7 @@ impl<E: Engine> Store<E> {
         peer.state.commit = peer.state.commit.max(position.index);
         peer.state.compacted_term = position.term;
         peer.state.compacted_index = position.index;
-        peer.put_mark(Some((*head).clone()), &mut self.cx);
+        peer.put_install_mark((*head).clone(), &replaces, &mut self.cx);
         self.cx.log.delete_entries(region, 0, None);
         self.cx
             .log
@@ -405,6 +471,7 @@ impl<E: Engine> Store<E> {
         peer.stage = Stage::Installing(Box::new(Installing {
             head: *head,
             clear,
+            replaces,
             has_files: true,
         }));
         self.cx.after_sync(Followup::PutInPlace {
@@ -427,13 +494,13 @@ impl<E: Engine> Store<E> {
         let task = Task::InstallSnapshot {
             head: installing.head.clone(),
             clear: installing.clear.clone(),
+            tombstones: self.tombstones(region, &installing.replaces),
         };
         self.cx.out.tasks.push(task);
     }
 
     /// The snapshot is in place and flushed.
     pub(crate) fn on_snapshot_installed(&mut self, region: RegionId, id: PeerId, index: Index) {
-        let cx = &mut self.cx;
         let Some(peer) = self.peers.get_mut(&region).filter(|peer| peer.id == id) else {
             return;
         };
@@ -443,6 +510,7 @@ impl<E: Engine> Store<E> {
         if installing.head.index != index {
             return;
         }
+        let replaces = installing.replaces.clone();
         let head = installing.head.clone();
         let held = installing.clear.clone();
         let Some(Checked {
@@ -453,10 +521,23 @@ impl<E: Engine> Store<E> {
         else {
             return;
         };
+        let mut parked = Vec::new();
+        for tombstone in self.tombstones(region, &replaces) {
+            let merged = RegionId(tombstone.region.as_ref().map_or(0, |merged| merged.id));
+            parked.extend(self.bury(merged, PeerId(tombstone.peer_id), tombstone));
+        }
+        let cx = &mut self.cx;
+        let Some(peer) = self.peers.get_mut(&region) else {
+            return;
+        };
         peer.stage = Stage::Normal;
         // All of its data is new.
         peer.damage = None;
         peer.region = descriptor;
+        peer.merge = MergeState {
+            freeze: head.freeze.clone(),
+            records: head.records.clone(),
+        };
         peer.applied = position;
         peer.handed_out = position.index;
         peer.bytes = head.files.iter().map(|file| file.bytes).sum();
@@ -466,7 +547,7 @@ impl<E: Engine> Store<E> {
         if let Err(other) = cx.ranges.set(region, &held, &[peer.range()]) {
             cx.fail(Error::Overlap { region, other });
         }
-        peer.put_mark(None, cx);
+        peer.put_mark(cx);
         match peer.raft.as_mut() {
             Some(raft) => step_quietly(raft, RaftEvent::SnapshotInstalled(position)),
             None => {
@@ -491,6 +572,9 @@ impl<E: Engine> Store<E> {
             StoreId(head.from_store),
             Kind::Installed(index),
         );
+        for request in parked {
+            self.resume(request);
+        }
     }
 
     /// After a restart the staged files were not there any more: the peer stays as it is and takes another snapshot.

@@ -95,6 +95,7 @@ impl Peer {
             term: self.term(),
             index: self.applied.index,
             bytes: self.bytes,
+            records: self.merge.records.clone(),
         };
         cx.frame(store, false).offers.push(offer);
     }

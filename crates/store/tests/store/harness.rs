@@ -592,6 +592,20 @@ impl Cluster {
                 );
             }
         }
+        for (id, node) in &self.nodes {
+            for region in node.views.keys() {
+                if let Some(raft) = node.store.as_ref().and_then(|store| store.raft(*region)) {
+                    text += &format!(
+                        "{id} {region} committed {} last {:?} applied {} durable {:?} behind {}\n",
+                        raft.committed(),
+                        raft.last(),
+                        raft.applied(),
+                        raft.durable_state(),
+                        raft.behind()
+                    );
+                }
+            }
+        }
         text
     }
 
@@ -906,6 +920,21 @@ impl Cluster {
             let view = cluster.view(cluster.leader(region).map_or(1, |leader| leader.0), region);
             view.region.peers.iter().all(|member| member.id != peer)
         });
+    }
+
+    /// What a region remembers of merges, on the disk of a store.
+    pub fn merge_state(&self, store: u64, region: RegionId) -> wire::RegionState {
+        let key = store::keys::region_state(region);
+        let bytes = self.nodes[&s(store)]
+            .engine
+            .get(engine::Family::State, &key);
+        let bytes = bytes.expect("the engine reads").expect("a state");
+        store::codec::decode_record(&bytes).expect("a good state")
+    }
+
+    /// Merges that a region remembers on a store.
+    pub fn records(&self, store: u64, region: RegionId) -> usize {
+        self.merge_state(store, region).records.len()
     }
 
     /// These stores hold the same data of a region.

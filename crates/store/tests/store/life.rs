@@ -120,6 +120,8 @@ fn damaged_records_stop_the_store() {
 
 #[test]
 fn hostile_frames_change_nothing() {
+    use wire::merge_message::Kind;
+
     let mut cluster = Cluster::new(3, &[region(1, "", "", &[1, 2, 3])]);
     cluster.put(r(1), "a", "1");
     let term = cluster.view(1, r(1)).term;
@@ -190,6 +192,14 @@ fn hostile_frames_change_nothing() {
         }],
         heartbeats: Some(uneven.clone()),
         heartbeat_responses: Some(uneven),
+        merges: vec![
+            wire::MergeMessage::default(),
+            merge_message(Kind::Commit(wire::MergePlea::default())),
+            merge_message(Kind::Abort(wire::MergePlea::default())),
+            merge_message(Kind::Verdict(wire::MergeVerdict { committed: false })),
+            merge_message(Kind::DeathQuestion(wire::MergeDeathQuestion::default())),
+            merge_message(Kind::Death(wire::MergeDeath::default())),
+        ],
     };
     cluster.step(s(1), Event::Frame { from: s(2), frame });
     let head = wire::SnapshotHead {
@@ -201,6 +211,16 @@ fn hostile_frames_change_nothing() {
     assert_eq!(cluster.view(1, r(1)).term, term);
     assert_eq!(cluster.store(1).peer_count(), 1);
     cluster.put(r(1), "a", "2");
+}
+
+fn merge_message(kind: wire::merge_message::Kind) -> wire::MergeMessage {
+    wire::MergeMessage {
+        merge: Some(wire::MergeId {
+            source_id: 1,
+            freeze_index: 2,
+        }),
+        kind: Some(kind),
+    }
 }
 
 /// A store that speaks for a member of another store is not listened to: a second leader of a term would be made up.

@@ -7,6 +7,8 @@ mod formats;
 mod life;
 mod load;
 mod membership;
+mod merge_apply;
+mod merges;
 mod own_splits;
 mod reads;
 mod restart;

@@ -244,7 +244,7 @@ fn snapshot_names_receiver() {
         term: 1,
         index: 3,
         region: Some(before),
-        files: Vec::new(),
+        ..Default::default()
     };
     cluster.step(s(4), Event::SnapshotReceived { from: s(1), head });
     cluster.settle();

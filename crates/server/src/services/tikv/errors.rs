@@ -79,6 +79,12 @@ pub fn region_error(refusal: Refusal) -> errorpb::Error {
                 ..error
             }
         }
+        Refusal::Merging(region) => errorpb::Error {
+            proposal_in_merging_mode: Some(errorpb::ProposalInMergingMode {
+                region_id: region.0,
+            }),
+            ..error
+        },
         Refusal::StaleCommand => errorpb::Error {
             stale_command: Some(errorpb::StaleCommand {}),
             ..error
@@ -162,6 +168,7 @@ pub(super) fn cause(reject: &Reject) -> &'static str {
     } = &**error;
     let errorpb::Error {
         mismatch_peer_id,
+        proposal_in_merging_mode,
         undetermined_result,
         ..
     } = &**error;
@@ -175,6 +182,10 @@ pub(super) fn cause(reject: &Reject) -> &'static str {
         (store_not_match.is_some(), "store_not_match"),
         (raft_entry_too_large.is_some(), "raft_entry_too_large"),
         (mismatch_peer_id.is_some(), "mismatch_peer_id"),
+        (
+            proposal_in_merging_mode.is_some(),
+            "proposal_in_merging_mode",
+        ),
         (undetermined_result.is_some(), "undetermined_result"),
     ];
     causes

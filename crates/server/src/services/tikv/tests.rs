@@ -67,6 +67,7 @@ fn refusals() -> Vec<(Refusal, &'static str)> {
             },
             "mismatch_peer_id",
         ),
+        (Refusal::Merging(RegionId(7)), "proposal_in_merging_mode"),
         (Refusal::StaleCommand, "stale_command"),
         (Refusal::Busy { reason: "full" }, "server_is_busy"),
         (

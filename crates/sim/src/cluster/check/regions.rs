@@ -17,6 +17,8 @@ pub struct Descriptors {
     newest: BTreeMap<u64, metapb::Region>,
     /// Peers that were removed, by region.
     removed: BTreeSet<(u64, u64)>,
+    /// Merged regions, with who took them in.
+    merged: BTreeMap<u64, u64>,
 }
 
 fn epoch(region: &metapb::Region) -> (u64, u64) {
@@ -28,6 +30,36 @@ impl Descriptors {
     /// The newest descriptor of each region.
     pub fn newest(&self) -> impl Iterator<Item = &metapb::Region> {
         self.newest.values()
+    }
+
+    /// Whether some store was at this epoch of a region before.
+    pub fn has_seen(&self, region: &metapb::Region) -> bool {
+        let (version, conf_ver) = epoch(region);
+        self.seen.contains_key(&(region.id, version, conf_ver))
+    }
+
+    /// Takes in that a source, as it froze, became a part of a target. Whether it is the first store to say so.
+    ///
+    /// # Errors
+    /// R21: one outcome for each merge.
+    pub fn learn_merge(&mut self, source: &metapb::Region, target: u64) -> Result<bool, Violation> {
+        if let Some(first) = self.merged.get(&source.id) {
+            ensure!(
+                Merge,
+                *first == target,
+                "region {} was taken in by {first} and by {target}",
+                source.id
+            );
+            return Ok(false);
+        }
+        let newest = self.newest.remove(&source.id);
+        ensure!(
+            Merge,
+            newest.as_ref() == Some(source),
+            "region {target} takes in {source:?}, which is {newest:?} by now"
+        );
+        self.merged.insert(source.id, target);
+        Ok(true)
     }
 
     /// Takes in the descriptors that one applied batch made, all pieces of a split together.
@@ -49,6 +81,12 @@ impl Descriptors {
                     continue;
                 }
                 None => {
+                    ensure!(
+                        Merge,
+                        !self.merged.contains_key(&region.id),
+                        "region {} was merged and goes on to epoch ({conf_ver}, {version})",
+                        region.id
+                    );
                     self.seen
                         .insert((region.id, version, conf_ver), region.clone());
                 }

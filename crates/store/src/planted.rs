@@ -1,0 +1,66 @@
+//! Bugs planted on purpose (REGIONS §11, by its numbers).
+//!
+//! As with [`raft::Bug`]: each switches off one rule at run time, at the place of that rule, and some test must notice.
+//! Nothing outside tests sets one.
+
+/// One broken rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Bug {
+    /// 1: the target absorbs without waiting for the local source to reach its freeze.
+    AbsorbWithoutWaiting,
+    /// 2: a source thaws when its time is up, without a verdict.
+    RollbackByTimer,
+    /// 3: a commit is made for whatever epoch the target has.
+    CommitWithoutEpoch,
+    /// 4: a frozen source takes and applies writes.
+    FrozenApplies,
+    /// 5: an owner that is still at the epoch of the freeze gives a verdict, to who asks from elsewhere.
+    VerdictAtSameEpoch,
+    /// 6: log and hard state of an absorbed source go before the absorption is flushed.
+    SourceLogDeletedEarly,
+    /// 7: a record is dropped on deaths that may not survive a power loss.
+    RecordDroppedUnflushed,
+    /// 8: a snapshot takes a range whose owner here no record names.
+    SnapshotOverUnnamed,
+    /// 9: what is behind may be destroyed, absorbed and overwritten.
+    NoGate,
+    /// 10: a snapshot that does not name its receiver is taken.
+    SnapshotNamesNobody,
+    /// 11: an orphan source dies although its absorber here is not past the merge.
+    OrphanDestroyedEarly,
+    /// 12: freezing keeps the version.
+    FreezeKeepsVersion,
+    /// 13: only the target itself gives verdicts.
+    VerdictOnlyFromTarget,
+    /// 14: children and absorbers do not inherit records.
+    RecordsNotInherited,
+    /// 15: any region gives verdicts.
+    VerdictFromAnyRegion,
+    /// 16: structural commands take effect while frozen.
+    AdminWhileFrozen,
+    /// 23: reads are served over the freeze.
+    ReadOverFreeze,
+}
+
+impl Bug {
+    /// Every bug, for tests that go through them.
+    pub const ALL: [Bug; 17] = [
+        Bug::AbsorbWithoutWaiting,
+        Bug::RollbackByTimer,
+        Bug::CommitWithoutEpoch,
+        Bug::FrozenApplies,
+        Bug::VerdictAtSameEpoch,
+        Bug::SourceLogDeletedEarly,
+        Bug::RecordDroppedUnflushed,
+        Bug::SnapshotOverUnnamed,
+        Bug::NoGate,
+        Bug::SnapshotNamesNobody,
+        Bug::OrphanDestroyedEarly,
+        Bug::FreezeKeepsVersion,
+        Bug::VerdictOnlyFromTarget,
+        Bug::RecordsNotInherited,
+        Bug::VerdictFromAnyRegion,
+        Bug::AdminWhileFrozen,
+        Bug::ReadOverFreeze,
+    ];
+}
