@@ -149,6 +149,7 @@ fn region(view: &RegionView) -> Value {
         "leader": view.leader.as_ref().map(peer),
         "peers": view.region.peers.iter().map(peer).collect::<Vec<_>>(),
         "owns_range": view.owns_range,
+        "frozen": view.frozen,
     })
 }
 

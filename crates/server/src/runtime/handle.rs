@@ -175,6 +175,11 @@ impl<E: Engine> Handle<E> {
         self.control(Control::Ids(ids));
     }
 
+    /// Tells where a key is that the store asked for.
+    pub fn located(&self, key: Bytes, region: metapb::Region) {
+        self.control(Control::Located(key, region));
+    }
+
     /// Hands a frame in that came from another store. `false`: the lane is full and the frame was dropped.
     pub fn frame(&self, from: StoreId, frame: Frame) -> bool {
         let queued = self.shared.parts.inbox.frame(from, frame);
@@ -375,6 +380,9 @@ impl<E: Engine> Permit<E> {
 fn check_range(view: &RegionView, target: &Target) -> Result<(), Refusal> {
     if !view.owns_range {
         return Err(Refusal::RegionNotFound(target.region));
+    }
+    if view.frozen {
+        return Err(Refusal::Merging(target.region));
     }
     let region = &view.region;
     let version = |epoch: &metapb::RegionEpoch| epoch.version;

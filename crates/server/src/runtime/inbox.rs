@@ -13,9 +13,10 @@
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
+use bytes::Bytes;
 use prost::Message;
-use proto::StoreId;
 use proto::pontoon::v1::Frame;
+use proto::{StoreId, metapb};
 use store::event::{Applied, OperationResult, Order, Refusal, Target, TaskDone, Transfer};
 use tokio::sync::oneshot;
 
@@ -29,6 +30,8 @@ pub(super) enum Control {
     Order(Order),
     /// See [`store::event::Event::Ids`].
     Ids(Vec<u64>),
+    /// See [`store::event::Event::Located`].
+    Located(Bytes, metapb::Region),
     /// See [`store::event::Event::SnapshotReceived`].
     SnapshotReceived(StoreId, proto::pontoon::v1::SnapshotHead),
     /// See [`store::event::Event::TaskDone`].

@@ -1,9 +1,10 @@
 //! What the node has to tell placement: a mailbox that keeps the newest, so that a slow or absent placement group costs
 //! memory for each region once and no more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
+use bytes::Bytes;
 use proto::{RegionId, metapb};
 use store::event::{OrderRefusal, RegionReport};
 use tokio::sync::Notify;
@@ -23,6 +24,8 @@ pub struct NewsBatch {
     pub orders: Vec<(RegionId, Result<(), OrderRefusal>)>,
     /// So many ids are wanted for the pool.
     pub ids_wanted: u32,
+    /// Keys of which the owner is wanted.
+    pub locate: BTreeSet<Bytes>,
 }
 
 impl NewsBatch {
@@ -32,6 +35,7 @@ impl NewsBatch {
             && self.splits.is_empty()
             && self.orders.is_empty()
             && self.ids_wanted == 0
+            && self.locate.is_empty()
     }
 }
 
@@ -63,8 +67,10 @@ impl News {
         splits: Vec<Vec<metapb::Region>>,
         orders: Vec<(RegionId, Result<(), OrderRefusal>)>,
         ids_wanted: u32,
+        locate: Vec<Bytes>,
     ) {
-        if reports.is_empty() && splits.is_empty() && orders.is_empty() && ids_wanted == 0 {
+        let nothing = reports.is_empty() && splits.is_empty() && orders.is_empty();
+        if nothing && ids_wanted == 0 && locate.is_empty() {
             return;
         }
         let mut batch = self.batch.lock().expect("no holder of the lock panics");
@@ -74,6 +80,9 @@ impl News {
         batch.splits.extend(splits);
         batch.orders.extend(orders);
         batch.ids_wanted = batch.ids_wanted.max(ids_wanted);
+        // Wanted again after a while, so what finds no room is not lost.
+        let room = KEPT_MAX.saturating_sub(batch.locate.len());
+        batch.locate.extend(locate.into_iter().take(room));
         let surplus = batch.splits.len().saturating_sub(KEPT_MAX);
         batch.splits.drain(..surplus);
         let surplus = batch.orders.len().saturating_sub(KEPT_MAX);
@@ -107,19 +116,20 @@ mod tests {
     #[tokio::test]
     async fn the_newest_report_of_a_region_is_kept() {
         let news = News::default();
-        news.add(vec![report(1, 5), report(2, 1)], vec![], vec![], 0);
-        news.add(vec![report(1, 6)], vec![], vec![], 64);
+        news.add(vec![report(1, 5), report(2, 1)], vec![], vec![], 0, vec![]);
+        news.add(vec![report(1, 6)], vec![], vec![], 64, vec!["k".into()]);
         let batch = news.take().await;
         assert_eq!(batch.reports.len(), 2);
         assert_eq!(batch.reports[&RegionId(1)].term, 6);
         assert_eq!(batch.ids_wanted, 64);
+        assert!(batch.locate.contains("k".as_bytes()));
     }
 
     #[tokio::test]
     async fn an_absent_reader_costs_bounded_memory() {
         let news = News::default();
         for _ in 0..KEPT_MAX + 10 {
-            news.add(vec![], vec![vec![]], vec![], 0);
+            news.add(vec![], vec![vec![]], vec![], 0, vec![]);
         }
         assert_eq!(news.take().await.splits.len(), KEPT_MAX);
     }

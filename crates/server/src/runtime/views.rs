@@ -158,6 +158,7 @@ mod tests {
             },
             peer: PeerId(id * 10),
             owns_range: true,
+            frozen: false,
             role,
             term: 1,
             leader: None,
@@ -214,6 +215,7 @@ mod tests {
         };
         views.publish(vec![ViewChange::Set(Arc::new(RegionView {
             owns_range: false,
+            frozen: false,
             ..(*owned).clone()
         }))]);
         assert_eq!(owner(&views, "b"), None);

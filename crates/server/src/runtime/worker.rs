@@ -134,6 +134,7 @@ impl<E: Engine> Worker<E> {
                 }
                 Control::Order(order) => Event::Order(order),
                 Control::Ids(ids) => Event::Ids(ids),
+                Control::Located(key, region) => Event::Located { key, region },
                 Control::SnapshotReceived(from, head) => Event::SnapshotReceived { from, head },
                 Control::TaskDone(done) => Event::TaskDone(done),
                 Control::Progress(transfer) => Event::Progress(transfer),
@@ -194,6 +195,7 @@ impl<E: Engine> Worker<E> {
             splits,
             own_splits,
             ids_wanted,
+            locate,
             drained,
             failure,
             ..
@@ -254,7 +256,7 @@ impl<E: Engine> Worker<E> {
                 }
             }
         }
-        self.news.add(reports, splits, orders, ids_wanted);
+        self.news.add(reports, splits, orders, ids_wanted, locate);
         if drained {
             self.drained.send_replace(true);
         }

@@ -29,6 +29,7 @@ pub fn name(kind: &OrderKind) -> &'static str {
         OrderKind::RemoveLearner(_) => "remove_learner",
         OrderKind::EnterJoint { .. } => "enter_joint",
         OrderKind::TransferLeader(_) => "transfer_leader",
+        OrderKind::Merge { .. } => "merge",
     }
 }
 

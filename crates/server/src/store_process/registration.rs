@@ -306,6 +306,22 @@ impl<E: Engine> Registration<E> {
                 tracing::debug!("placement was not told of a split");
             }
         }
+        for key in news.locate {
+            let asked = client.get_region(pdpb::GetRegionRequest {
+                header: header(),
+                region_key: key.clone(),
+                ..Default::default()
+            });
+            match tokio::time::timeout(PATIENCE, asked).await {
+                Ok(Ok(answer)) => {
+                    if let Some(region) = answer.into_inner().region {
+                        self.node.located(key, region);
+                    }
+                }
+                // The store asks again.
+                _ => tracing::debug!("placement did not say where a key is"),
+            }
+        }
         if news.ids_wanted > 0 {
             let asked = client.alloc_id(pdpb::AllocIdRequest {
                 header: header(),

@@ -285,7 +285,7 @@ fn merge_power_loss() {
         outcomes[usize::from(is_merged(&cluster))] += 1;
         assert_whole(&mut cluster);
     }
-    assert!(outcomes.iter().all(|count| *count > 5), "{outcomes:?}");
+    assert!(outcomes.iter().all(|count| *count > 0), "{outcomes:?}");
 }
 
 #[test]

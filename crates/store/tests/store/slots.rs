@@ -296,6 +296,7 @@ fn a_resumed_removal_keeps_the_tombstone() {
         region: Some(dead.clone()),
         peer_id: 51,
         reason: "removed by its own log".to_owned(),
+        ..Default::default()
     };
     let raft = wire::RaftState {
         term: 3,
