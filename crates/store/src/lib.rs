@@ -15,15 +15,14 @@
 //! # Where things are
 //!
 //! One module per operation, each from request to aftermath: `propose`, `read_index` and [`read`], `split`, `own_split`
-//! with `triggers`, `conf_change`,
-//! `transfer`, `snapshot`, `destroy`, `compact`, `report`. `inbound` takes frames apart and gives birth to peers, `route`
-//! says who may serve what, `recover` opens a directory, `peer` and `context` hold state only. [`codec`] is the one place
+//! with `triggers`, [`merge`], `conf_change`, `transfer`, `snapshot`, `destroy`, `compact`, `report`. `inbound` takes frames
+//! apart and gives birth to peers, `route` says who may serve what, `recover` opens a directory, `peer` and `context` hold state only. [`codec`] is the one place
 //! where Raft's types meet wire types, [`keys`] and [`value`] the layout on disk, [`identity`] who the store is.
 //!
 //! # Not here yet
 //!
-//! Merge and frozen regions (REGIONS §5), quiet regions and barrier reads (LIVENESS). With
-//! the apply tier off the engine's log (D3) snapshots would need a flush before they cut the log.
+//! Quiet regions and barrier reads (LIVENESS). With the apply tier off the engine's log (D3) snapshots would need a flush
+//! before they cut the log.
 
 pub mod apply;
 pub mod codec;

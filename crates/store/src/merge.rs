@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, VecDeque};
 use proto::metapb::{self, PeerRole};
 use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId};
-use raft::{Entry, Index, PeerId};
+use raft::{Entry, Index, PeerId, Term};
 
 use crate::peer::Peer;
 
@@ -64,6 +64,8 @@ pub struct MergeKey {
 pub(crate) struct Merging {
     /// PrepareMerge was proposed here and is not applied; the view is frozen already.
     pub freezing: bool,
+    /// The term of that proposal. A leader of another one finds the freeze in its log, before it serves anything.
+    pub freezing_term: Term,
     /// When this leader first found the region frozen.
     pub frozen_since: Option<u64>,
     /// When a frozen source goes on at the latest.

@@ -322,8 +322,7 @@ impl Peer {
         };
         let leader = self.leader();
         let owns_range = self.is_normal();
-        if role != Role::Leader {
-            // Whoever leads now finds the freeze in the log.
+        if role != Role::Leader || term != self.merging.freezing_term {
             self.merging.freezing = false;
         }
         let frozen = self.is_frozen() && cx.options.bug != Some(Bug::ReadOverFreeze);

@@ -58,6 +58,7 @@ impl<E: Engine> Store<E> {
         }
         // First the view, then the command: while it is built nobody is served any more (R25).
         peer.merging.freezing = true;
+        peer.merging.freezing_term = peer.term();
         peer.deny_reads(cx);
         peer.publish(cx);
         let command = peer.structural_command(Some(Structural::PrepareMerge(wire::PrepareMerge {
