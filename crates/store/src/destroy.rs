@@ -104,7 +104,21 @@ impl Peer {
                 head.files.into_iter().map(|file| file.name).collect(),
             ));
         }
-        if matches!(self.stage, Stage::Uninitialized { .. }) {
+        if let Stage::Installing(installing) = &self.stage {
+            // What it reserved beside its own range is nobody's.
+            let own = [self.range()];
+            let kept = if self.region.region_epoch.is_some() {
+                &own[..]
+            } else {
+                &[]
+            };
+            let released = cx.ranges.set(self.region_id(), &installing.clear, kept);
+            debug_assert!(released.is_ok(), "giving up a range cannot conflict");
+        }
+        if matches!(
+            self.stage,
+            Stage::Uninitialized { .. } | Stage::Installing(_)
+        ) {
             // Without data there is no log to say that it is dead, and a split applied at this moment may be about to
             // give it data. The mark decides, and is synced before the vote is forgotten.
             let mark = wire::PeerMark {

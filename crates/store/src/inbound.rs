@@ -291,6 +291,12 @@ impl<E: Engine> Store<E> {
         let known = match &peer.stage {
             Stage::Normal => Some(peer.epoch().conf_ver),
             Stage::Uninitialized { conf_ver } => *conf_ver,
+            // It has neither state nor files, and waits for a snapshot that nobody sends any more.
+            Stage::Installing(installing) if !installing.has_files => {
+                let head = installing.head.region.as_ref();
+                head.and_then(|region| region.region_epoch)
+                    .map(|epoch| epoch.conf_ver)
+            }
             Stage::Installing(_)
             | Stage::Dormant
             | Stage::Absorbed { .. }

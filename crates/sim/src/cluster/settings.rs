@@ -90,9 +90,6 @@ impl Settings {
         }
         // Drawn apart, so that a seed's other settings are what they were before there were merges.
         let merges = &mut Stream::new(plan.seed, Purpose::Merges);
-        if merges.chance(600) {
-            faults = faults.with(Fault::Merge);
-        }
         for fault in &plan.with {
             faults = faults.with(*fault);
         }
