@@ -398,6 +398,7 @@ async fn an_uninvited_snapshot_stores_nothing() {
             keys: 1,
             crc32c: 0,
         }],
+        ..Default::default()
     };
     let chunk = SnapshotChunk {
         file: 0,
