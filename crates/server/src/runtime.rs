@@ -9,6 +9,7 @@
 //! | `apply-N` | carries out committed entries | a queue counted in bytes | the same |
 //! | `background-N` | builds and installs snapshots, clears ranges | a queue bounded by the store's slots | – |
 //! | `send-N` | streams snapshots | the same | – |
+//! | `fetch` (1) | reads the log for members that lag | a queue bounded by one fetch per member of each region led here | – |
 //!
 //! Requests come from RPC threads through a [`Handle`], which counts their bytes until they are answered and refuses
 //! above a limit. A failed write, sync or apply ends the process ([`fatal`]).
@@ -108,6 +109,7 @@ struct Stages {
     appliers: Vec<Arc<Queue<(store::event::ApplyTask, u64)>>>,
     tasks: Arc<Queue<store::event::Task>>,
     sends: Arc<Queue<store::event::Task>>,
+    fetches: Arc<Queue<store::event::Task>>,
 }
 
 impl Stages {
@@ -117,6 +119,7 @@ impl Stages {
             appliers: (0..appliers).map(|_| Arc::default()).collect(),
             tasks: Arc::default(),
             sends: Arc::default(),
+            fetches: Arc::default(),
         }
     }
 }
@@ -190,8 +193,12 @@ impl<E: Engine> Node<E> {
             };
             others.push(spawn(format!("apply-{number}"), move || worker.run())?);
         }
-        for (name, queue) in [("background", &stages.tasks), ("send", &stages.sends)] {
-            for number in 0..options.background {
+        for (name, queue, threads) in [
+            ("background", &stages.tasks, options.background),
+            ("send", &stages.sends, options.background),
+            ("fetch", &stages.fetches, 1),
+        ] {
+            for number in 0..threads {
                 let background = Background {
                     engine: engine.clone(),
                     queue: queue.clone(),
@@ -217,6 +224,7 @@ impl<E: Engine> Node<E> {
                 appliers: stages.appliers.clone(),
                 tasks: stages.tasks.clone(),
                 sends: stages.sends.clone(),
+                fetches: stages.fetches.clone(),
                 drained: drained_sender,
                 requests: Requests::new(&metrics),
                 metrics,
@@ -258,6 +266,7 @@ impl<E: Engine> Node<E> {
         }
         self.stages.tasks.close();
         self.stages.sends.close();
+        self.stages.fetches.close();
         self.others.into_iter().for_each(join);
     }
 }

@@ -30,6 +30,7 @@ const EXPECTED: &[&str] = &[
     "request refused",
     "snapshot hung",
     "snapshot installed",
+    "entries fetched",
     "snapshot sent",
     "snapshot slow",
     "split",

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use engine::{Direction, Engine, Family, View as _};
 use proto::RegionId;
 use proto::pontoon::v1 as wire;
-use raft::{Entry, Event as RaftEvent, Fetch, Index, LogWrite};
+use raft::{Entry, Event as RaftEvent, Index, LogWrite};
 
 use crate::context::{Context, Followup, PeerWrite};
-use crate::event::ApplyTask;
+use crate::event::{ApplyTask, Fetch, Task};
 use crate::peer::{Installing, Peer, Stage};
 use crate::ranges;
 use crate::store::{Store, step_quietly};
@@ -44,8 +44,21 @@ impl<E: Engine> Store<E> {
             peer.hand_out_or_hold(effects.committed, cx);
             peer.on_reads_confirmed(effects.reads, cx);
             peer.on_reads_dropped(&effects.reads_dropped, cx);
-            for fetch in effects.fetches {
-                peer.fetch(&fetch, cx);
+            let leader_term = peer.term();
+            for raft::Fetch {
+                peer: to_peer,
+                range,
+                bytes_max,
+            } in effects.fetches
+            {
+                cx.out.tasks.push(Task::FetchEntries(Fetch {
+                    region,
+                    from_peer: peer.id,
+                    leader_term,
+                    to_peer,
+                    range,
+                    bytes_max,
+                }));
             }
             for member in effects.snapshots {
                 peer.begin_sending(member, cx);
@@ -53,6 +66,21 @@ impl<E: Engine> Store<E> {
         }
         self.unpark(region);
         self.hasten_source(region);
+    }
+
+    /// Entries came back from the log. Those that an earlier leadership asked for are dropped: this one counts its own.
+    pub(crate) fn on_entries_fetched(&mut self, fetch: &Fetch, entries: Vec<Entry>) {
+        let Some(peer) = self.peers.get_mut(&fetch.region) else {
+            return;
+        };
+        if peer.id != fetch.from_peer || peer.term() != fetch.leader_term {
+            return;
+        }
+        if let Some(raft) = peer.raft.as_mut() {
+            let to = fetch.to_peer;
+            step_quietly(raft, RaftEvent::Fetched { peer: to, entries });
+            self.cx.touch(peer);
+        }
     }
 }
 
@@ -184,32 +212,6 @@ impl Peer {
         };
         cx.log.put(&keys::peer_mark(self.region_id()), &mark);
     }
-
-    /// Brings entries back from the log for a member that lags. They left memory because they are applied, so they are in
-    /// the engine.
-    fn fetch<E: Engine>(&mut self, fetch: &Fetch, cx: &mut Context<E>) {
-        let entries = match read_entries(
-            &cx.engine,
-            self.region_id(),
-            fetch.range.clone(),
-            fetch.bytes_max,
-        ) {
-            Ok(entries) => entries,
-            Err(error) => {
-                cx.fail(error);
-                return;
-            }
-        };
-        if let Some(raft) = self.raft.as_mut() {
-            step_quietly(
-                raft,
-                RaftEvent::Fetched {
-                    peer: fetch.peer,
-                    entries,
-                },
-            );
-        }
-    }
 }
 
 /// Reads entries of a log: the contiguous ones from the start of the range on, up to the first missing one or until
@@ -219,7 +221,7 @@ pub(crate) fn read_entries<E: Engine>(
     region: RegionId,
     range: Range<Index>,
     bytes_max: usize,
-) -> Result<Vec<Entry>, Error> {
+) -> Result<Vec<Entry>, engine::Error> {
     let mut entries = Vec::new();
     let mut bytes = 0;
     let mut damaged = false;
@@ -249,9 +251,9 @@ pub(crate) fn read_entries<E: Engine>(
         .view()
         .scan(Family::Log, lower, upper, Direction::Forward, &mut each)?;
     if damaged {
-        return Err(Error::Corrupt {
-            region,
-            what: "a log entry",
+        return Err(engine::Error::Corrupt {
+            what: format!("a log entry of region {region}"),
+            source: None,
         });
     }
     Ok(entries)

@@ -10,12 +10,12 @@ use proto::pontoon::v1 as wire;
 use proto::pontoon::v1::command::Structural;
 use raft::{MemberStatus, MemberStatuses, MembershipChange, Payload, PeerId};
 
+use crate::codec;
 use crate::context::Context;
 use crate::event::{Order, OrderKind, OrderRefusal};
 use crate::peer::Peer;
 use crate::planted::Bug;
 use crate::store::Store;
-use crate::{advance, codec};
 
 impl<E: Engine> Store<E> {
     pub(crate) fn on_order(&mut self, order: Order) {
@@ -242,12 +242,18 @@ impl Peer {
             return Err(refused);
         }
         if lag > 0 {
-            // What is not written yet is younger than a sync and counts as nothing.
-            let range = status.matched + 1..last + 1;
-            let entries = advance::read_entries(&cx.engine, self.region_id(), range, usize::MAX)
-                .unwrap_or_default();
-            let bytes: usize = entries.iter().map(|entry| entry.payload.size_bytes()).sum();
-            if bytes as u64 > cx.options.caught_up_bytes {
+            // What left memory is more than the cache holds, or a log at rest: it counts as too much, without a look at
+            // the disk. The member gets it, and is asked for again.
+            let lacking = self
+                .raft
+                .iter()
+                .flat_map(|raft| raft.cached_entries(status.matched + 1));
+            let (mut entries, mut bytes) = (0, 0);
+            for entry in lacking {
+                entries += 1;
+                bytes += entry.payload.size_bytes() as u64;
+            }
+            if entries < lag || bytes > cx.options.caught_up_bytes {
                 return Err(refused);
             }
         }

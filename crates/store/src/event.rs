@@ -4,6 +4,7 @@
 //! fields. Long work leaves as a task and returns as an event that names what it was made for. Nothing here blocks.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -551,6 +552,25 @@ pub enum Task {
     },
     /// Remove staged files that nobody wants.
     RemoveFiles(Vec<String>),
+    /// Read entries back from the log for a member that lags: they left memory because they are applied.
+    FetchEntries(Fetch),
+}
+
+/// Entries wanted from the log, and for whom.
+#[derive(Clone, Debug)]
+pub struct Fetch {
+    /// The region.
+    pub region: RegionId,
+    /// Who leads it here, and in which term.
+    pub from_peer: PeerId,
+    /// Leader term.
+    pub leader_term: Term,
+    /// The member that lags.
+    pub to_peer: PeerId,
+    /// Which entries.
+    pub range: Range<Index>,
+    /// No more bytes than this, but one entry at least.
+    pub bytes_max: usize,
 }
 
 impl Task {
@@ -573,7 +593,7 @@ impl Task {
                 build: *build,
             }),
             Task::InstallSnapshot { head, .. } => Some(Transfer::incoming(head)),
-            Task::Destroy { .. } | Task::RemoveFiles(_) => None,
+            Task::Destroy { .. } | Task::RemoveFiles(_) | Task::FetchEntries(_) => None,
         }
     }
 }
@@ -639,6 +659,13 @@ pub enum TaskDone {
         region: RegionId,
         /// The peer.
         peer: PeerId,
+    },
+    /// Entries were read: those of the range from its start on that are there and fit.
+    EntriesFetched {
+        /// What was asked for.
+        fetch: Fetch,
+        /// What was found.
+        entries: Vec<Entry>,
     },
     /// A peer's remains are gone.
     Destroyed {

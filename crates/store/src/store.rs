@@ -384,6 +384,9 @@ impl<E: Engine> Store<E> {
                 index,
             } => self.on_snapshot_installed(region, peer, index),
             TaskDone::SnapshotUnusable { region, peer } => self.on_snapshot_unusable(region, peer),
+            TaskDone::EntriesFetched { fetch, entries } => {
+                self.on_entries_fetched(&fetch, entries);
+            }
             TaskDone::Destroyed { region, peer } => self.on_destroyed(region, peer),
             TaskDone::Damaged { region, peer, .. } => self.on_damaged(region, peer),
         }

@@ -8,6 +8,7 @@ use proto::pontoon::v1::{
 };
 use raft::PeerId;
 
+use crate::advance::read_entries;
 use crate::event::{Task, TaskDone};
 use crate::{codec, keys};
 
@@ -80,6 +81,11 @@ pub fn run<E: Engine>(
         Task::RemoveFiles(names) => {
             engine.stage_remove(&names)?;
             Ok(None)
+        }
+        Task::FetchEntries(fetch) => {
+            let range = fetch.range.clone();
+            let entries = read_entries(engine, fetch.region, range, fetch.bytes_max)?;
+            Ok(Some(TaskDone::EntriesFetched { fetch, entries }))
         }
     }
 }

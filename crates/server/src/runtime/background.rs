@@ -1,4 +1,5 @@
-//! The background pool: builds, sends and installs snapshots, and clears away what is left of destroyed peers.
+//! The background pool: builds, sends and installs snapshots, clears away what is left of destroyed peers, and reads the log
+//! for members that lag.
 
 use std::sync::Arc;
 
@@ -105,5 +106,6 @@ fn kind(task: &Task) -> &'static str {
         Task::InstallSnapshot { .. } => "install_snapshot",
         Task::Destroy { .. } => "destroy",
         Task::RemoveFiles(_) => "remove_files",
+        Task::FetchEntries(_) => "fetch_entries",
     }
 }

@@ -51,6 +51,7 @@ pub(super) struct Worker<E: Engine> {
     pub tasks: Arc<Queue<Task>>,
     /// Snapshots to stream, apart from the other tasks, because a slow receiver must not hold those up.
     pub sends: Arc<Queue<Task>>,
+    pub fetches: Arc<Queue<Task>>,
     pub drained: watch::Sender<bool>,
     pub metrics: Arc<Metrics>,
     /// Milliseconds from `started` to the end of the newest turn, for the health check.
@@ -230,6 +231,7 @@ impl<E: Engine> Worker<E> {
         for task in tasks {
             match task {
                 Task::SendSnapshot { .. } => self.sends.push(task, 0),
+                Task::FetchEntries(_) => self.fetches.push(task, 0),
                 task => self.tasks.push(task, 0),
             }
         }

@@ -129,6 +129,7 @@ impl World {
             match done {
                 TaskDone::SnapshotInstalled { .. } => self.count("snapshot installed"),
                 TaskDone::Destroyed { .. } => self.count("peer destroyed"),
+                TaskDone::EntriesFetched { .. } => self.count("entries fetched"),
                 TaskDone::SnapshotUnusable { .. } => self.count("snapshot unusable"),
                 TaskDone::SnapshotBuilt { .. }
                 | TaskDone::SnapshotSent { .. }

@@ -3,6 +3,7 @@
 mod harness;
 
 mod basics;
+mod fetch;
 mod formats;
 mod life;
 mod load;
