@@ -20,6 +20,8 @@ use store::event::{
 use store::{Options, Store, identity, read, task};
 
 pub type Answer = Result<Vec<OperationResult>, Refusal>;
+/// Tells tasks of one kind.
+pub type TaskFilter = fn(&Task) -> bool;
 type Filter = Box<dyn FnMut(StoreId, StoreId, &mut wire::Frame)>;
 
 pub struct Node {
@@ -48,7 +50,7 @@ pub struct Cluster {
     pub hold_apply: BTreeSet<StoreId>,
     pub hold_tasks: BTreeSet<StoreId>,
     /// Tasks of one kind on one store.
-    pub hold_task: Option<(StoreId, fn(&Task) -> bool)>,
+    pub hold_task: Option<(StoreId, TaskFilter)>,
     pub answers: BTreeMap<RequestId, Answer>,
     pub reads: BTreeMap<RequestId, Result<StoreId, Refusal>>,
     pub options: Options,

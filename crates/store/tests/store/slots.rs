@@ -32,7 +32,7 @@ fn one_behind() -> Cluster {
 }
 
 /// Lets time pass until a store has a task to do that its harness holds back, and takes it.
-fn held_task(cluster: &mut Cluster, store: StoreId, what: fn(&Task) -> bool) -> Task {
+fn held_task(cluster: &mut Cluster, store: StoreId, what: TaskFilter) -> Task {
     cluster.hold_task = Some((store, what));
     cluster.until("the task waits", |cluster| {
         cluster.nodes[&store].tasks.iter().any(what)
