@@ -32,7 +32,7 @@ impl World {
 
     fn take(&mut self, effects: Effects) {
         self.answers.extend(effects.answers);
-        for write in effects.write {
+        if let Some(write) = effects.write {
             let bytes: usize = write
                 .changes
                 .iter()

@@ -611,6 +611,7 @@ impl Transfer {
 
 /// How a task ended.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "rare, and moved once")]
 pub enum TaskDone {
     /// A snapshot is staged, or could not be built.
     SnapshotBuilt {

@@ -27,8 +27,8 @@ impl<E: Engine> Store<E> {
         let target = freeze.target.as_ref()?;
         let bug = self.cx.options.bug;
         let owner = if bug == Some(Bug::VerdictFromAnyRegion) {
-            let others = |peer: &&Box<Peer>| peer.is_normal() && peer.region_id() != merge.source;
-            self.peers.values().find(others)?
+            let mut others = self.peers.values().map(|peer| &**peer);
+            others.find(|peer| peer.is_normal() && peer.region_id() != merge.source)?
         } else {
             let mut end = freeze.witness_key.to_vec();
             end.push(0);
@@ -37,7 +37,8 @@ impl<E: Engine> Store<E> {
                 .ranges
                 .overlapping(&freeze.witness_key, &end)
                 .next()?;
-            self.peers.get(&region).filter(|peer| peer.is_normal())?
+            let owner = self.peers.get(&region)?;
+            Some(&**owner).filter(|peer| peer.is_normal())?
         };
         if bug == Some(Bug::VerdictOnlyFromTarget) && owner.region.id != target.id {
             return None;

@@ -374,10 +374,7 @@ fn merge_lagging_store() {
     let read = cluster.read_at(s(3), r(1), "b");
     cluster.until("store 3 absorbs alone", |cluster| is_merged_at(cluster, 3));
     cluster.ticks(10);
-    assert!(
-        matches!(cluster.reads[&read], Err(_)),
-        "it served something old"
-    );
+    assert!(cluster.reads[&read].is_err(), "it served something old");
     assert_eq!(cluster.happened.installs, 0);
     assert_whole(&mut cluster);
 }
