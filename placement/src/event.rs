@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto::pontoon::v1 as wire;
+use proto::pontoon::v1::{self as wire, StepId, StepRefusal};
 use proto::{RegionId, StoreId, metapb};
 
 use crate::decision::Who;
@@ -41,6 +41,8 @@ pub enum Event {
     Confirmed(u64),
     /// The leader of a region told about it.
     Report(Box<RegionInfo>),
+    /// A store refused a step.
+    Refused(Box<StepRefusal>),
     /// Time passed.
     Tick,
 }
@@ -179,6 +181,10 @@ impl Request {
                 | Self::StoreHeartbeat { .. }
                 | Self::Store(_)
                 | Self::Stores
+                | Self::CancelOperator(_)
+                | Self::Journal(_)
+                | Self::Schedulers
+                | Self::PauseScheduler { .. }
                 | Self::ReportSplit(_)
                 | Self::RegionByKey(_)
                 | Self::PreviousRegion(_)
@@ -370,6 +376,8 @@ pub struct Order {
     pub leader: metapb::Peer,
     /// The exact epoch for which it is meant.
     pub epoch: metapb::RegionEpoch,
+    /// The step of an operator that it is; a refusal names it.
+    pub id: StepId,
     /// What to do.
     pub kind: OrderKind,
 }

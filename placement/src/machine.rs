@@ -144,6 +144,7 @@ impl Placement {
             }
             Event::Confirmed(round) => leader.on_confirmed(round, now),
             Event::Report(report) => leader.on_report(*report, now),
+            Event::Refused(refusal) => leader.on_refused(&refusal, now),
             Event::Tick => leader.on_tick(now),
         }
         leader.begin_round();

@@ -1,8 +1,11 @@
 //! The operators of the cluster: one per region, moved forward by reports.
 
+mod refused;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use proto::pontoon::v1::StepId;
 use proto::{RegionId, StoreId, metapb};
 
 use crate::event::{Note, Now, Order, OrderKind, Refusal};
@@ -12,6 +15,7 @@ use crate::regions::{RegionInfo, Regions};
 use crate::settings::Settings;
 use crate::state;
 use crate::stores::Stores;
+use refused::Refusals;
 
 /// A decision: what is to be done with a region, and why.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +34,7 @@ struct Running {
     /// When the current step began, as far as this leader knows; when the wait began for a region that is not heard.
     since: Duration,
     sent: Option<Duration>,
+    refusals: Refusals,
 }
 
 /// Pause of the checkers for a region.
@@ -211,6 +216,7 @@ impl Operators {
                     running.operator.step += 1;
                     running.since = now.monotonic;
                     running.sent = None;
+                    running.refusals = Refusals::default();
                     happened(&running.operator, What::Step, step_text, now, outbox);
                     note(&running.operator, outbox, text);
                     if running.operator.step == running.operator.steps.len() {
@@ -347,6 +353,7 @@ impl Operators {
             heard,
             since: now.monotonic,
             sent: None,
+            refusals: Refusals::default(),
         };
         self.running.insert(running.operator.id, running);
     }
@@ -493,7 +500,10 @@ fn give_up(
         Step::TransferLeader(_) => settings.transfer_deadline,
     };
     let late = now.monotonic.saturating_sub(running.since) >= deadline;
-    late.then(|| format!("no effect within {} s: {step}", deadline.as_secs()))
+    late.then(|| {
+        let refused = running.refusals.told();
+        format!("no effect within {} s: {step}{refused}", deadline.as_secs())
+    })
 }
 
 /// Time that a learner of a region is given to catch up.
@@ -534,6 +544,10 @@ fn send(
         region: region.id(),
         leader: *leader,
         epoch: running.operator.epoch.to_wire(),
+        id: StepId {
+            operator_id: running.operator.id,
+            position: running.operator.step as u32,
+        },
         kind,
     });
 }

@@ -8,7 +8,7 @@
 //! `store ID ADDRESS [boot=N]`, `beat ID...`, `wait MS` (ticks every 100 ms, all beating stores beat), `silence ID`,
 //! `clock MS` (the wall clock jumps), `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS] [bytes=N]`
 //! [down=ID:SECONDS,...] with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `split REGION KEY...`,
-//! `move REGION FROM TO`, `transfer REGION STORE`, `get KEY`, `previous KEY`, `scan START END`
+//! `move REGION FROM TO`, `transfer REGION STORE`, `refuse OPERATOR STEP KIND region=N at=CONF:VERSION term=N`, `get KEY`, `previous KEY`, `scan START END`
 //! (a key may be `k*N`: k, N times), `drain ID`, `undrain ID`, `remove ID`, `cancel OPERATOR`,
 //! `pause WHO MS`, `schedulers`, `journal [region=ID] [store=ID] [operator=ID]` (newest first), `label ID KEY=VALUE...`, `ids N`, `tso N`, `operators`, `stores`.
 
@@ -22,7 +22,7 @@ use placement::{
     Answer, BalanceSettings, Change, Effects, Event, JournalQuery, Now, Order, OrderKind,
     Placement, RegionInfo, Request, RequestId, Settings, Space, Write, decision::Who,
 };
-use proto::pontoon::v1::JournalEntry;
+use proto::pontoon::v1::{JournalEntry, StepId, StepRefusal, step_refusal};
 use proto::{RegionId, StoreId, metapb};
 
 #[test]
@@ -197,6 +197,31 @@ impl World {
             }
             "clock" => self.now.wall_ms = number(1),
             "report" => self.step(Event::Report(Box::new(region(&words[1..])))),
+            "refuse" => {
+                let word = |name: &str| {
+                    let found = words.iter().find_map(|word| word.strip_prefix(name));
+                    found.unwrap_or_else(|| panic!("{name} is missing: {line}"))
+                };
+                let (conf_ver, version) = word("at=").split_once(':').expect("an epoch");
+                let kind = words[3].to_uppercase().replace('-', "_");
+                self.step(Event::Refused(Box::new(StepRefusal {
+                    header: None,
+                    id: Some(StepId {
+                        operator_id: number(1),
+                        position: number(2) as u32,
+                    }),
+                    region_id: word("region=").parse().expect("a region"),
+                    epoch: Some(metapb::RegionEpoch {
+                        conf_ver: conf_ver.parse().expect("a number"),
+                        version: version.parse().expect("a number"),
+                    }),
+                    term: word("term=").parse().expect("a term"),
+                    kind: step_refusal::Kind::from_str_name(&kind)
+                        .unwrap_or_else(|| panic!("a kind: {line}"))
+                        .into(),
+                    text: format!("it said {}", words[3]),
+                })));
+            }
             "split-report" => {
                 let pieces = line["split-report".len()..].split(';');
                 let pieces = pieces

@@ -12,6 +12,7 @@ mod address_book;
 mod error;
 mod join;
 pub(crate) mod link;
+mod news;
 mod orders;
 mod placement_client;
 mod registration;

@@ -12,47 +12,75 @@ use raft::{MemberStatus, MemberStatuses, MembershipChange, Payload, PeerId};
 
 use crate::codec;
 use crate::context::Context;
-use crate::event::{Order, OrderKind, OrderRefusal};
+use crate::event::{Half, Order, OrderAnswer, OrderKind, OrderRefusal};
 use crate::peer::Peer;
 use crate::planted::Bug;
 use crate::store::Store;
 
 impl<E: Engine> Store<E> {
     pub(crate) fn on_order(&mut self, order: Order) {
-        let region = order.region;
+        let (region, id) = (order.region, order.id);
         let result = self.try_order(order);
-        self.cx.out.orders.push((region, result));
+        let peer = self.peers.get(&region);
+        let raft = peer.and_then(|peer| peer.raft.as_ref());
+        self.cx.out.orders.push(OrderAnswer {
+            region,
+            id,
+            epoch: peer.map(|peer| peer.epoch()),
+            term: raft.map_or(0, raft::Raft::term),
+            result,
+        });
     }
 
     fn try_order(&mut self, order: Order) -> Result<(), OrderRefusal> {
         let Order {
             region,
             epoch,
+            id,
             kind,
         } = order;
         let draining = self.cx.draining;
         let peer = self.peers.get_mut(&region).ok_or(OrderRefusal::NotLeader)?;
-        peer.check_order(epoch)?;
+        // It hands everything over by itself, to whom it finds best.
+        if draining && peer.is_leader() && matches!(kind, OrderKind::TransferLeader(_)) {
+            return Err(OrderRefusal::StoreDraining(self.cx.store));
+        }
+        match peer.check_order(epoch) {
+            // Placement repeats what shows no effect yet.
+            Err(OrderRefusal::LaneBusy | OrderRefusal::Transferring)
+                if peer.order.is_some_and(|order| order == (id, epoch)) && id.operator != 0 =>
+            {
+                return Ok(());
+            }
+            checked => checked?,
+        }
         // Leadership of a frozen region may move; nothing else may.
         if !matches!(kind, OrderKind::TransferLeader(_))
             && self.cx.options.bug != Some(Bug::AdminWhileFrozen)
         {
             peer.check_not_frozen()?;
         }
-        match kind {
+        peer.order = None;
+        let taken = match kind {
             OrderKind::Split(keys) => {
                 peer.check_not_joint()?;
-                self.propose_split(region, &keys, None)
+                self.propose_split(region, &keys, None, id.operator)
             }
-            OrderKind::AddLearner(learner) => peer.add_learner(learner, &mut self.cx),
-            OrderKind::RemoveLearner(learner) => peer.remove_learner(learner, &mut self.cx),
+            OrderKind::AddLearner(learner) => peer.add_learner(learner, id.operator, &mut self.cx),
+            OrderKind::RemoveLearner(learner) => {
+                peer.remove_learner(learner, id.operator, &mut self.cx)
+            }
             OrderKind::EnterJoint { promote, demote } => {
-                peer.enter_joint(promote, demote, &mut self.cx)
+                peer.enter_joint(promote, demote, id.operator, &mut self.cx)
             }
-            OrderKind::TransferLeader(_) if draining => Err(OrderRefusal::Transferring),
             OrderKind::TransferLeader(target) => peer.transfer_to(target, &mut self.cx),
-            OrderKind::Merge { target } => self.propose_merge(region, target),
+            OrderKind::Merge { target } => self.propose_merge(region, target, id.operator),
+        };
+        taken?;
+        if let Some(peer) = self.peers.get_mut(&region) {
+            peer.order = Some((id, epoch));
         }
+        Ok(())
     }
 }
 
@@ -113,6 +141,7 @@ impl Peer {
     fn add_learner<E: Engine>(
         &mut self,
         learner: metapb::Peer,
+        operator: u64,
         cx: &mut Context<E>,
     ) -> Result<(), OrderRefusal> {
         self.check_not_joint()?;
@@ -120,7 +149,7 @@ impl Peer {
             return Err(OrderRefusal::Invalid("a learner needs an id and a store"));
         }
         if self.is_named(PeerId(learner.id)) {
-            return Err(OrderRefusal::Invalid("the peer id is used"));
+            return Err(OrderRefusal::PeerIdUsed(PeerId(learner.id)));
         }
         if self
             .region
@@ -133,6 +162,7 @@ impl Peer {
         self.propose_change(
             MembershipChange::AddLearner(PeerId(learner.id)),
             learner.store_id,
+            operator,
             cx,
         )
     }
@@ -140,6 +170,7 @@ impl Peer {
     fn remove_learner<E: Engine>(
         &mut self,
         learner: PeerId,
+        operator: u64,
         cx: &mut Context<E>,
     ) -> Result<(), OrderRefusal> {
         self.check_not_joint()?;
@@ -149,13 +180,15 @@ impl Peer {
         if member.role() != PeerRole::Learner {
             return Err(OrderRefusal::Invalid("only a learner can be removed"));
         }
-        self.propose_change(MembershipChange::RemoveLearner(learner), 0, cx)
+        let change = MembershipChange::RemoveLearner(learner);
+        self.propose_change(change, 0, operator, cx)
     }
 
     fn enter_joint<E: Engine>(
         &mut self,
         promote: Vec<PeerId>,
         demote: Vec<PeerId>,
+        operator: u64,
         cx: &mut Context<E>,
     ) -> Result<(), OrderRefusal> {
         self.check_not_joint()?;
@@ -186,19 +219,21 @@ impl Peer {
             self.check_caught_up(*peer, &statuses, cx)?;
         }
         self.check_live_voters(&promote, &demote, &statuses, cx)?;
-        self.propose_change(MembershipChange::EnterJoint { promote, demote }, 0, cx)
+        let change = MembershipChange::EnterJoint { promote, demote };
+        self.propose_change(change, 0, operator, cx)
     }
 
     fn propose_change<E: Engine>(
         &mut self,
         change: MembershipChange,
         store_id: u64,
+        operator_id: u64,
         cx: &mut Context<E>,
     ) -> Result<(), OrderRefusal> {
         let details = wire::ChangePeers {
             change: Some(codec::change_to_wire(&change)),
             store_id,
-            operator_id: 0,
+            operator_id,
         };
         let command = self.structural_command(Some(Structural::ChangePeers(details)));
         self.propose_structural(
@@ -280,16 +315,16 @@ impl Peer {
         let kept = outgoing.iter().filter(|peer| !demote.contains(peer));
         let incoming: Vec<PeerId> = kept.chain(promote).copied().collect();
         let repairs = !demote.is_empty() && demote.iter().all(|peer| !is_live(*peer));
-        for half in [&outgoing, &incoming] {
-            let quorum = half.len() / 2 + 1;
-            let needed = if repairs || half.len() < 3 {
+        for (half, peers) in [(Half::Outgoing, &outgoing), (Half::Incoming, &incoming)] {
+            let quorum = peers.len() / 2 + 1;
+            let needed = if repairs || peers.len() < 3 {
                 quorum
             } else {
                 quorum + 1
             };
-            let live = half.iter().filter(|peer| is_live(**peer)).count();
+            let live = peers.iter().filter(|peer| is_live(**peer)).count();
             if live < needed {
-                return Err(OrderRefusal::TooFewLive);
+                return Err(OrderRefusal::TooFewLive { half });
             }
         }
         Ok(())

@@ -15,6 +15,7 @@ use raft::{Entry, Index, PeerId, Role, Term};
 use crate::apply::Buckets;
 use crate::load::Load;
 use crate::merge::MergeState;
+pub use crate::order::{Half, Order, OrderAnswer, OrderKind, OrderRefusal, StepId};
 use crate::triggers::SplitCause;
 
 /// The driver's name for a client request. Unique within one incarnation.
@@ -216,74 +217,6 @@ pub struct OwnSplit {
     pub result: Result<(), OrderRefusal>,
 }
 
-/// A step asked for by placement (REGIONS §3, §4, §6).
-#[derive(Clone, Debug)]
-pub struct Order {
-    /// The region.
-    pub region: RegionId,
-    /// The exact epoch it is meant for.
-    pub epoch: metapb::RegionEpoch,
-    /// What to do.
-    pub kind: OrderKind,
-}
-
-/// The kinds of order.
-#[derive(Clone, Debug)]
-pub enum OrderKind {
-    /// Split at these keys, children's ids from the pool.
-    Split(Vec<Bytes>),
-    /// Add a learner.
-    AddLearner(metapb::Peer),
-    /// Remove a learner.
-    RemoveLearner(PeerId),
-    /// Swap roles through a joint configuration.
-    EnterJoint {
-        /// Learners that become voters.
-        promote: Vec<PeerId>,
-        /// Voters that become learners.
-        demote: Vec<PeerId>,
-    },
-    /// Hand leadership over.
-    TransferLeader(PeerId),
-    /// Freeze, to be taken in by this neighbour.
-    Merge {
-        /// The neighbour. It is led on the same store.
-        target: RegionId,
-    },
-}
-
-/// Why an order was refused (REGIONS §3).
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum OrderRefusal {
-    #[error("not the leader")]
-    NotLeader,
-    #[error("the epoch moved")]
-    EpochNotMatch,
-    #[error("another structural command is not applied yet")]
-    LaneBusy,
-    #[error("the configuration is joint")]
-    Joint,
-    #[error("the region is frozen")]
-    Frozen,
-    #[error("the peer has not applied what it knows to be committed")]
-    Behind,
-    #[error("peer {peer} lags by {lag} entries")]
-    NotCaughtUp { peer: PeerId, lag: u64 },
-    #[error("too few live voters")]
-    TooFewLive,
-    #[error("the leader would leave: hand over first")]
-    LeaderWouldLeave,
-    #[error("the store has a peer of this region")]
-    StoreHasPeer,
-    #[error("leadership is being handed over")]
-    Transferring,
-    #[error("the id pool is empty")]
-    NoIds,
-    #[error("the request is invalid: {0}")]
-    Invalid(&'static str),
-}
-
 /// What a store asks of its driver, to be carried out in the order of the fields (LIVENESS B6).
 #[must_use = "lost effects are lost messages and lost writes"]
 #[derive(Debug, Default)]
@@ -308,7 +241,7 @@ pub struct Effects {
     /// News for placement, the newest per region.
     pub reports: Vec<RegionReport>,
     /// What became of orders at proposal.
-    pub orders: Vec<(RegionId, Result<(), OrderRefusal>)>,
+    pub orders: Vec<OrderAnswer>,
     /// Splits that this store led and applied: parent and children, left to right.
     pub splits: Vec<Vec<metapb::Region>>,
     /// Splits that this store decided itself, and what became of them at proposal.

@@ -44,6 +44,7 @@ mod error;
 mod inbound;
 mod load;
 mod options;
+mod order;
 mod own_split;
 mod park;
 mod peer;

@@ -54,7 +54,7 @@ impl<E: Engine> Store<E> {
             SplitCause::Appends => self.least_loaded_voter(region),
             SplitCause::Size | SplitCause::Load => None,
         };
-        self.propose_split(region, &wish.keys, first)
+        self.propose_split(region, &wish.keys, first, 0)
     }
 
     /// Of the voters that are caught up, the one on the store that leads the fewest regions, as far as is known here. This

@@ -14,6 +14,7 @@ use crate::damage::Damage;
 use crate::event::{Proposal, RegionView, RequestId, ViewChange, Waiting};
 use crate::load::LoadWindow;
 use crate::merge::{MergeState, Merging};
+use crate::order::StepId;
 use crate::park::Parked;
 use crate::planted::Bug;
 use crate::snapshot::Sending;
@@ -158,6 +159,8 @@ pub(crate) struct Peer {
     pub parked: VecDeque<Parked>,
     /// Structural command proposed here and not applied.
     pub lane: Option<Index>,
+    /// The order that was taken up last, with its epoch.
+    pub order: Option<(StepId, metapb::RegionEpoch)>,
     /// Stores of peers that wrote and that the descriptor does not name.
     pub contacts: Vec<(PeerId, StoreId)>,
     /// Snapshots to members.
@@ -211,6 +214,7 @@ impl Peer {
             reads: Reads::default(),
             parked: VecDeque::new(),
             lane: None,
+            order: None,
             contacts: Vec::new(),
             sending: Vec::new(),
             staged: None,

@@ -17,6 +17,7 @@ impl Peer {
         if led && !leads {
             self.lane = None;
             self.merging.forget_source();
+            self.order = None;
             self.load = None;
             self.triggers = None;
             self.abandon_sending(cx);

@@ -27,6 +27,7 @@ impl<E: Engine> Store<E> {
         region: RegionId,
         split_keys: &[Bytes],
         first: Option<PeerId>,
+        operator_id: u64,
     ) -> Result<(), OrderRefusal> {
         let peer = self.peers.get_mut(&region).ok_or(OrderRefusal::NotLeader)?;
         let cx = &mut self.cx;
@@ -69,6 +70,7 @@ impl<E: Engine> Store<E> {
         let split = wire::Split {
             keys: split_keys.to_vec(),
             children,
+            operator_id,
         };
         let command = peer.structural_command(Some(Structural::Split(split)));
         peer.propose_structural(Payload::Structural(codec::seal(&command)), cx)

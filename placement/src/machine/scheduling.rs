@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proto::pontoon::v1::StepRefusal;
 use proto::{RegionId, StoreId, metapb};
 
 use super::Leader;
@@ -37,6 +38,15 @@ impl Leader {
             &mut self.outbox,
         );
         self.check(id, now);
+    }
+
+    /// Counts a refusal of a step.
+    pub(super) fn on_refused(&mut self, refusal: &StepRefusal, now: Now) {
+        let Some(region) = self.regions.get(RegionId(refusal.region_id)) else {
+            return;
+        };
+        self.operators
+            .refused(refusal, region, now, &self.settings, &mut self.outbox);
     }
 
     pub(super) fn check(&mut self, id: RegionId, now: Now) {

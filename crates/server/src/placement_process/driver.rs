@@ -17,8 +17,8 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use placement::{Answer, Effects, Event, Now, Order, Refusal, Request, RequestId, Settings, Write};
 use prometheus::{IntCounter, IntGauge};
-use proto::pontoon::v1::{CompareAndSwap, Delete, Operation, operation};
-use proto::{StoreId, pdpb};
+use proto::StoreId;
+use proto::pontoon::v1::{CompareAndSwap, Delete, Operation, RegionStep, operation};
 use raft::Role;
 use store::event::{Keys, OperationResult, Target};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -60,7 +60,7 @@ pub struct Driver<E: Engine> {
 
 struct Stream {
     id: u64,
-    orders: mpsc::Sender<Result<pdpb::RegionHeartbeatResponse, tonic::Status>>,
+    orders: mpsc::Sender<Result<RegionStep, tonic::Status>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -368,6 +368,9 @@ impl<E: Engine> Driver<E> {
                     drop(reply.send((metadata, now)));
                 }
             }
+            Input::Refused(refusal) => {
+                self.step(Event::Refused(refusal));
+            }
             Input::Close { store, stream } => {
                 if self
                     .streams
@@ -438,11 +441,11 @@ impl<E: Engine> Driver<E> {
             return;
         };
         let cluster_id = self.standing.borrow().cluster_id.unwrap_or(0);
-        if stream
-            .orders
-            .try_send(Ok(convert::order(order, cluster_id)))
-            .is_ok()
-        {
+        let step = RegionStep {
+            step: Some(convert::order(order, cluster_id)),
+            id: Some(order.id),
+        };
+        if stream.orders.try_send(Ok(step)).is_ok() {
             self.figures.orders.inc();
         }
     }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use placement::plan::Metadata;
 use placement::{Answer, Now, Refusal, RegionInfo, Request};
-use proto::{StoreId, pdpb};
+use proto::StoreId;
+use proto::pontoon::v1::{RegionStep, StepRefusal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Requests and reports that wait for the driver. Full: the caller waits, which holds its connection up.
@@ -29,12 +30,14 @@ pub enum Input {
         /// Names the stream.
         stream: u64,
         /// Where orders go.
-        orders: mpsc::Sender<Result<pdpb::RegionHeartbeatResponse, tonic::Status>>,
+        orders: mpsc::Sender<Result<RegionStep, tonic::Status>>,
     },
     /// A copy of what the leader knows is wanted; nobody answers on a member that does not lead.
     Metadata(oneshot::Sender<(Metadata, Now)>),
     /// The leader of a region told about it.
     Report(Box<RegionInfo>),
+    /// A store refused a step.
+    Refused(Box<StepRefusal>),
     /// A stream ended.
     Close {
         /// The store.

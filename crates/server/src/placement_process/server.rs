@@ -7,6 +7,7 @@ use engine::Engine;
 use proto::keyspacepb::keyspace_server::KeyspaceServer;
 use proto::pdpb::pd_server::PdServer;
 use proto::pontoon::v1::admin_server::AdminServer;
+use proto::pontoon::v1::steps_server::StepsServer;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tonic::service::Routes;
@@ -71,6 +72,7 @@ pub async fn serve<E: Engine, R: Receiver>(
     let grpc = Routes::new(health_service)
         .add_service(reflection)
         .add_service(PdServer::new(pd.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(StepsServer::new(pd.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(KeyspaceServer::new(pd).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(AdminServer::new(admin).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(peers.server());

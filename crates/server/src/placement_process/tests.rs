@@ -6,10 +6,12 @@ use futures::StreamExt;
 use proto::keyspacepb::keyspace_client::KeyspaceClient;
 use proto::pdpb::pd_client::PdClient;
 use proto::pontoon::v1::admin_client::AdminClient;
+use proto::pontoon::v1::steps_client::StepsClient;
 use proto::pontoon::v1::{
     AdminHeader, ClusterStatusRequest, ListOperatorsRequest, ListSchedulersRequest,
-    ListStoresRequest, MoveReplicaRequest, PauseSchedulerRequest, ReadJournalRequest,
-    StoreCommandRequest, admin_error, journal_entry, operator_status,
+    ListStoresRequest, MoveReplicaRequest, PauseSchedulerRequest, ReadJournalRequest, RegionNews,
+    SplitRegionRequest, StepRefusal, StoreCommandRequest, admin_error, journal_entry,
+    operator_status, region_news, step_refusal,
 };
 use proto::{keyspacepb, metapb, pdpb};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -925,6 +927,90 @@ async fn plain_http_shares_the_port() {
             .await
             .1
             .contains("placement_leads 1")
+    );
+    group.stop_all().await;
+}
+
+/// A step that the leader of a region refuses ends its operator at the second time, with the reason, long before its
+/// deadline.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_step_ends_its_operator() {
+    let group = Group::start(1, 1).await;
+    let (mut client, header) = group.client().await;
+    bootstrap(&mut client, &header).await;
+    let channel = group.channel(group.leader().await).await;
+    let (sender, stream) = mpsc::channel(8);
+    let region = first_region(1);
+    let report = pdpb::RegionHeartbeatRequest {
+        header: header.clone(),
+        region: Some(region.clone()),
+        leader: region.peers.first().copied(),
+        term: 5,
+        ..Default::default()
+    };
+    let told = |kind| RegionNews { kind: Some(kind) };
+    let report = told(region_news::Kind::Report(report));
+    sender.send(report).await.expect("the stream is open");
+    let mut steps = StepsClient::new(channel.clone())
+        .exchange(ReceiverStream::new(stream))
+        .await
+        .expect("it opens")
+        .into_inner();
+    let mut admin = AdminClient::new(channel);
+    let cluster_id = header.as_ref().map_or(0, |header| header.cluster_id);
+    let admin_header = Some(AdminHeader { cluster_id });
+    let asked = Instant::now();
+    let operator_id = loop {
+        let request = SplitRegionRequest {
+            header: admin_header,
+            region_id: region.id,
+            keys: vec!["m".into()],
+        };
+        let answer = admin.split_region(request).await.expect("it answers");
+        let answer = answer.into_inner();
+        match answer.error {
+            None => break answer.operator_id,
+            // The report is on its way.
+            Some(error) => assert!(asked.elapsed() < PATIENCE, "{error:?}"),
+        }
+    };
+    let step = tokio::time::timeout(PATIENCE, steps.message())
+        .await
+        .expect("a step in time")
+        .expect("no failure")
+        .expect("a step");
+    let id = step.id.expect("it names its operator");
+    assert_eq!((id.operator_id, id.position), (operator_id, 0));
+    for _ in 0..2 {
+        let refusal = StepRefusal {
+            header: header.clone(),
+            id: Some(id),
+            region_id: region.id,
+            epoch: region.region_epoch,
+            term: 5,
+            kind: step_refusal::Kind::Invalid.into(),
+            text: "a test refuses it".into(),
+        };
+        let refusal = told(region_news::Kind::Refusal(refusal));
+        sender.send(refusal).await.expect("the stream is open");
+    }
+    let operator = loop {
+        let request = ListOperatorsRequest {
+            header: admin_header,
+            operator_id,
+            region_id: 0,
+        };
+        let answer = admin.list_operators(request).await.expect("it answers");
+        let operator = answer.into_inner().operators.remove(0);
+        if operator.state() != operator_status::State::Running {
+            break operator;
+        }
+        assert!(asked.elapsed() < PATIENCE, "{operator:?}");
+    };
+    assert_eq!(operator.state(), operator_status::State::Cancelled);
+    assert_eq!(
+        operator.reason,
+        "refused by the leader: a test refuses it: split into 2"
     );
     group.stop_all().await;
 }

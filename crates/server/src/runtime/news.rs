@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use proto::{RegionId, metapb};
-use store::event::{OrderRefusal, RegionReport};
+use store::event::{OrderAnswer, RegionReport};
 use tokio::sync::Notify;
 
 /// Splits and refused orders kept for a reader that is away. Beyond it the oldest go: region reports repeat what splits
@@ -21,7 +21,7 @@ pub struct NewsBatch {
     /// Applied splits: parent and children, left to right.
     pub splits: Vec<Vec<metapb::Region>>,
     /// What became of orders.
-    pub orders: Vec<(RegionId, Result<(), OrderRefusal>)>,
+    pub orders: Vec<OrderAnswer>,
     /// So many ids are wanted for the pool.
     pub ids_wanted: u32,
     /// Keys of which the owner is wanted.
@@ -65,7 +65,7 @@ impl News {
         &self,
         reports: Vec<RegionReport>,
         splits: Vec<Vec<metapb::Region>>,
-        orders: Vec<(RegionId, Result<(), OrderRefusal>)>,
+        orders: Vec<OrderAnswer>,
         ids_wanted: u32,
         locate: Vec<Bytes>,
     ) {

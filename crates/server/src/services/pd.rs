@@ -7,14 +7,17 @@
 pub mod convert;
 mod keyspace;
 mod split;
+mod steps;
 mod streams;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use futures::StreamExt;
 use placement::{Answer, BOOT_METADATA, Refusal, Request as Ask};
 use proto::pdpb::pd_server::Pd;
+use proto::pontoon::v1::{RegionNews, region_news};
 use proto::{RegionId, StoreId, pdpb};
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -172,7 +175,14 @@ impl Pd for PdService {
         &self,
         request: Request<Streaming<pdpb::RegionHeartbeatRequest>>,
     ) -> Called<BoxStream<pdpb::RegionHeartbeatResponse>> {
-        streams::regions(self, request.into_inner()).map(Response::new)
+        let news = request.into_inner().map(|report| {
+            report.map(|report| RegionNews {
+                kind: Some(region_news::Kind::Report(report)),
+            })
+        });
+        let steps = streams::regions(self, news.boxed())?;
+        let steps = steps.map(|step| step.map(|step| step.step.unwrap_or_default()));
+        Ok(Response::new(steps.boxed()))
     }
 
     async fn bootstrap(

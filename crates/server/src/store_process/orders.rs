@@ -1,22 +1,28 @@
 //! What placement asks of a region, in the words of the wire and of the store.
 
+use proto::pontoon::v1 as wire;
 use proto::{RegionId, eraftpb, metapb, pdpb};
 use raft::PeerId;
-use store::event::{Order, OrderKind};
+use store::event::{Order, OrderKind, StepId};
 
 /// The order in an answer of the heartbeat stream; `None` when it asks for nothing that stores of this version do.
 ///
 /// `region` is the descriptor known here. It tells a voter that shall become a learner from a peer that is new.
 pub fn from_wire(
     answer: pdpb::RegionHeartbeatResponse,
+    id: wire::StepId,
     region: Option<&metapb::Region>,
 ) -> Option<Order> {
-    let id = RegionId::from_wire(answer.region_id)?;
+    let region_id = RegionId::from_wire(answer.region_id)?;
     let epoch = answer.region_epoch?;
     let kind = kind(answer, region)?;
     Some(Order {
-        region: id,
+        region: region_id,
         epoch,
+        id: StepId {
+            operator: id.operator_id,
+            position: id.position,
+        },
         kind,
     })
 }
@@ -129,7 +135,12 @@ mod tests {
             }],
             ..Default::default()
         };
-        let order = from_wire(answer, Some(&region))?;
+        let id = wire::StepId {
+            operator_id: 40,
+            position: 2,
+        };
+        let order = from_wire(answer, id, Some(&region))?;
+        assert_eq!((order.id.operator, order.id.position), (40, 2));
         assert_eq!((order.region, order.epoch.version), (RegionId(7), 3));
         Some(order.kind)
     }
@@ -217,6 +228,7 @@ mod tests {
                     region_id: 0,
                     ..answer()
                 },
+                wire::StepId::default(),
                 None
             )
             .is_none()

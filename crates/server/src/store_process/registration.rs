@@ -9,22 +9,27 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use engine::Engine;
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use proto::pdpb::pd_client::PdClient;
-use proto::pontoon::v1::StoreIdentity;
+use proto::pontoon::v1::steps_client::StepsClient;
+use proto::pontoon::v1::{RegionNews, RegionStep, StoreIdentity};
 use proto::{RegionId, metapb, pdpb};
 use raft::Role;
-use store::event::{OrderRefusal, RegionReport};
+use store::event::{OrderAnswer, RegionReport};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
+use tonic::transport::Channel;
 
 use super::address_book::AddressBook;
 use super::error::Error;
 use super::join::first_id;
-use super::orders;
 use super::placement_client::{Leader, PlacementClient, PlacementError, with_boot};
+use super::{news, orders};
 use crate::runtime::{Handle, NewsBatch};
 use crate::services::tikv::check::now_seconds;
 
@@ -36,6 +41,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Reports that wait for the stream.
 const REPORTS_AHEAD: usize = 256;
+/// Calls beside the stream at a time.
+const CALLS_MAX: usize = 16;
 
 /// Everything the two tasks need.
 pub struct Registration<E: Engine> {
@@ -168,16 +175,17 @@ impl<E: Engine> Registration<E> {
         reports: &mut BTreeMap<RegionId, RegionReport>,
     ) -> String {
         let (sender, receiver) = mpsc::channel(REPORTS_AHEAD);
-        let mut client = PdClient::new(leader.channel.clone());
+        let mut client = StepsClient::new(leader.channel.clone());
         reports.retain(|id, _| self.leads(*id));
         let opening: Vec<_> = reports
             .values()
-            .map(|report| self.heartbeat(leader, report))
+            .map(|report| news::report(self.heartbeat(leader, report)))
             .collect();
         let outgoing = futures::stream::iter(opening).chain(ReceiverStream::new(receiver));
         // The answer's head may come only with the first order, so the stream is fed before it is there.
-        let mut call = Box::pin(client.region_heartbeat(outgoing));
-        let mut answers: Option<Streaming<pdpb::RegionHeartbeatResponse>> = None;
+        let mut call = Box::pin(client.exchange(outgoing));
+        let mut answers: Option<Streaming<RegionStep>> = None;
+        let mut calls = FuturesUnordered::new();
         let mut look = tokio::time::interval(PAUSE);
         loop {
             tokio::select! {
@@ -194,14 +202,17 @@ impl<E: Engine> Registration<E> {
                     for (id, report) in &news.reports {
                         reports.insert(*id, report.clone());
                     }
-                    let beats: Vec<_> = news.reports.values().map(|report| self.heartbeat(leader, report)).collect();
-                    for beat in beats {
-                        if sender.send(beat).await.is_err() {
+                    // Reports first: by them placement judges whether a refusal counts.
+                    let beats = news.reports.values().map(|report| news::report(self.heartbeat(leader, report)));
+                    let refusals = news.orders.iter().filter_map(|answer| self.refusal(leader, answer));
+                    for told in beats.chain(refusals).collect::<Vec<_>>() {
+                        if sender.send(told).await.is_err() {
                             return "the connection was lost".to_owned();
                         }
                     }
-                    self.tell(leader, news).await;
+                    self.call(leader, news, &calls);
                 }
+                Some(()) = calls.next(), if !calls.is_empty() => {}
                 _ = look.tick() => {
                     if !self.placement.is_leader(&leader.address) {
                         return "placement has another leader".to_owned();
@@ -224,11 +235,7 @@ impl<E: Engine> Registration<E> {
             down_seconds: *seconds,
         };
         pdpb::RegionHeartbeatRequest {
-            header: Some(pdpb::RequestHeader {
-                cluster_id: leader.cluster_id,
-                sender_id: self.identity.store_id,
-                ..Default::default()
-            }),
+            header: Some(self.header(leader)),
             region: Some(report.region.clone()),
             leader: Some(report.leader),
             term: report.term,
@@ -253,7 +260,24 @@ impl<E: Engine> Registration<E> {
         }
     }
 
-    fn take_order(&self, answer: pdpb::RegionHeartbeatResponse) -> Result<(), String> {
+    fn refusal(&self, leader: &Leader, answer: &OrderAnswer) -> Option<RegionNews> {
+        let reason = answer.result.as_ref().err()?;
+        tracing::debug!(region = %answer.region, operator = answer.id.operator, %reason, "an order was refused");
+        let header = self.header(leader);
+        (answer.id.operator != 0).then(|| news::refusal(header, answer, reason))
+    }
+
+    fn header(&self, leader: &Leader) -> pdpb::RequestHeader {
+        pdpb::RequestHeader {
+            cluster_id: leader.cluster_id,
+            sender_id: self.identity.store_id,
+            ..Default::default()
+        }
+    }
+
+    fn take_order(&self, answer: RegionStep) -> Result<(), String> {
+        let id = answer.id.unwrap_or_default();
+        let answer = answer.step.unwrap_or_default();
         if let Some(error) = answer
             .header
             .as_ref()
@@ -263,9 +287,10 @@ impl<E: Engine> Registration<E> {
             return Err(error.message.clone());
         }
         let view = self.node.region(RegionId(answer.region_id));
-        match orders::from_wire(answer, view.as_deref().map(|view| &view.region)) {
+        match orders::from_wire(answer, id, view.as_deref().map(|view| &view.region)) {
             Some(order) => {
-                tracing::info!(region = %order.region, kind = orders::name(&order.kind), "order");
+                let (kind, operator) = (orders::name(&order.kind), order.id.operator);
+                tracing::info!(region = %order.region, kind, operator, "order");
                 self.node.order(order);
             }
             None => tracing::debug!("placement asks for nothing that is known here"),
@@ -273,82 +298,106 @@ impl<E: Engine> Registration<E> {
         Ok(())
     }
 
-    /// Tells what the stream has no place for.
-    async fn tell(&self, leader: &Leader, news: NewsBatch) {
-        for (region, result) in &news.orders {
-            match result {
-                Ok(()) => tracing::debug!(%region, "an order was taken up"),
-                Err(
-                    reason @ (OrderRefusal::LaneBusy
-                    | OrderRefusal::Joint
-                    | OrderRefusal::EpochNotMatch),
-                ) => {
-                    tracing::debug!(%region, %reason, "an order was refused");
-                }
-                Err(reason) => tracing::info!(%region, %reason, "an order was refused"),
-            }
-        }
-        let mut client = PdClient::new(leader.channel.clone());
-        let header = || {
-            Some(pdpb::RequestHeader {
-                cluster_id: leader.cluster_id,
-                ..Default::default()
-            })
-        };
+    /// Tells and asks what the stream has no place for, beside it: a call may take as long as placement likes, and
+    /// reports go on. The calls end with the stream.
+    fn call<'a>(
+        &'a self,
+        leader: &Leader,
+        news: NewsBatch,
+        calls: &FuturesUnordered<BoxFuture<'a, ()>>,
+    ) {
+        let client = PdClient::new(leader.channel.clone());
+        let header = self.header(leader);
         for regions in news.splits {
             tracing::info!(regions = ?regions.iter().map(|region| region.id).collect::<Vec<_>>(), "split");
-            let told = client.report_batch_split(pdpb::ReportBatchSplitRequest {
-                header: header(),
-                regions,
-            });
             // The pieces report themselves as well.
-            if !matches!(tokio::time::timeout(PATIENCE, told).await, Ok(Ok(_))) {
-                tracing::debug!("placement was not told of a split");
+            if calls.len() < CALLS_MAX {
+                calls.push(tell_split(client.clone(), header.clone(), regions).boxed());
             }
         }
+        // The store asks again.
         for key in news.locate {
-            let asked = client.get_region(pdpb::GetRegionRequest {
-                header: header(),
-                region_key: key.clone(),
-                ..Default::default()
-            });
-            match tokio::time::timeout(PATIENCE, asked).await {
-                Ok(Ok(answer)) => {
-                    if let Some(region) = answer.into_inner().region {
-                        self.node.located(key, region);
+            if calls.len() < CALLS_MAX {
+                let asked = region_of(client.clone(), header.clone(), key.clone());
+                calls.push(
+                    async move {
+                        match asked.await {
+                            Some(region) => self.node.located(key, region),
+                            None => tracing::debug!("placement did not say where a key is"),
+                        }
+                    }
+                    .boxed(),
+                );
+            }
+        }
+        // One place is kept: the store asks again, but it asks because it will soon need them.
+        if news.ids_wanted > 0 && calls.len() <= CALLS_MAX {
+            let ids = ids(client, header, news.ids_wanted);
+            calls.push(
+                async move {
+                    match ids.await {
+                        Some(ids) => self.node.ids(ids),
+                        // The store asks again.
+                        None => tracing::debug!("placement gave no ids"),
                     }
                 }
-                // The store asks again.
-                _ => tracing::debug!("placement did not say where a key is"),
-            }
-        }
-        if news.ids_wanted > 0 {
-            let asked = client.alloc_id(pdpb::AllocIdRequest {
-                header: header(),
-                count: news.ids_wanted,
-            });
-            match tokio::time::timeout(PATIENCE, asked).await {
-                Ok(Ok(answer))
-                    if answer
-                        .get_ref()
-                        .header
-                        .as_ref()
-                        .is_none_or(|header| header.error.is_none()) =>
-                {
-                    let answer = answer.into_inner();
-                    self.node.ids((first_id(&answer)..=answer.id).collect());
-                }
-                // The store asks again.
-                _ => tracing::debug!("placement gave no ids"),
-            }
+                .boxed(),
+            );
         }
     }
 }
 
+async fn tell_split(
+    mut client: PdClient<Channel>,
+    header: pdpb::RequestHeader,
+    regions: Vec<metapb::Region>,
+) {
+    let told = client.report_batch_split(pdpb::ReportBatchSplitRequest {
+        header: Some(header),
+        regions,
+    });
+    if !matches!(tokio::time::timeout(PATIENCE, told).await, Ok(Ok(_))) {
+        tracing::debug!("placement was not told of a split");
+    }
+}
+
+/// The region that holds a key.
+async fn region_of(
+    mut client: PdClient<Channel>,
+    header: pdpb::RequestHeader,
+    key: Bytes,
+) -> Option<metapb::Region> {
+    let asked = client.get_region(pdpb::GetRegionRequest {
+        header: Some(header),
+        region_key: key,
+        ..Default::default()
+    });
+    let answer = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
+    answer.into_inner().region
+}
+
+async fn ids(
+    mut client: PdClient<Channel>,
+    header: pdpb::RequestHeader,
+    count: u32,
+) -> Option<Vec<u64>> {
+    let asked = client.alloc_id(pdpb::AllocIdRequest {
+        header: Some(header),
+        count,
+    });
+    let answer = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
+    let answer = answer.into_inner();
+    let refused = answer
+        .header
+        .as_ref()
+        .is_some_and(|header| header.error.is_some());
+    (!refused).then(|| (first_id(&answer)..=answer.id).collect())
+}
+
 /// The next answer of a stream that may not be open yet.
 async fn next(
-    answers: &mut Option<Streaming<pdpb::RegionHeartbeatResponse>>,
-) -> Result<Option<pdpb::RegionHeartbeatResponse>, tonic::Status> {
+    answers: &mut Option<Streaming<RegionStep>>,
+) -> Result<Option<RegionStep>, tonic::Status> {
     match answers {
         Some(answers) => answers.message().await,
         None => std::future::pending().await,

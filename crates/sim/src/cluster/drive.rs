@@ -7,7 +7,7 @@ use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId};
 use raft::PeerId;
 use store::SplitCause;
-use store::event::{Applied, Effects, Event, TransferChange, ViewChange};
+use store::event::{Applied, Effects, Event, OrderAnswer, TransferChange, ViewChange};
 
 use super::world::{Action, World, broken};
 use crate::group::settings::Fault;
@@ -206,7 +206,7 @@ impl World {
         for request in reads {
             self.serve_read(id, request)?;
         }
-        for (region, result) in orders {
+        for OrderAnswer { region, result, .. } in orders {
             let now = self.schedule.now();
             self.trace
                 .note(now, [3, region.0, u64::from(result.is_ok()), 0], || {

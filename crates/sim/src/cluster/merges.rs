@@ -8,7 +8,7 @@ use proto::metapb::{self, PeerRole};
 use proto::pontoon::v1::RegionState;
 use proto::{RegionId, StoreId};
 use raft::{PeerId, Role};
-use store::event::{Applied, Event, Order, OrderKind};
+use store::event::{Applied, Event, Order, OrderKind, StepId};
 use store::{codec, keys};
 
 use super::world::{World, broken};
@@ -48,6 +48,7 @@ impl World {
         let order = Order {
             region: RegionId(source.id),
             epoch: source.region_epoch.unwrap_or_default(),
+            id: StepId::default(),
             kind,
         };
         self.step(leader, Event::Order(order))?;
@@ -56,6 +57,7 @@ impl World {
             let order = Order {
                 region: RegionId(target.id),
                 epoch: target.region_epoch.unwrap_or_default(),
+                id: StepId::default(),
                 kind: OrderKind::Merge {
                     target: RegionId(source.id),
                 },

@@ -5,7 +5,7 @@ use engine::{CrashMode, Keep};
 use proto::metapb::{self, PeerRole};
 use proto::{RegionId, StoreId};
 use raft::{PeerId, Role};
-use store::event::{Event, Order, OrderKind};
+use store::event::{Event, Order, OrderKind, StepId};
 use store::keys;
 
 use super::client::{KEYS, key};
@@ -46,6 +46,7 @@ impl World {
         let order = Order {
             region: RegionId(region.id),
             epoch: region.region_epoch.unwrap_or_default(),
+            id: StepId::default(),
             kind,
         };
         self.step(*store, Event::Order(order))

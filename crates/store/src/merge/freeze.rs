@@ -47,6 +47,7 @@ impl<E: Engine> Store<E> {
         &mut self,
         source: RegionId,
         target: RegionId,
+        operator_id: u64,
     ) -> Result<(), OrderRefusal> {
         let descriptor = self.check_merge(source, target)?;
         let cx = &mut self.cx;
@@ -63,7 +64,7 @@ impl<E: Engine> Store<E> {
         peer.publish(cx);
         let command = peer.structural_command(Some(Structural::PrepareMerge(wire::PrepareMerge {
             target: Some(descriptor),
-            operator_id: 0,
+            operator_id,
         })));
         let proposed = peer.propose_structural(Payload::Structural(codec::seal(&command)), cx);
         if proposed.is_err() {

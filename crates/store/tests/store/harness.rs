@@ -13,9 +13,9 @@ use proto::{RegionId, StoreId, metapb};
 use raft::{PeerId, Role};
 use store::apply::Applier;
 use store::event::{
-    ApplyTask, Effects, Event, Keys, LogBatch, OperationResult, Order, OrderKind, OrderRefusal,
-    OwnSplit, Proposal, ReadRequest, Refusal, RegionReport, RequestId, Target, Task, TaskDone,
-    Transfer, TransferChange, ViewChange,
+    ApplyTask, Effects, Event, Keys, LogBatch, OperationResult, Order, OrderAnswer, OrderKind,
+    OrderRefusal, OwnSplit, Proposal, ReadRequest, Refusal, RegionReport, RequestId, StepId,
+    Target, Task, TaskDone, Transfer, TransferChange, ViewChange,
 };
 use store::{Options, Store, identity, read, task};
 
@@ -38,7 +38,7 @@ pub struct Node {
     pub splits: Vec<Vec<metapb::Region>>,
     pub own_splits: Vec<OwnSplit>,
     pub drained: bool,
-    pub orders: Vec<(RegionId, Result<(), OrderRefusal>)>,
+    pub orders: Vec<OrderAnswer>,
 }
 
 pub struct Cluster {
@@ -707,6 +707,18 @@ impl Cluster {
         region: RegionId,
         kind: OrderKind,
     ) -> Result<(), OrderRefusal> {
+        let answer = self.order_step(store, region, StepId::default(), kind);
+        answer.result
+    }
+
+    /// As a step of an operator.
+    pub fn order_step(
+        &mut self,
+        store: StoreId,
+        region: RegionId,
+        id: StepId,
+        kind: OrderKind,
+    ) -> OrderAnswer {
         let epoch = self
             .view(store.0, region)
             .region
@@ -717,18 +729,19 @@ impl Cluster {
             Event::Order(Order {
                 region,
                 epoch,
+                id,
                 kind,
             }),
         );
-        let (answered, result) = self
+        let answer = self
             .nodes
             .get_mut(&store)
             .expect("it is there")
             .orders
             .pop()
             .expect("an answer");
-        assert_eq!(answered, region);
-        result
+        assert_eq!((answer.region, answer.id), (region, id));
+        answer
     }
 
     fn request(&mut self, is_read: bool) -> RequestId {

@@ -3,7 +3,7 @@
 use proto::metapb::{self, PeerRole};
 use proto::pontoon::v1 as wire;
 use raft::PeerId;
-use store::event::{OrderKind, OrderRefusal};
+use store::event::{Half, OrderKind, OrderRefusal};
 
 use crate::harness::*;
 
@@ -58,7 +58,7 @@ fn orders_that_do_not_fit_are_refused() {
         Err(OrderRefusal::StoreHasPeer)
     );
     let used = cluster.order(r(1), OrderKind::AddLearner(learner(13, 4)));
-    assert_eq!(used, Err(OrderRefusal::Invalid("the peer id is used")));
+    assert_eq!(used, Err(OrderRefusal::PeerIdUsed(PeerId(13))));
     let voter = cluster.order(r(1), OrderKind::RemoveLearner(PeerId(13)));
     assert_eq!(
         voter,
@@ -224,7 +224,12 @@ fn conf_too_few_live() {
         promote: vec![PeerId(14)],
         demote: vec![PeerId(13)],
     };
-    assert_eq!(cluster.order(r(1), kind), Err(OrderRefusal::TooFewLive));
+    assert_eq!(
+        cluster.order(r(1), kind),
+        Err(OrderRefusal::TooFewLive {
+            half: Half::Outgoing
+        })
+    );
     // Replacing the dead one is a repair.
     cluster.swap_peers(r(1), 14, 12);
     cluster.remove_learner(r(1), 12);

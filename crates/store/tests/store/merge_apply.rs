@@ -188,6 +188,7 @@ fn split(key: &str, child: u64) -> Structural {
             peer_ids: vec![child * 10 + 1, child * 10 + 2, child * 10 + 3],
             first_leader: child * 10 + 1,
         }],
+        operator_id: 0,
     })
 }
 

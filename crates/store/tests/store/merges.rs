@@ -5,7 +5,7 @@ use engine::MemoryOptions;
 use proto::metapb;
 use proto::pontoon::v1::raft_message::Body;
 use raft::PeerId;
-use store::event::{Event, Order, OrderKind, OrderRefusal, Refusal};
+use store::event::{Event, Order, OrderKind, OrderRefusal, Refusal, StepId};
 
 use crate::harness::*;
 
@@ -189,14 +189,19 @@ fn merge_epoch_moves() {
             Event::Order(Order {
                 region: r(1),
                 epoch,
+                id: StepId::default(),
                 kind,
             }),
         );
     }
     cluster.take(s(1));
     let orders = std::mem::take(&mut cluster.nodes.get_mut(&s(1)).expect("it is there").orders);
+    let results: Vec<_> = orders
+        .into_iter()
+        .map(|answer| (answer.region, answer.result))
+        .collect();
     assert_eq!(
-        orders,
+        results,
         [(r(1), Ok(())), (r(1), Err(OrderRefusal::LaneBusy))]
     );
     cluster.settle();
@@ -488,6 +493,7 @@ fn merge_mutual() {
             Event::Order(Order {
                 region: r(region),
                 epoch,
+                id: StepId::default(),
                 kind,
             }),
         );

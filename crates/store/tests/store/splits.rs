@@ -515,6 +515,7 @@ fn split_vs_structural() {
     let order = store::event::Order {
         region: r(1),
         epoch: stale,
+        id: store::event::StepId::default(),
         kind: OrderKind::AddLearner(learner),
     };
     cluster.step(leader, store::event::Event::Order(order));
@@ -525,7 +526,10 @@ fn split_vs_structural() {
         .orders
         .pop()
         .expect("an answer");
-    assert_eq!(answer, (r(1), Err(OrderRefusal::EpochNotMatch)));
+    assert_eq!(
+        (answer.region, answer.result),
+        (r(1), Err(OrderRefusal::EpochNotMatch))
+    );
     assert_eq!(
         cluster.order(r(1), OrderKind::Split(vec![key("z")])),
         Err(OrderRefusal::Invalid(

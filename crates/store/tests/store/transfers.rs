@@ -1,7 +1,7 @@
 //! Handing leadership over (REGIONS §6, §10 row 41).
 
 use raft::PeerId;
-use store::event::{Event, OrderKind, OrderRefusal};
+use store::event::{Event, OrderKind, OrderRefusal, StepId};
 
 use crate::harness::*;
 
@@ -62,6 +62,50 @@ fn transfer_refused() {
     assert_eq!(cluster.order(r(1), to(12)), Err(OrderRefusal::LaneBusy));
     cluster.hold_apply.clear();
     cluster.settle();
+}
+
+/// A step is repeated until its effect shows: while it is under way it is taken as taken, anything else is refused, and
+/// says who refused it.
+#[test]
+fn a_step_under_way_is_not_refused() {
+    let mut cluster = Cluster::new(3, &[region(1, "", "", &[1, 2, 3])]);
+    cluster.put(r(1), "a", "1");
+    cluster.elect_at(r(1), 1);
+    let split = |key: &'static str| OrderKind::Split(vec![key.into()]);
+    let id = |operator, position| StepId { operator, position };
+    cluster.hold_apply.insert(s(1));
+    let first = cluster.order_step(s(1), r(1), id(7, 2), split("m"));
+    assert_eq!(first.result, Ok(()));
+    let again = cluster.order_step(s(1), r(1), id(7, 2), split("m"));
+    assert_eq!(again.result, Ok(()));
+    for (other, kind) in [
+        (id(8, 2), split("k")),
+        (id(7, 3), split("k")),
+        (StepId::default(), split("m")),
+    ] {
+        let refused = cluster.order_step(s(1), r(1), other, kind);
+        assert_eq!(refused.result, Err(OrderRefusal::LaneBusy), "{other:?}");
+        let view = cluster.view(1, r(1));
+        assert_eq!(
+            (refused.epoch, refused.term),
+            (view.region.region_epoch, view.term)
+        );
+    }
+    cluster.hold_apply.clear();
+    cluster.settle();
+    let next = cluster.order_step(s(1), r(1), id(8, 0), split("k"));
+    assert_eq!(next.result, Ok(()), "the lane is free");
+}
+
+/// A store that drains hands over by itself, to whom it finds best.
+#[test]
+fn a_draining_store_transfers_nothing_on_command() {
+    let mut cluster = Cluster::new(2, &[region(1, "", "", &[1])]);
+    cluster.put(r(1), "a", "1");
+    cluster.add_learner(r(1), 12, 2);
+    cluster.step(s(1), Event::Drain);
+    let refused = cluster.order_at(s(1), r(1), OrderKind::TransferLeader(PeerId(12)));
+    assert_eq!(refused, Err(OrderRefusal::StoreDraining(s(1))));
 }
 
 #[test]

@@ -256,6 +256,7 @@ mod tests {
             region: RegionId(7),
             leader: peer(1),
             epoch,
+            id: Default::default(),
             kind,
         };
         let response = super::order(&order, 9);

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use futures::StreamExt;
 use placement::{Answer, Refusal, Request as Ask};
+use proto::pontoon::v1::{RegionNews, RegionStep, region_news};
 use proto::{StoreId, pdpb};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -75,11 +76,11 @@ async fn timestamp(
     }
 }
 
-/// Takes reports of regions and gives steps back. The stream ends when this member is deposed.
+/// Takes reports of regions and refusals of steps, and gives steps back. The stream ends when this member is deposed.
 pub fn regions(
     service: &PdService,
-    requests: Streaming<pdpb::RegionHeartbeatRequest>,
-) -> Result<BoxStream<pdpb::RegionHeartbeatResponse>, Status> {
+    news: BoxStream<RegionNews>,
+) -> Result<BoxStream<RegionStep>, Status> {
     let Some(term) = service.placement.standing().serving else {
         return Err(convert::status(&Refusal::NotLeader));
     };
@@ -88,7 +89,7 @@ pub fn regions(
     tokio::spawn(async move {
         let deposed = service.placement.clone();
         let ended = tokio::select! {
-            ended = take_reports(&service, requests, &orders) => ended,
+            ended = take_news(&service, news, &orders) => ended,
             () = deposed.deposed(term) => Err(convert::status(&Refusal::NotLeader)),
         };
         if let Err(status) = ended {
@@ -99,18 +100,33 @@ pub fn regions(
     Ok(ReceiverStream::new(answers).boxed())
 }
 
-async fn take_reports(
+async fn take_news(
     service: &PdService,
-    mut requests: Streaming<pdpb::RegionHeartbeatRequest>,
-    orders: &mpsc::Sender<Result<pdpb::RegionHeartbeatResponse, Status>>,
+    mut news: BoxStream<RegionNews>,
+    orders: &mpsc::Sender<Result<RegionStep, Status>>,
 ) -> Result<(), Status> {
     let stream = service.streams.fetch_add(1, Ordering::Relaxed);
     let mut opened: Option<StoreId> = None;
     let ended = loop {
-        let request = match requests.message().await {
-            Ok(Some(request)) => request,
-            Ok(None) => break Ok(()),
-            Err(status) => break Err(status),
+        let request = match news.next().await {
+            Some(Ok(RegionNews {
+                kind: Some(region_news::Kind::Report(request)),
+            })) => request,
+            Some(Ok(RegionNews {
+                kind: Some(region_news::Kind::Refusal(refusal)),
+            })) => {
+                if let Err(error) = service.admit(refusal.header.as_ref()) {
+                    break Err(Status::failed_precondition(error.message));
+                }
+                let refusal = Input::Refused(Box::new(refusal));
+                let sent = service.placement.send(refusal).await;
+                sent.map_err(|refusal| convert::status(&refusal))?;
+                continue;
+            }
+            // From a later version.
+            Some(Ok(RegionNews { kind: None })) => continue,
+            None => break Ok(()),
+            Some(Err(status)) => break Err(status),
         };
         if let Err(error) = service.admit(request.header.as_ref()) {
             break Err(Status::failed_precondition(error.message));

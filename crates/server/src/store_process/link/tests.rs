@@ -13,7 +13,7 @@ use proto::pontoon::v1::{
 };
 use proto::{RegionId, StoreId, metapb};
 use raft::Role;
-use store::event::{Keys, Order, OrderKind, Target};
+use store::event::{Keys, Order, OrderKind, StepId, Target};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -233,6 +233,7 @@ impl Pair {
                 conf_ver: 1,
                 version: 1,
             },
+            id: StepId::default(),
             kind: OrderKind::AddLearner(learner),
         });
     }
