@@ -170,7 +170,8 @@ pub enum Request {
 }
 
 impl Request {
-    /// Whether it may write more than a few bytes, so that it is refused while too much waits to be written.
+    /// Whether it may write more than a few bytes, so that it is refused while too much waits to be written. Not refused is
+    /// what shows or ends what fills it: operators end by themselves as well, and each one ends once.
     pub(crate) fn stages_much(&self) -> bool {
         !matches!(
             self,

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use placement::decision::Who;
 use placement::{
-    Answer, Effects, Event, Now, Placement, Refusal, RegionInfo, Request, RequestId, Settings,
-    Write,
+    Answer, Effects, Event, JournalQuery, Now, Placement, Refusal, RegionInfo, Request, RequestId,
+    Settings, Write,
 };
 use proto::{RegionId, metapb};
 
@@ -150,7 +151,9 @@ fn many_large_splits_fit_into_writes() {
 
     // All of them are commanded while one write is under way.
     let asked: Vec<_> = (1..=REGIONS).map(|id| (id, world.split(id))).collect();
-    let busy = |world: &World, id| matches!(world.answers.get(id), Some(Err(Refusal::Busy(_))));
+    let busy = |world: &World, id: &RequestId| {
+        matches!(world.answers.get(id), Some(Err(Refusal::Busy(_))))
+    };
     let refused: Vec<_> = asked
         .iter()
         .filter(|(_, request)| busy(&world, request))
@@ -161,7 +164,36 @@ fn many_large_splits_fit_into_writes() {
         "{refused:?} {:?}",
         world.answers
     );
+    // What an administrator needs to see why, and to end it, is served nevertheless.
+    let running = Request::Operators {
+        operator: None,
+        region: None,
+    };
+    let pause = |seconds| Request::PauseScheduler {
+        who: Who::BalanceLeader,
+        duration: Duration::from_secs(seconds),
+    };
+    let query = JournalQuery {
+        limit: 10,
+        ..Default::default()
+    };
+    let small = [
+        running,
+        Request::Journal(query),
+        Request::Schedulers,
+        pause(60),
+        pause(0),
+        Request::CancelOperator(u64::MAX),
+    ];
+    let small = small.map(|request| world.ask(request));
     world.settle();
+    for request in small {
+        let answer = world.answers.get(&request);
+        assert!(
+            answer.is_some() && !busy(&world, &request),
+            "{request:?}: {answer:?}"
+        );
+    }
     let taken = asked
         .iter()
         .filter(|(_, request)| matches!(world.answers.get(request), Some(Ok(Answer::Operator(_)))));
