@@ -252,11 +252,19 @@ impl Engine for RocksEngine {
 
     fn sync(&self) -> Result<(), Error> {
         let shared = &*self.shared;
+        let wanted = *shared
+            .last_number
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let _one_at_a_time = shared
             .syncing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         shared.check_running("sync")?;
+        // One that began while this one waited covers it.
+        if shared.synced_number.load(Ordering::Acquire) >= wanted {
+            return Ok(());
+        }
         let number = *shared
             .last_number
             .lock()

@@ -45,7 +45,7 @@ pub trait Engine: Clone + Send + Sync + 'static {
     /// Applies a batch atomically. Visible to reads when it returns; durable after [`Engine::sync`] or a flush.
     fn write(&self, batch: Batch, logging: Logging) -> Result<(), Error>;
 
-    /// Makes everything logged so far survive a power loss. A failure is final (R14).
+    /// Makes everything logged so far survive a power loss; those that wait share one. A failure is final (R14).
     fn sync(&self) -> Result<(), Error>;
 
     /// Writes the memory of a family to files; when it returns they are durable. If there was anything to write, all

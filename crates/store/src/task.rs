@@ -207,7 +207,7 @@ impl Wanted {
     }
 }
 
-/// Replaces what is in the ranges by the files, then writes the region's state, then flushes: only after that may the
+/// Replaces what is in the ranges by the files, then writes the region's state, then syncs: only after that may the
 /// install mark go (REGIONS §7). `None` when the driver stops meanwhile: the mark makes the next start begin anew.
 fn install<E: Engine>(
     engine: &E,
@@ -288,7 +288,7 @@ fn install<E: Engine>(
         },
         Logging::On,
     )?;
-    engine.flush(Family::State)?;
+    engine.sync()?;
     Ok(Some(TaskDone::SnapshotInstalled {
         region,
         peer,
@@ -296,7 +296,8 @@ fn install<E: Engine>(
     }))
 }
 
-/// The order of destroying (REGIONS §2): the tombstone is flushed before log and hard state go. The mark stays for ever.
+/// The order of destroying (REGIONS §2): the tombstone survives a power loss before log and hard state go. The mark stays for
+/// ever. Everything here goes through the engine's log, so that a sync is enough, and the engine shares it among all that wait.
 fn destroy<E: Engine>(
     engine: &E,
     region: RegionId,
@@ -315,7 +316,7 @@ fn destroy<E: Engine>(
         },
         Logging::On,
     )?;
-    engine.flush(Family::State)?;
+    engine.sync()?;
     if let Some((start, end)) = clear {
         engine.clear_range(
             Family::State,

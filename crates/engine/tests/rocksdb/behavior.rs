@@ -307,6 +307,21 @@ fn checkpoint_is_an_engine_of_its_own() {
     assert_holds(&engine, Family::State, [2, 3].into_iter());
 }
 
+/// A sync that another has covered meanwhile costs nothing; one that a write waits for is never left out.
+#[test]
+fn syncs_are_shared() {
+    let directory = directory();
+    let engine = open(directory.path());
+    put(&engine, Family::Log, 0, Logging::On);
+    for _ in 0..3 {
+        engine.sync().expect("the disk works");
+    }
+    assert_eq!(engine.statistics().syncs, 1);
+    put(&engine, Family::Log, 1, Logging::On);
+    engine.sync().expect("the disk works");
+    assert_eq!(engine.statistics().syncs, 2);
+}
+
 #[test]
 fn statistics_and_sequence_move() {
     let directory = directory();

@@ -209,6 +209,43 @@ fn logged_changes_are_replayed_without_the_unlogged_between() {
     assert_holds(&copy, Family::State, [1, 3].into_iter());
 }
 
+/// What an install does (REGIONS §7), stopped after its sync: taking the files in flushes the clearing below them, and the
+/// log brings back the state that was written after them, without a flush of its own.
+#[test]
+fn an_install_ends_with_a_sync() {
+    let directory = directory();
+    let engine = open(directory.path());
+    for number in 0..10 {
+        put(&engine, Family::State, number, Logging::On);
+    }
+    let view = engine.view();
+    let staged = engine.stage_range(&view, Family::State, b"", b"z", u64::MAX, "all");
+    staged.expect("the disk works");
+    drop(view);
+    engine.flush(Family::State).expect("the disk works");
+    for number in 5..15 {
+        put(&engine, Family::State, number, Logging::On);
+    }
+    engine
+        .clear_range(Family::State, b"", b"z", Logging::On)
+        .expect("the disk works");
+    engine
+        .ingest(Family::State, &["all".into()])
+        .expect("the file is sound");
+    put(&engine, Family::State, 20, Logging::On);
+    engine.sync().expect("the disk works");
+    assert_eq!(
+        engine
+            .get_flushed(Family::State, &key(20))
+            .expect("readable"),
+        None,
+        "the log alone has it"
+    );
+    let stopped = image(&engine);
+    let copy = open(stopped.path());
+    assert_holds(&copy, Family::State, (0..10).chain([20]));
+}
+
 /// What opening replayed is in files when it returns: a second stop finds the same.
 #[test]
 fn opening_makes_what_it_replayed_durable() {

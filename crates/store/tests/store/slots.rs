@@ -10,7 +10,7 @@ use store::{Options, Store, identity, keys, task};
 use crate::harness::*;
 
 /// Three stores of which the third is so far behind that it needs a snapshot, which the first builds, but for what is held.
-fn one_behind() -> Cluster {
+pub fn one_behind() -> Cluster {
     let options = Options {
         compact_entries: 20,
         compact_tail_entries: 0,
@@ -32,7 +32,7 @@ fn one_behind() -> Cluster {
 }
 
 /// Lets time pass until a store has a task to do that its harness holds back, and takes it.
-fn held_task(cluster: &mut Cluster, store: StoreId, what: TaskFilter) -> Task {
+pub fn held_task(cluster: &mut Cluster, store: StoreId, what: TaskFilter) -> Task {
     cluster.hold_task = Some((store, what));
     cluster.until("the task waits", |cluster| {
         cluster.nodes[&store].tasks.iter().any(what)
@@ -50,7 +50,7 @@ fn is_send(task: &Task) -> bool {
     matches!(task, Task::SendSnapshot { .. })
 }
 
-fn is_install(task: &Task) -> bool {
+pub fn is_install(task: &Task) -> bool {
     matches!(task, Task::InstallSnapshot { .. })
 }
 
