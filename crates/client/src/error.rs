@@ -83,24 +83,6 @@ impl std::fmt::Display for Part {
 }
 
 impl Error {
-    /// Whether the same call may succeed later. After [`Error::Unknown`] that is for the caller to decide.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Unavailable { .. } => true,
-            Self::Admin { kind, .. } => matches!(
-                kind,
-                admin_error::Kind::NotLeader
-                    | admin_error::Kind::NotBootstrapped
-                    | admin_error::Kind::Busy
-            ),
-            Self::EmptyKey
-            | Self::TooLarge { .. }
-            | Self::Keyspace { .. }
-            | Self::Refused { .. }
-            | Self::Unknown { .. } => false,
-        }
-    }
-
     /// Whether the operation may have taken effect, now or later, although it failed.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Unknown { .. })

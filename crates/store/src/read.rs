@@ -11,9 +11,6 @@ use engine::{Direction, Error, Family, View};
 
 use crate::{keys, value};
 
-/// Largest page of a scan in bytes (RELIABILITY F27).
-pub const PAGE_BYTES_MAX: usize = 4 << 20;
-
 /// Pairs and where to go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
@@ -35,7 +32,7 @@ pub struct Scan<'a> {
     pub direction: Direction,
     /// Pairs at most.
     pub limit: usize,
-    /// Bytes of keys and values at most, but at least one pair. [`PAGE_BYTES_MAX`] is the most it makes sense to ask for.
+    /// Bytes of keys and values at most, but at least one pair.
     pub bytes_max: usize,
     /// Leave values empty.
     pub key_only: bool,
@@ -53,38 +50,6 @@ pub fn get(view: &impl View, key: &[u8], now: u64) -> Result<Option<Bytes>, Erro
     };
     let stored = value::decode(bytes)?;
     Ok(stored.is_live(now).then_some(stored.value))
-}
-
-/// The values of keys that exist, with the keys, in the order asked.
-///
-/// # Errors
-/// As [`get`].
-pub fn batch_get(
-    view: &impl View,
-    wanted: &[Bytes],
-    now: u64,
-) -> Result<Vec<(Bytes, Bytes)>, Error> {
-    let mut pairs = Vec::with_capacity(wanted.len());
-    for key in wanted {
-        if let Some(value) = get(view, key, now)? {
-            pairs.push((key.clone(), value));
-        }
-    }
-    Ok(pairs)
-}
-
-/// Seconds until a key ends: `None` when it does not exist, `Some(0)` when it never ends.
-///
-/// # Errors
-/// As [`get`].
-pub fn ttl(view: &impl View, key: &[u8], now: u64) -> Result<Option<u64>, Error> {
-    let Some(bytes) = view.get(Family::State, &keys::data(key))? else {
-        return Ok(None);
-    };
-    let stored = value::decode(bytes)?;
-    Ok(stored
-        .is_live(now)
-        .then(|| stored.expires_at.saturating_sub(now)))
 }
 
 /// Narrows `[start, end)` to a region's range; `None` when they share no key.

@@ -131,19 +131,6 @@ impl Transport {
         }
     }
 
-    /// Ends the link to a store that will not come back.
-    pub fn forget(&self, store: StoreId) {
-        let queue = self
-            .inner
-            .queues
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&store);
-        if let Some(queue) = queue {
-            queue.close();
-        }
-    }
-
     /// Load of every link.
     pub fn stats(&self) -> Vec<QueueStats> {
         let queues = self

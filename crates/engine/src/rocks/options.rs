@@ -37,9 +37,6 @@ pub struct RocksOptions {
     /// Threads for flush and compaction. Default: one per core, at least 2. One thread could not flush while it
     /// compacts; more than cores compete with the foreground.
     pub background_jobs: usize,
-    /// Upper limit for the bytes per second that flush and compaction write, tuned down by RocksDB while less is enough.
-    /// Default 0: no limit. Far below the rate of writes it stalls them.
-    pub background_bytes_per_second: u64,
     /// Files that may be open. Default -1: all stay open, which is fastest and checks the head of every file when the
     /// engine opens. A limit closes and opens them again while reading.
     pub open_files_max: i32,
@@ -53,22 +50,7 @@ impl Default for RocksOptions {
             memtable_bytes_max: 384 * MIB,
             log_bytes_max: 512 * MIB as u64,
             background_jobs: thread::available_parallelism().map_or(2, |cores| cores.get().max(2)),
-            background_bytes_per_second: 0,
             open_files_max: -1,
-        }
-    }
-}
-
-impl RocksOptions {
-    /// Settings for a process that may use `memory_limit` bytes: 45 % block cache and 15 % memtables (STORAGE §7).
-    pub fn for_memory(memory_limit: u64) -> RocksOptions {
-        let memory_limit = usize::try_from(memory_limit).unwrap_or(usize::MAX);
-        let memtable_bytes_max = (memory_limit / 20).saturating_mul(3);
-        RocksOptions {
-            cache_bytes: (memory_limit / 20).saturating_mul(9),
-            memtable_bytes: (memtable_bytes_max / 6).clamp(4 * MIB, 128 * MIB),
-            memtable_bytes_max,
-            ..RocksOptions::default()
         }
     }
 }
@@ -130,10 +112,6 @@ fn database(options: &RocksOptions) -> Result<Options, Error> {
 
     database.increase_parallelism(jobs);
     database.set_max_background_jobs(jobs);
-    if options.background_bytes_per_second > 0 {
-        let rate = i64::try_from(options.background_bytes_per_second).unwrap_or(i64::MAX);
-        database.set_auto_tuned_ratelimiter(rate, 100_000, 10);
-    }
     database.set_max_open_files(options.open_files_max);
 
     database.set_log_level(LogLevel::Info);

@@ -114,18 +114,6 @@ fn single_keys_and_expiry() {
         Some(&b"2"[..])
     );
     assert_eq!(read::get(&view, b"b", 100).expect("good"), None);
-    assert_eq!(read::ttl(&view, b"a", 50).expect("good"), Some(0));
-    assert_eq!(read::ttl(&view, b"b", 50).expect("good"), Some(50));
-    assert_eq!(read::ttl(&view, b"b", 100).expect("good"), None);
-    assert_eq!(read::ttl(&view, b"c", 50).expect("good"), None);
-    let wanted = [
-        Bytes::from_static(b"b"),
-        Bytes::from_static(b"c"),
-        Bytes::from_static(b"a"),
-    ];
-    let found = read::batch_get(&view, &wanted, 0).expect("good");
-    assert_eq!(found.len(), 2);
-    assert_eq!(found[0].0, "b");
 }
 
 #[test]
