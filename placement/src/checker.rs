@@ -2,7 +2,10 @@
 //!
 //! Every region is checked when it reports and by a slow sweep, as long as it has no operator. A check is a pure function
 //! of the region and the stores; the first thing found wins: edges, learners without operator, missing voters, extra ones,
-//! voters on stores that are lost or gone, voters on stores that are drained, voters that share a place. What is added is added before anything goes.
+//! voters on stores that are lost or gone, voters on stores that are drained, voters that share a place, small neighbours.
+//! What is added is added before anything goes.
+
+mod merge;
 
 use std::time::Duration;
 
@@ -18,6 +21,7 @@ use crate::operators::Operators;
 use crate::regions::{RegionInfo, Regions};
 use crate::settings::Settings;
 use crate::stores::Stores;
+pub(crate) use merge::{MergeFinding, is_small};
 
 /// Stores that are looked at for a voter that is only misplaced.
 const STORES_MAX: usize = 32;
@@ -72,6 +76,8 @@ pub(crate) enum Finding {
         /// Who leads then.
         to: metapb::Peer,
     },
+    /// It should be part of a neighbour.
+    Merge(MergeFinding),
 }
 
 /// Why a voter is to go.
@@ -128,7 +134,7 @@ pub(crate) struct Checker<'a> {
     pub operators: &'a Operators,
     pub drains: &'a Drains,
     pub fit: &'a Isolation,
-    /// For how long the region has been as it is: joint, or with a learner of nobody.
+    /// For how long the region has been as it is: joint, with a learner of nobody, or small.
     pub unsettled: Duration,
     pub now: Now,
 }
@@ -177,7 +183,7 @@ impl Checker<'_> {
         }
         match self.leaver(region) {
             Some((from, why)) => self.replace(region, from, why),
-            None => Ok(self.misplaced(region)),
+            None => Ok(self.misplaced(region).or_else(|| self.check_merge(region))),
         }
     }
 

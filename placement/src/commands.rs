@@ -161,6 +161,23 @@ pub(crate) fn move_steps(region: &RegionInfo, from: &metapb::Peer, to: &metapb::
     steps
 }
 
+/// The steps by which a new peer takes the place of a voter, one of several that follow each other. Who is to go hands its
+/// leadership over when the change of roles is its turn; a lone voter before that.
+pub(crate) fn take_place(region: &RegionInfo, from: &metapb::Peer, to: &metapb::Peer) -> Vec<Step> {
+    if region.voters().count() == 1 {
+        return move_steps(region, from, to);
+    }
+    vec![
+        Step::AddLearner(*to),
+        Step::CatchUp(*to),
+        Step::Swap {
+            promote: vec![*to],
+            demote: vec![*from],
+        },
+        Step::RemoveLearner(*from),
+    ]
+}
+
 /// The steps that add a voter.
 pub(crate) fn add_steps(to: &metapb::Peer) -> Vec<Step> {
     vec![

@@ -137,6 +137,13 @@ pub enum Request {
     },
     /// A keyspace by name.
     Keyspace(String),
+    /// Have a region taken in by a neighbour (an administrator's command).
+    Merge {
+        /// The region.
+        region: RegionId,
+        /// Its neighbour; the better of the two if none is named.
+        target: Option<RegionId>,
+    },
     /// Split a region at keys (an administrator's command).
     Split {
         /// The region.
@@ -401,6 +408,8 @@ pub enum OrderKind {
     TransferLeader(metapb::Peer),
     /// Split at these keys.
     Split(Vec<Bytes>),
+    /// Be taken in by this neighbour, which is led on the same store.
+    Merge(metapb::Region),
 }
 
 /// Changes of keys of the placement region, to be proposed as one command.

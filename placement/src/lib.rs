@@ -54,7 +54,7 @@ pub use journal::{JournalQuery, JournalSettings};
 pub use machine::Placement;
 pub use operator::{Epoch, Kind, OperatorView, Priority, SPLIT_KEYS_MAX, State, Step};
 pub use regions::RegionInfo;
-pub use settings::{BalanceSettings, Settings};
+pub use settings::{BalanceSettings, MergeSettings, Settings};
 pub use state::{CLUSTER_KEY, LoadError, decode_cluster};
 pub use stores::{DrainInfo, StoreInfo};
 pub use tso::LOGICAL_MAX;

@@ -339,6 +339,9 @@ impl Leader {
             Request::Split { region, keys } => self.command(region, now, |leader, region| {
                 commands::split(region, keys, leader.cluster.api_version)
             }),
+            Request::Merge { region, target } => self.command(region, now, |leader, region| {
+                leader.plan_merge(region, target, now)
+            }),
             Request::MoveReplica { region, from, to } => {
                 self.command(region, now, |leader, region| {
                     leader.plan_move(region, from, to, now)
@@ -485,7 +488,7 @@ impl Leader {
                 self.operators.advance(
                     region,
                     Occasion::Tick,
-                    &self.stores,
+                    (&self.regions, &self.stores),
                     now,
                     &self.settings,
                     &mut self.outbox,

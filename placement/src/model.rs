@@ -189,7 +189,7 @@ impl Model {
                 0
             }
             // Keys are not modelled, so what is asked for is not done: its operator ends by its deadline.
-            OrderKind::Split(_) => return None,
+            OrderKind::Split(_) | OrderKind::Merge(_) => return None,
         };
         let region = self.regions.get_mut(&order.region)?;
         if let Some(epoch) = &mut region.region.region_epoch {

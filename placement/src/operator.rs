@@ -11,7 +11,10 @@ use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId, metapb};
 
 use crate::event::OrderKind;
-use crate::regions::RegionInfo;
+use crate::regions::{RegionInfo, Regions};
+pub use merge::Merge;
+
+mod merge;
 
 /// Keys of one split command at the most (REGIONS §4).
 pub const SPLIT_KEYS_MAX: usize = 9;
@@ -56,8 +59,8 @@ impl Epoch {
         }
     }
 
-    /// The epoch after a split.
-    fn after_split(self) -> Self {
+    /// The epoch after a split, a freeze or a thaw.
+    fn after_version(self) -> Self {
         Self {
             version: self.version.saturating_add(1),
             ..self
@@ -84,6 +87,8 @@ pub enum Kind {
     TransferLeader,
     /// More regions.
     Split,
+    /// Fewer regions.
+    Merge,
 }
 
 impl Kind {
@@ -95,6 +100,7 @@ impl Kind {
             Self::MoveReplica => "move-replica",
             Self::TransferLeader => "transfer-leader",
             Self::Split => "split",
+            Self::Merge => "merge",
         }
     }
 }
@@ -164,6 +170,8 @@ pub enum Step {
     TransferLeader(metapb::Peer),
     /// Split at these keys; the region keeps what lies left of the first.
     Split(Vec<Bytes>),
+    /// Be taken in by a neighbour. Always the last.
+    Merge(Merge),
 }
 
 impl Step {
@@ -175,7 +183,7 @@ impl Step {
             Self::Swap { promote, .. } => {
                 promote.iter().map(|peer| StoreId(peer.store_id)).collect()
             }
-            Self::RemoveLearner(_) | Self::Split(_) => Vec::new(),
+            Self::RemoveLearner(_) | Self::Split(_) | Self::Merge(_) => Vec::new(),
         }
     }
 
@@ -219,6 +227,7 @@ impl fmt::Display for Step {
                 write!(f, "transfer leader to {}@{}", peer.id, peer.store_id)
             }
             Self::Split(keys) => write!(f, "split into {}", keys.len() + 1),
+            Self::Merge(merge) => write!(f, "merge into region {}", merge.target.id),
         }
     }
 }
@@ -255,6 +264,8 @@ pub struct OperatorView {
     pub state: State,
     /// Its region.
     pub region: RegionId,
+    /// The neighbour that is to take the region in.
+    pub target: Option<RegionId>,
     /// Its steps, as text.
     pub steps: Vec<String>,
     /// The current one; the number of steps when done.
@@ -276,6 +287,21 @@ impl Operator {
         &self.steps[self.step]
     }
 
+    /// The region that takes its own in, which it holds as well.
+    pub fn target(&self) -> Option<&Merge> {
+        match self.steps.last() {
+            Some(Step::Merge(merge)) => Some(merge),
+            _ => None,
+        }
+    }
+
+    /// The regions that it holds.
+    pub fn regions(&self) -> impl Iterator<Item = RegionId> + use<> {
+        [Some(self.region), self.target().map(Merge::target_id)]
+            .into_iter()
+            .flatten()
+    }
+
     /// From which store to which it goes, as far as its steps tell.
     pub fn stores(&self) -> (Option<StoreId>, Option<StoreId>) {
         let (mut from, mut to) = (None, None);
@@ -285,7 +311,7 @@ impl Operator {
                 Step::TransferLeader(peer) => to = to.or(Some(peer)),
                 Step::RemoveLearner(peer) => from = Some(peer),
                 Step::Swap { promote, .. } => to = to.or(promote.first()),
-                Step::Split(_) => {}
+                Step::Split(_) | Step::Merge(_) => {}
             }
         }
         let store = |peer: &metapb::Peer| StoreId(peer.store_id);
@@ -298,6 +324,7 @@ impl Operator {
             kind: self.kind,
             state: self.state,
             region: self.region,
+            target: self.target().map(Merge::target_id),
             steps: self.steps.iter().map(Step::to_string).collect(),
             step: self.step,
             cause: self.cause.clone(),
@@ -314,6 +341,7 @@ impl Operator {
             Kind::MoveReplica => part::Kind::MoveReplica,
             Kind::TransferLeader => part::Kind::TransferLeader,
             Kind::Split => part::Kind::Split,
+            Kind::Merge => part::Kind::MergeRegions,
         };
         let priority = match self.priority {
             Priority::Merge => part::Priority::Merge,
@@ -355,6 +383,7 @@ impl Operator {
                 part::Kind::MoveReplica => Kind::MoveReplica,
                 part::Kind::TransferLeader => Kind::TransferLeader,
                 part::Kind::Split => Kind::Split,
+                part::Kind::MergeRegions => Kind::Merge,
             };
         let priority =
             match part::Priority::try_from(record.priority).map_err(|_| "unknown priority")? {
@@ -410,6 +439,11 @@ fn step_to_wire(step: &Step) -> wire::PlacementStep {
         Step::RemoveLearner(peer) => Kind::RemoveLearner(peer),
         Step::TransferLeader(peer) => Kind::TransferLeader(peer),
         Step::Split(keys) => Kind::Split(wire::PlacementKeys { keys }),
+        Step::Merge(merge) => Kind::Merge(wire::PlacementMerge {
+            target: Some(merge.target),
+            start_key: merge.range.0,
+            end_key: merge.range.1,
+        }),
     };
     wire::PlacementStep { kind: Some(kind) }
 }
@@ -427,6 +461,10 @@ fn step_from_wire(step: wire::PlacementStep) -> Option<Step> {
         Kind::TransferLeader(peer) => Step::TransferLeader(peer),
         Kind::Split(split) if !split.keys.is_empty() => Step::Split(split.keys),
         Kind::Split(_) => return None,
+        Kind::Merge(merge) => Step::Merge(Merge {
+            target: merge.target?,
+            range: (merge.start_key, merge.end_key),
+        }),
     })
 }
 
@@ -447,7 +485,12 @@ pub(crate) enum Progress {
 ///
 /// The epoch tells whether the step was applied: only the step itself may have moved it, and by exactly what REGIONS §1
 /// says. Any other move means that someone else changed the region, so what the step was decided on does not hold.
-pub(crate) fn judge(step: &Step, expected: Epoch, region: &RegionInfo) -> Progress {
+pub(crate) fn judge(
+    step: &Step,
+    expected: Epoch,
+    region: &RegionInfo,
+    regions: &Regions,
+) -> Progress {
     let epoch = region.epoch();
     match step {
         Step::AddLearner(peer) => judge_add(peer, expected, region),
@@ -492,7 +535,7 @@ pub(crate) fn judge(step: &Step, expected: Epoch, region: &RegionInfo) -> Progre
                 } else {
                     Progress::Send(OrderKind::Split(keys.clone()))
                 }
-            } else if epoch == expected.after_split()
+            } else if epoch == expected.after_version()
                 && Some(&region.region.end_key) == keys.first()
             {
                 Progress::Done(epoch)
@@ -500,6 +543,7 @@ pub(crate) fn judge(step: &Step, expected: Epoch, region: &RegionInfo) -> Progre
                 moved(expected, epoch)
             }
         }
+        Step::Merge(merge) => merge.judge(expected, region, regions),
     }
 }
 

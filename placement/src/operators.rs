@@ -78,7 +78,7 @@ impl Operators {
         for (id, operator) in records {
             if operator.state != State::Running {
                 operators.finished.insert(id, operator);
-            } else if operators.by_region.contains_key(&operator.region) {
+            } else if operator.regions().any(|region| operators.holds(region)) {
                 doubles.push(operator);
             } else {
                 operators.track(operator, false, now);
@@ -116,12 +116,13 @@ impl Operators {
             finished_at_ms: 0,
         };
         assert!(!operator.steps.is_empty(), "operator {id} has no steps");
-        let occupied = self.by_region.get(&operator.region);
-        assert!(
-            occupied.is_none(),
-            "region {} has operator {occupied:?}",
-            operator.region
-        );
+        for region in operator.regions() {
+            let occupied = self.by_region.get(&region);
+            assert!(
+                occupied.is_none(),
+                "region {region} has operator {occupied:?}"
+            );
+        }
         note(
             &operator,
             outbox,
@@ -131,17 +132,27 @@ impl Operators {
         self.track(operator, true, now);
     }
 
-    /// The operator of a region, its priority, and whether it may be replaced: not while a joint change may be under way.
+    fn holds(&self, region: RegionId) -> bool {
+        self.by_region.contains_key(&region)
+    }
+
+    /// The operator of a region, its priority, and whether it may be replaced: not while a joint change or a freeze may be
+    /// under way.
     pub fn of_region(&self, region: RegionId) -> Option<(u64, Priority, bool)> {
         let id = *self.by_region.get(&region)?;
         let operator = &self.running[&id].operator;
-        let between = !matches!(operator.current(), Step::Swap { .. });
+        let between = !matches!(operator.current(), Step::Swap { .. } | Step::Merge(_));
         Some((id, operator.priority, between))
     }
 
     /// Operators under way, by id.
     pub fn under_way(&self) -> impl Iterator<Item = &Operator> {
         self.running.values().map(|running| &running.operator)
+    }
+
+    /// Merges under way.
+    pub fn merges(&self) -> usize {
+        self.by_region.len() - self.running.len()
     }
 
     /// Operators under way.
@@ -190,7 +201,7 @@ impl Operators {
         &mut self,
         region: &RegionInfo,
         occasion: Occasion,
-        stores: &Stores,
+        view: (&Regions, &Stores),
         now: Now,
         settings: &Settings,
         outbox: &mut Outbox,
@@ -198,17 +209,21 @@ impl Operators {
         let Some(&id) = self.by_region.get(&region.id()) else {
             return;
         };
+        let (regions, stores) = view;
         loop {
             let running = self
                 .running
                 .get_mut(&id)
                 .expect("by_region names running operators");
+            if running.operator.region != region.id() {
+                return self.advance_target(id, region, now, settings, outbox);
+            }
             if !running.heard {
                 running.heard = true;
                 running.since = now.monotonic;
             }
             let step = running.operator.current();
-            match judge(step, running.operator.epoch, region) {
+            match judge(step, running.operator.epoch, region, regions) {
                 Progress::Done(epoch) => {
                     let step_text = step.to_string();
                     let text = format!("done: {step_text}");
@@ -241,6 +256,41 @@ impl Operators {
                     }
                     return;
                 }
+            }
+        }
+    }
+
+    /// Looks at a merge with what is known of the region that is to take the other in: it alone tells that it did.
+    fn advance_target(
+        &mut self,
+        id: u64,
+        target: &RegionInfo,
+        now: Now,
+        settings: &Settings,
+        outbox: &mut Outbox,
+    ) {
+        let running = self
+            .running
+            .get_mut(&id)
+            .expect("by_region names running operators");
+        let operator = &mut running.operator;
+        let merge = operator
+            .target()
+            .expect("by_region names only the regions that an operator holds");
+        match merge.judge_target(target) {
+            Progress::Done(_) if matches!(operator.current(), Step::Merge(_)) => {
+                let text = operator.current().to_string();
+                operator.step += 1;
+                happened(operator, What::Step, text, now, outbox);
+                self.finish(id, State::Done, String::new(), now, settings, outbox);
+            }
+            Progress::Wait | Progress::Send(_) => {}
+            Progress::Done(_) => {
+                let reason = "its neighbour took it in early".to_owned();
+                self.finish(id, State::Cancelled, reason, now, settings, outbox);
+            }
+            Progress::Cancel(reason) => {
+                self.finish(id, State::Cancelled, reason, now, settings, outbox);
             }
         }
     }
@@ -335,7 +385,7 @@ impl Operators {
         let running = self.running.values().map(|running| &running.operator);
         let wanted = |found: &&Operator| {
             operator.is_none_or(|id| found.id == id)
-                && region.is_none_or(|region| found.region == region)
+                && region.is_none_or(|region| found.regions().any(|found| found == region))
         };
         let all = running.chain(self.finished.values()).filter(wanted);
         let mut views: Vec<_> = all.map(|operator| operator.view(now.wall_ms)).collect();
@@ -344,7 +394,9 @@ impl Operators {
     }
 
     fn track(&mut self, operator: Operator, heard: bool, now: Now) {
-        self.by_region.insert(operator.region, operator.id);
+        for region in operator.regions() {
+            self.by_region.insert(region, operator.id);
+        }
         for store in touched(&operator) {
             *self.busy.entry(store).or_default() += 1;
         }
@@ -370,7 +422,9 @@ impl Operators {
         let Some(Running { operator, .. }) = self.running.remove(&id) else {
             return;
         };
-        self.by_region.remove(&operator.region);
+        for region in operator.regions() {
+            self.by_region.remove(&region);
+        }
         for store in touched(&operator) {
             let count = self
                 .busy
@@ -494,7 +548,9 @@ fn give_up(
         return Some(format!("store {store} is leaving"));
     }
     let deadline = match step {
-        Step::AddLearner(_) | Step::RemoveLearner(_) | Step::Split(_) => settings.step_deadline,
+        Step::AddLearner(_) | Step::RemoveLearner(_) | Step::Split(_) | Step::Merge(_) => {
+            settings.step_deadline
+        }
         Step::CatchUp(_) => catch_up_deadline(region, settings),
         Step::Swap { .. } => settings.swap_deadline,
         Step::TransferLeader(_) => settings.transfer_deadline,

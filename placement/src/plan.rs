@@ -170,6 +170,8 @@ impl Rehearsal {
         } = metadata;
         // The copy knows everything from the start.
         settings.balance.settle = Duration::ZERO;
+        // What becomes of small regions is another question.
+        settings.merge.enabled = false;
         let setting = settings.balance.setting();
         let costs = Costs {
             order: ORDER,

@@ -63,6 +63,48 @@ pub struct Settings {
     pub journal: JournalSettings,
     /// How the cluster is kept even.
     pub balance: BalanceSettings,
+    /// When neighbours become one.
+    pub merge: MergeSettings,
+}
+
+/// When neighbours become one. What the two may have together lies far below what a region is split at (REGIONS §4, §5):
+/// 40 % of its size, 25 % of its load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergeSettings {
+    /// Whether regions are merged by themselves.
+    pub enabled: bool,
+    /// A region is left alone until it has been small for so long.
+    pub after: Duration,
+    /// Bytes up to which a region is small.
+    pub small_bytes: u64,
+    /// Keys up to which it is.
+    pub small_keys: u64,
+    /// Bytes of both at the most.
+    pub bytes_max: u64,
+    /// Keys of both at the most.
+    pub keys_max: u64,
+    /// Requests per second of both at the most.
+    pub requests_max: u64,
+    /// Bytes read and written per second of both at the most.
+    pub load_bytes_max: u64,
+    /// Merges under way at once.
+    pub operators_max: usize,
+}
+
+impl Default for MergeSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            after: Duration::from_secs(600),
+            small_bytes: 19 << 20,
+            small_keys: 192_000,
+            bytes_max: 38 << 20,
+            keys_max: 384_000,
+            requests_max: 750,
+            load_bytes_max: 7_500 << 10,
+            operators_max: 16,
+        }
+    }
 }
 
 /// How a cluster is kept even.
@@ -152,6 +194,7 @@ impl Default for Settings {
             back_off_max: Duration::from_secs(600),
             journal: JournalSettings::default(),
             balance: BalanceSettings::default(),
+            merge: MergeSettings::default(),
         }
     }
 }

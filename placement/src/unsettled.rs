@@ -1,4 +1,5 @@
-//! Since when regions have been in a state that should pass: a joint configuration, a learner that no operator owns.
+//! Since when regions have been in a state that should pass: a joint configuration, a learner that no operator owns, a
+//! size that is not worth a region.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +14,8 @@ use crate::regions::RegionInfo;
 enum What {
     Joint,
     Learner(u64),
+    /// With the version since which it is: what was just split or merged counts anew.
+    Small(u64),
 }
 
 /// Regions in such a state. Soft: a new placement leader counts anew.
@@ -22,8 +25,9 @@ pub(crate) struct Unsettled {
 }
 
 impl Unsettled {
-    /// Looks at a region; returns how long it has been so. `owned` is whether an operator looks after it.
-    pub fn watch(&mut self, region: &RegionInfo, owned: bool, now: Now) -> Duration {
+    /// Looks at a region; returns how long it has been so. `owned` is whether an operator looks after it, `small` whether
+    /// it could be part of a neighbour.
+    pub fn watch(&mut self, region: &RegionInfo, owned: bool, small: bool, now: Now) -> Duration {
         let learner = |peer: &&metapb::Peer| peer.role() == metapb::PeerRole::Learner;
         let what = if region.is_joint() {
             Some(What::Joint)
@@ -31,7 +35,11 @@ impl Unsettled {
             None
         } else {
             let learner = region.region.peers.iter().find(learner);
-            learner.map(|peer| What::Learner(peer.id))
+            match learner {
+                Some(peer) => Some(What::Learner(peer.id)),
+                None if small => Some(What::Small(region.epoch().version)),
+                None => None,
+            }
         };
         let Some(what) = what else {
             self.forget(region.id());

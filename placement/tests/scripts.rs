@@ -7,8 +7,8 @@
 //! lost with the held write on its way) and `late` (it arrives), `bootstrap STORE`,
 //! `store ID ADDRESS [boot=N]`, `beat ID...`, `wait MS` (ticks every 100 ms, all beating stores beat), `silence ID`,
 //! `clock MS` (the wall clock jumps), `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS] [bytes=N]`
-//! [down=ID:SECONDS,...] with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `split REGION KEY...`,
-//! `move REGION FROM TO`, `transfer REGION STORE`, `refuse OPERATOR STEP KIND region=N at=CONF:VERSION term=N`, `get KEY`, `previous KEY`, `scan START END`
+//! [interval=SECONDS] [down=ID:SECONDS,...] with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `split REGION KEY...`,
+//! `merge REGION [TARGET]`, `move REGION FROM TO`, `transfer REGION STORE`, `refuse OPERATOR STEP KIND region=N at=CONF:VERSION term=N`, `get KEY`, `previous KEY`, `scan START END`
 //! (a key may be `k*N`: k, N times), `drain ID`, `undrain ID`, `remove ID`, `cancel OPERATOR`,
 //! `pause WHO MS`, `schedulers`, `journal [region=ID] [store=ID] [operator=ID]` (newest first), `label ID KEY=VALUE...`, `ids N`, `tso N`, `operators`, `stores`.
 
@@ -235,6 +235,10 @@ impl World {
                     keys,
                 });
             }
+            "merge" => self.request(Request::Merge {
+                region: RegionId(number(1)),
+                target: (words.len() > 2).then(|| RegionId(number(2))),
+            }),
             "move" => self.request(Request::MoveReplica {
                 region: RegionId(number(1)),
                 from: StoreId(number(2)),
@@ -532,6 +536,8 @@ fn region(words: &[&str]) -> RegionInfo {
             info.term = term.parse().expect("a term");
         } else if let Some(bytes) = word.strip_prefix("bytes=") {
             info.bytes = bytes.parse().expect("a size");
+        } else if let Some(seconds) = word.strip_prefix("interval=") {
+            info.interval = Duration::from_secs(seconds.parse().expect("seconds"));
         } else if let Some(id) = word.strip_prefix("leader=") {
             leader = Some(id.parse::<u64>().expect("a peer id"));
         } else if let Some(ids) = word.strip_prefix("pending=") {
@@ -650,6 +656,13 @@ fn show(order: &Order) -> String {
             format!("promote [{}] demote [{}]", list(promote), list(demote))
         }
         OrderKind::TransferLeader(peer) => format!("transfer leader to {}", one(peer)),
+        OrderKind::Merge(target) => {
+            let epoch = target.region_epoch.unwrap_or_default();
+            format!(
+                "merge into region {} at {}:{}",
+                target.id, epoch.conf_ver, epoch.version
+            )
+        }
         OrderKind::Split(keys) => {
             format!(
                 "split at {}",

@@ -2,7 +2,7 @@
 //! placement leaders that come and go; a store that dies and one that is drained. From one seed.
 //!
 //! Checked all the time: no peer id is used twice (R19, R31), a region never loses a voter before its successor is there
-//! (R22), each half of a joint state has a live quorum and one voter more unless a dead one leaves, and no region has two
+//! (R22), what merges covers both ranges and no more, each half of a joint state has a live quorum and one voter more unless a dead one leaves, and no region has two
 //! operators. Checked once the faults end: every region has its voters and nothing else (REGIONS §9: no orphan learner, no
 //! joint state), none of them on a dead or drained store, those stores can be removed, and no operator is left.
 
@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use placement::{
-    Answer, Effects, Event, Now, Order, OrderKind, Placement, RegionInfo, Request, RequestId,
-    Settings, Space, State, Write,
+    Answer, Effects, Event, MergeSettings, Now, Order, OrderKind, Placement, RegionInfo, Request,
+    RequestId, Settings, Space, State, Write,
 };
 use proto::metapb::{self, PeerRole};
 use proto::{RegionId, StoreId};
@@ -63,6 +63,8 @@ struct Truth {
     term: u64,
     /// Learners that lag.
     lagging: BTreeSet<u64>,
+    /// The neighbour that may take it in, and the only epoch at which it may.
+    frozen: Option<(u64, metapb::RegionEpoch)>,
 }
 
 impl Truth {
@@ -79,6 +81,7 @@ impl Truth {
             leader: peer(&self.leader),
             term: self.term,
             pending: self.lagging.iter().filter_map(peer).collect(),
+            interval: Duration::from_secs(60),
             ..RegionInfo::default()
         }
     }
@@ -196,6 +199,10 @@ impl World {
                 back_off_max: Duration::from_secs(4),
                 store_down_after: Duration::from_secs(4),
                 store_lost_after: Duration::from_secs(12),
+                merge: MergeSettings {
+                    after: Duration::from_secs(20),
+                    ..MergeSettings::default()
+                },
                 ..Settings::default()
             }),
             placement: BTreeMap::new(),
@@ -263,6 +270,7 @@ impl World {
                 leader: 101,
                 term: 1,
                 lagging: BTreeSet::new(),
+                frozen: None,
             },
         );
         world
@@ -370,13 +378,7 @@ impl World {
             25..50 => self.deliver_order(),
             50..60 => self.report(id),
             60..70 => self.deliver_report(),
-            70..82 => {
-                let (dead, dice) = (self.dead(), &mut self.dice);
-                self.regions
-                    .get_mut(&id)
-                    .expect("a known region")
-                    .live(dice, dead);
-            }
+            70..82 => self.live(id),
             82..84 => {
                 let (dead, dice) = (self.dead(), &mut self.dice);
                 self.regions
@@ -404,6 +406,82 @@ impl World {
             }
             _ => self.replace_leader(),
         }
+    }
+
+    /// What a region does by itself.
+    fn live(&mut self, id: u64) {
+        let dead = self.dead();
+        let Some(truth) = self.regions.get_mut(&id) else {
+            return;
+        };
+        truth.live(&mut self.dice, dead);
+        let Some((target, epoch)) = truth.frozen else {
+            return;
+        };
+        let decided = self.regions[&target].region.region_epoch != Some(epoch);
+        match (decided, self.dice.below(4)) {
+            // The neighbour moved on: the freeze is over.
+            (true, _) => self.thaw(id),
+            (false, 0) => {
+                let target = self.regions.get_mut(&target).expect("it is there");
+                target.moves(0, 1);
+                *self.done.entry("aborts").or_default() += 1;
+            }
+            (false, 1) => self.absorb(id, target),
+            (false, _) => {}
+        }
+    }
+
+    fn thaw(&mut self, id: u64) {
+        let truth = self.regions.get_mut(&id).expect("it is there");
+        truth.frozen = None;
+        truth.moves(0, 1);
+    }
+
+    fn absorb(&mut self, id: u64, into: u64) {
+        let source = self.regions.remove(&id).expect("it is there");
+        for other in self.regions.values_mut() {
+            if other.frozen.is_some_and(|(target, _)| target == id) {
+                other.frozen = None;
+                other.moves(0, 1);
+            }
+        }
+        let target = self.regions.get_mut(&into).expect("it is there");
+        let version = |truth: &Truth| truth.region.region_epoch.map_or(0, |epoch| epoch.version);
+        let higher = version(&source).max(version(target)) - version(target) + 1;
+        target.moves(0, higher);
+        if !source.region.end_key.is_empty() && source.region.end_key == target.region.start_key {
+            target.region.start_key = source.region.start_key;
+        } else {
+            assert_eq!(source.region.start_key, target.region.end_key);
+            target.region.end_key = source.region.end_key;
+        }
+        *self.done.entry("merges").or_default() += 1;
+    }
+
+    /// Whether the leader of a region would freeze it for a neighbour (REGIONS §5).
+    fn may_freeze(&self, source: &Truth, target: &metapb::Region) -> bool {
+        let Some(into) = self.regions.get(&target.id) else {
+            return false;
+        };
+        let (left, right) = (&source.region, &into.region);
+        let touch = (!left.end_key.is_empty() && left.end_key == right.start_key)
+            || (!right.end_key.is_empty() && right.end_key == left.start_key);
+        let stores = |truth: &Truth| {
+            let peers = truth.region.peers.iter();
+            peers
+                .map(|peer| (peer.store_id, peer.role))
+                .collect::<BTreeSet<_>>()
+        };
+        let leader = |truth: &Truth| truth.report().leader.map(|leader| leader.store_id);
+        touch
+            && into.region.region_epoch == target.region_epoch
+            && !into.is_joint()
+            && into.frozen.is_none()
+            && stores(source) == stores(into)
+            && leader(source) == leader(into)
+            && source.lagging.is_empty()
+            && into.lagging.is_empty()
     }
 
     fn command(&mut self, id: u64) {
@@ -522,7 +600,21 @@ impl World {
         };
         let exact = truth.region.region_epoch == Some(order.epoch);
         let leads = truth.report().leader.map(|leader| leader.store_id) == Some(order.store.0);
-        if truth.is_joint() || !leads || (!exact && self.bug != Bug::EpochIgnored) {
+        if truth.is_joint()
+            || truth.frozen.is_some()
+            || !leads
+            || (!exact && self.bug != Bug::EpochIgnored)
+        {
+            return;
+        }
+        if let OrderKind::Merge(target) = &order.kind {
+            let truth = truth.clone();
+            if self.may_freeze(&truth, target) {
+                let truth = self.regions.get_mut(&order.region.0).expect("it obeys");
+                truth.frozen = target.region_epoch.map(|epoch| (target.id, epoch));
+                truth.moves(0, 1);
+                *self.done.entry("freezes").or_default() += 1;
+            }
             return;
         }
         let before = truth.voters();
@@ -606,6 +698,7 @@ impl World {
                 }
             }
             OrderKind::Split(keys) => self.split(order.region.0, &keys[0].clone()),
+            OrderKind::Merge(_) => unreachable!("obeyed above"),
         }
     }
 
@@ -652,9 +745,9 @@ impl World {
         });
         self.settle();
         let mut busy = BTreeSet::new();
-        for operator in self.operators() {
-            if operator.1 == State::Running {
-                assert!(busy.insert(operator.0), "{} has two operators", operator.0);
+        for (region, state) in self.operators() {
+            if state == State::Running {
+                assert!(busy.insert(region), "{region} has two operators");
             }
         }
     }
@@ -666,7 +759,11 @@ impl World {
         });
         let operators = operators.flatten();
         operators
-            .map(|operator| (operator.region, operator.state))
+            .flat_map(|operator| {
+                let regions = [Some(operator.region), operator.target];
+                let state = operator.state;
+                regions.into_iter().flatten().map(move |id| (id, state))
+            })
             .collect()
     }
 
@@ -692,11 +789,7 @@ impl World {
                 for order in std::mem::take(&mut self.orders) {
                     self.obey(&order);
                 }
-                let (dead, dice) = (self.dead(), &mut self.dice);
-                self.regions
-                    .get_mut(&id)
-                    .expect("a known region")
-                    .live(dice, dead);
+                self.live(id);
             }
             self.pass(500);
             self.settle();
@@ -710,6 +803,7 @@ impl World {
             assert_eq!(truth.voters(), REPLICAS, "{region:?}");
             assert_eq!(region.peers.len(), REPLICAS, "an orphan stays: {region:?}");
             assert!(!truth.is_joint(), "a joint state stays: {region:?}");
+            assert_eq!(truth.frozen, None, "it stays frozen: {region:?}");
             for store in [self.dead(), self.drained].into_iter().flatten() {
                 let on = |peer: &metapb::Peer| peer.store_id == store;
                 assert!(
@@ -804,6 +898,9 @@ fn operators_end_and_leave_nothing_behind() {
         "transfers",
         "splits",
         "deaths",
+        "freezes",
+        "aborts",
+        "merges",
     ];
     for what in wanted.into_iter().chain(["removed stores"]) {
         assert!(

@@ -331,7 +331,7 @@ impl World {
                 let left = self.left.entry(order.region).or_default();
                 left.push(StoreId(peer.store_id));
             }
-            OrderKind::Swap { .. } | OrderKind::Split(_) => {}
+            OrderKind::Swap { .. } | OrderKind::Split(_) | OrderKind::Merge(_) => {}
         }
     }
 

@@ -135,19 +135,25 @@ impl Leader {
         }
     }
 
-    /// Whether repair may send a region to a store now. What is under way is bounded by the number of operators.
-    pub(super) fn repair_may_send(&self, region: &RegionInfo, to: StoreId, now: Now) -> bool {
+    /// Whether a checker may send a region to a store now. What is under way is bounded by the number of operators.
+    pub(super) fn may_send(
+        &self,
+        region: &RegionInfo,
+        to: StoreId,
+        purpose: Purpose,
+        now: Now,
+    ) -> bool {
         let setting = self.settings.balance.setting();
         let dial = &self.balancer.dial;
-        repair_claims(region, to)
+        claims(region, to, purpose)
             .iter()
             .all(|claim| dial.allows(*claim, 0, setting, now.monotonic))
     }
 
-    /// Repair sends a region to a store.
-    pub(super) fn repair_sends(&mut self, region: &RegionInfo, to: StoreId, now: Now) {
+    /// A checker sends a region to a store.
+    pub(super) fn sends(&mut self, region: &RegionInfo, to: StoreId, purpose: Purpose, now: Now) {
         let setting = self.settings.balance.setting();
-        for claim in repair_claims(region, to) {
+        for claim in claims(region, to, purpose) {
             self.balancer.dial.take(claim, setting, now.monotonic);
         }
     }
@@ -212,11 +218,11 @@ impl Leader {
 }
 
 /// What a snapshot from the leader of a region costs both sides.
-fn repair_claims(region: &RegionInfo, to: StoreId) -> Vec<Claim> {
+fn claims(region: &RegionInfo, to: StoreId, purpose: Purpose) -> Vec<Claim> {
     let claim = |store, side| Claim {
         store,
         side,
-        purpose: Purpose::Repair,
+        purpose,
         bytes: Burden::of(region).size,
     };
     let sender = leader_store(region).map(|store| claim(store, Side::Sends));

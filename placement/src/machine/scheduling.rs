@@ -6,11 +6,12 @@ use proto::pontoon::v1::StepRefusal;
 use proto::{RegionId, StoreId, metapb};
 
 use super::Leader;
-use crate::checker::{Checker, Finding, Leaves};
+use crate::checker::{Checker, Finding, Leaves, MergeFinding, is_small};
 use crate::commands;
 use crate::decision::{Decision, Outcome, Who};
+use crate::dial::Purpose;
 use crate::event::{Answer, Lookup, Now, Refusal};
-use crate::operator::{Kind, Priority, Step};
+use crate::operator::{Kind, Merge, Priority, Step};
 use crate::operators::{Occasion, Plan};
 use crate::regions::RegionInfo;
 use crate::state;
@@ -32,7 +33,7 @@ impl Leader {
         self.operators.advance(
             region,
             Occasion::Report,
-            &self.stores,
+            (&self.regions, &self.stores),
             now,
             &self.settings,
             &mut self.outbox,
@@ -57,7 +58,8 @@ impl Leader {
             return;
         };
         let owned = self.operators.of_region(id).is_some();
-        let unsettled = self.unsettled.watch(region, owned, now);
+        let small = is_small(region, &self.settings.merge);
+        let unsettled = self.unsettled.watch(region, owned, small, now);
         let found = match self.checker(unsettled, now).check(region) {
             Ok(Some(found)) => found,
             Ok(None) => return,
@@ -68,13 +70,17 @@ impl Leader {
             return;
         }
         let region = region.clone();
-        let snapshot = match &found.finding {
-            Finding::Add { to, .. } | Finding::Move { to, .. } => Some(*to),
-            _ => None,
+        let snapshots: Vec<_> = match &found.finding {
+            Finding::Add { to, .. } | Finding::Move { to, .. } => vec![*to],
+            Finding::Merge(merge) => merge.moves.iter().map(|(_, to)| *to).collect(),
+            _ => Vec::new(),
         };
-        if let Some(to) = snapshot
-            && !self.repair_may_send(&region, to, now)
-        {
+        let purpose = match &found.finding {
+            Finding::Merge(_) => Purpose::Balance,
+            _ => Purpose::Repair,
+        };
+        let may = |to: &StoreId| self.may_send(&region, *to, purpose, now);
+        if !snapshots.iter().all(may) {
             decision.outcome = Outcome::Refused {
                 reason: "rebalance_share leaves it no bytes now".into(),
             };
@@ -87,8 +93,8 @@ impl Leader {
         // A checker can wait: the region is checked again.
         decision.outcome = match plan.and_then(|plan| self.start(&region, plan, now)) {
             Ok(operator) => {
-                if let Some(to) = snapshot {
-                    self.repair_sends(&region, to, now);
+                for to in snapshots {
+                    self.sends(&region, to, purpose, now);
                 }
                 Outcome::Created { operator }
             }
@@ -205,6 +211,13 @@ impl Leader {
                     ..repair(Kind::MoveReplica, steps, cause)
                 }
             }
+            Finding::Merge(merge) => {
+                let cause = format!(
+                    "both are small: {} bytes have a region of their own",
+                    region.bytes
+                );
+                self.merge_plan(region, &merge, Priority::Merge, cause)?
+            }
             Finding::HandOver { from, to } => Plan {
                 kind: Kind::TransferLeader,
                 priority: Priority::Drain,
@@ -228,6 +241,93 @@ impl Leader {
             priority: Priority::Admin,
             steps: commands::move_steps(region, old, &new),
             cause: format!("an administrator moves it from store {from} to store {to}"),
+        })
+    }
+
+    /// An administrator has a region taken in.
+    pub(super) fn plan_merge(
+        &mut self,
+        region: &RegionInfo,
+        target: Option<RegionId>,
+        now: Now,
+    ) -> Result<Plan, Refusal> {
+        let (start, end) = (&region.region.start_key, &region.region.end_key);
+        let before = self.regions.previous(start);
+        let after = self.regions.by_key(end).filter(|_| !end.is_empty());
+        let neighbours: Vec<_> = [before, after].into_iter().flatten().collect();
+        let candidates: Vec<_> = neighbours
+            .iter()
+            .copied()
+            .filter(|other| target.is_none_or(|target| other.id() == target))
+            .collect();
+        if candidates.is_empty() {
+            let ids: Vec<_> = neighbours
+                .iter()
+                .map(|other| other.id().to_string())
+                .collect();
+            return Err(Refusal::Invalid(match ids.is_empty() {
+                true => format!("no neighbour of region {} is known", region.id()),
+                false => format!(
+                    "region {} can be merged into its neighbours: {}",
+                    region.id(),
+                    ids.join(", ")
+                ),
+            }));
+        }
+        let checker = self.checker(Duration::ZERO, now);
+        let mut best: Option<MergeFinding> = None;
+        let mut reason = "";
+        for other in candidates {
+            match checker.could_merge(region, other) {
+                Ok(moves)
+                    if best
+                        .as_ref()
+                        .is_none_or(|best| moves.len() < best.moves.len()) =>
+                {
+                    best = Some(MergeFinding {
+                        target: other.region.clone(),
+                        moves,
+                    });
+                }
+                Ok(_) => {}
+                Err(why) => reason = why,
+            }
+        }
+        let Some(merge) = best else {
+            return Err(Refusal::Invalid(format!(
+                "region {} cannot be merged: {reason}",
+                region.id()
+            )));
+        };
+        for (_, to) in &merge.moves {
+            if let Err(why) = checker.could_take(region, *to) {
+                return Err(Refusal::Invalid(format!("store {to} must take it: {why}")));
+            }
+        }
+        let cause = format!("an administrator merges it into region {}", merge.target.id);
+        self.merge_plan(region, &merge, Priority::Admin, cause)
+    }
+
+    fn merge_plan(
+        &mut self,
+        region: &RegionInfo,
+        merge: &MergeFinding,
+        priority: Priority,
+        cause: String,
+    ) -> Result<Plan, Refusal> {
+        let step = Merge::new(&region.region, &merge.target)
+            .ok_or_else(|| Refusal::Invalid("the regions are no neighbours".into()))?;
+        let mut steps = Vec::new();
+        for (from, to) in &merge.moves {
+            let to = self.new_learner(*to)?;
+            steps.extend(commands::take_place(region, from, &to));
+        }
+        steps.push(Step::Merge(step));
+        Ok(Plan {
+            kind: Kind::Merge,
+            priority,
+            steps,
+            cause,
         })
     }
 
@@ -272,11 +372,22 @@ impl Leader {
         plan: Plan,
         now: Now,
     ) -> Result<u64, Refusal> {
-        let id = region.id();
-        if let Some((other, priority, between)) = self.operators.of_region(id) {
-            if priority >= plan.priority || !between || region.is_joint() {
-                return Err(Refusal::Busy(format!("region {id} has operator {other}")));
+        let target = match plan.steps.last() {
+            Some(Step::Merge(merge)) => Some(merge.target_id()),
+            _ => None,
+        };
+        let held: Vec<_> = [Some(region.id()), target].into_iter().flatten().collect();
+        let mut replaced = Vec::new();
+        for id in held {
+            if let Some((other, priority, between)) = self.operators.of_region(id) {
+                let joint = self.regions.get(id).is_some_and(RegionInfo::is_joint);
+                if priority >= plan.priority || !between || joint {
+                    return Err(Refusal::Busy(format!("region {id} has operator {other}")));
+                }
+                replaced.push(other);
             }
+        }
+        for other in replaced {
             let reason = format!("replaced: {}", plan.cause);
             self.operators
                 .cancel(other, reason, now, &self.settings, &mut self.outbox);
@@ -295,7 +406,7 @@ impl Leader {
         self.operators.advance(
             region,
             Occasion::Report,
-            &self.stores,
+            (&self.regions, &self.stores),
             now,
             &self.settings,
             &mut self.outbox,

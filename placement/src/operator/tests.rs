@@ -2,6 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Most steps look at their own region alone.
+fn judge(step: &Step, expected: Epoch, region: &RegionInfo) -> Progress {
+    super::judge(step, expected, region, &Regions::default())
+}
+
 fn peer(id: u64, role: metapb::PeerRole) -> metapb::Peer {
     metapb::Peer {
         id,
@@ -236,4 +241,85 @@ proptest! {
             Progress::Wait | Progress::Cancel(_) => {}
         }
     }
+}
+
+/// A merge: what the source and the target may show (REGIONS §9: same stores and leader store; T covers both; failed: S
+/// at a higher version).
+#[test]
+fn a_merge_is_judged_by_both_regions() {
+    let three = [(1, V), (2, V), (3, V)];
+    let target = |conf_ver, version, start: &'static str, leader: u64| {
+        let mut info = region(conf_ver, version, &three);
+        info.region.id = 2;
+        info.region.start_key = start.into();
+        info.region.end_key = Bytes::new();
+        info.leader = info.peer(leader).copied();
+        info
+    };
+    let at = target(8, 9, "m", 1);
+    let view = |target: &RegionInfo| {
+        let mut regions = Regions::default();
+        regions.report(target.clone()).expect("a region");
+        regions
+    };
+    let source = region(5, 3, &three);
+    let merge = Merge::new(&source.region, &at.region).expect("neighbours");
+    let step = Step::Merge(merge.clone());
+    let judged =
+        |source: &RegionInfo, target: &RegionInfo| super::judge(&step, E, source, &view(target));
+
+    assert_eq!(
+        judged(&source, &at),
+        Progress::Send(OrderKind::Merge(at.region.clone()))
+    );
+    let elsewhere = target(8, 9, "m", 2);
+    assert_eq!(
+        judged(&source, &elsewhere),
+        Progress::Send(OrderKind::TransferLeader(peer(2, V))),
+        "both must be led on one store"
+    );
+    assert_eq!(judged(&region(5, 4, &three), &at), Progress::Wait, "frozen");
+    assert!(cancels(&judged(&region(5, 5, &three), &at)), "thawed");
+    assert!(cancels(&judged(&region(6, 3, &three), &at)));
+    assert!(cancels(&judged(&source, &target(9, 9, "m", 1))));
+    assert!(cancels(&judged(&source, &target(8, 10, "m", 1))));
+    assert_eq!(
+        super::judge(&step, E, &source, &Regions::default()),
+        Progress::Wait,
+        "the target is hidden for a while"
+    );
+
+    assert_eq!(merge.judge_target(&at), Progress::Wait);
+    assert_eq!(merge.judge_target(&target(8, 10, "", 1)), done(8, 10));
+    assert!(
+        cancels(&merge.judge_target(&target(8, 10, "m", 1))),
+        "it aborted"
+    );
+    assert!(cancels(&merge.judge_target(&target(9, 9, "m", 1))));
+
+    let far = target(8, 9, "n", 1);
+    assert_eq!(Merge::new(&source.region, &far.region), None);
+    let operator = Operator {
+        id: 7,
+        kind: Kind::Merge,
+        priority: Priority::Merge,
+        state: State::Running,
+        region: source.id(),
+        start_epoch: E,
+        epoch: E,
+        steps: vec![step.clone()],
+        step: 0,
+        cause: "both are small".into(),
+        reason: String::new(),
+        created_at_ms: 1,
+        finished_at_ms: 0,
+    };
+    assert_eq!(
+        Operator::from_wire(operator.to_wire()),
+        Ok(operator.clone())
+    );
+    assert_eq!(
+        operator.regions().collect::<Vec<_>>(),
+        [RegionId(1), RegionId(2)]
+    );
 }

@@ -121,7 +121,8 @@ impl<'a> View<'a> {
                 | Step::TransferLeader(_)
                 | Step::CatchUp(_)
                 | Step::Swap { .. }
-                | Step::Split(_) => {}
+                | Step::Split(_)
+                | Step::Merge(_) => {}
             }
         }
         if leader != first {

@@ -1,0 +1,177 @@
+//! Small regions that should be part of a neighbour (REGIONS §5, §9).
+//!
+//! Lowest of all findings: whatever else is wrong with either region goes first. A region must have been small for a while,
+//! so that what was just split, or is about to be filled, is left alone; and the two together must stay so far below the
+//! limits of a split that one does not follow.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::{StoreId, metapb};
+
+use super::{Checker, Finding, Found};
+use crate::decision::Who;
+use crate::keyspace;
+use crate::regions::RegionInfo;
+use crate::settings::MergeSettings;
+
+/// A merge that is worth while.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct MergeFinding {
+    /// Who takes the region in.
+    pub target: metapb::Region,
+    /// Voters that go first, and where each goes: the stores of the target.
+    pub moves: Vec<(metapb::Peer, StoreId)>,
+}
+
+/// Whether a region is small enough to look for a neighbour.
+pub(crate) fn is_small(region: &RegionInfo, settings: &MergeSettings) -> bool {
+    settings.enabled
+        && region.term > 0
+        && region.bytes <= settings.small_bytes
+        && region.keys <= settings.small_keys
+        && region.interval > Duration::ZERO
+}
+
+impl Checker<'_> {
+    /// The better neighbour of a region that has been small for long enough: whose stores are nearest, then the smaller.
+    pub(super) fn check_merge(&self, region: &RegionInfo) -> Option<Found> {
+        let settings = &self.settings.merge;
+        if !is_small(region, settings)
+            || self.unsettled < settings.after
+            || self.operators.merges() >= settings.operators_max
+        {
+            return None;
+        }
+        let neighbours = [
+            self.regions.previous(&region.region.start_key),
+            self.regions.by_key(&region.region.end_key),
+        ];
+        let start = &region.region.start_key;
+        let found = neighbours
+            .into_iter()
+            .flatten()
+            .filter(|other| other.region.end_key == *start || other.region.start_key > *start)
+            .filter_map(|target| {
+                let moves = self.could_merge(region, target).ok()?;
+                let free = |(_, to): &(metapb::Peer, StoreId)| {
+                    self.could_take(region, *to).is_ok()
+                        && self.operators.busy(*to) < self.settings.store_operators_max
+                };
+                moves.iter().all(free).then_some((target, moves))
+            })
+            .min_by_key(|(target, moves)| (moves.len(), target.bytes, target.id()));
+        let (target, moves) = found?;
+        let store = |region: &RegionInfo| {
+            let leader = region.leader.as_ref()?;
+            Some(StoreId(leader.store_id))
+        };
+        let decision = self
+            .decision(Who::Merge, region)
+            .between(store(region), store(target))
+            .input("into region", target.id().0 as f64)
+            .input("bytes of both", (region.bytes + target.bytes) as f64)
+            .input("bytes allowed", settings.bytes_max as f64)
+            .input("keys of both", (region.keys + target.keys) as f64)
+            .input("seconds small", self.unsettled.as_secs_f64().floor())
+            .input("peers to move", moves.len() as f64)
+            .expect("regions", self.regions.len().saturating_sub(1) as f64);
+        let finding = Finding::Merge(MergeFinding {
+            target: target.region.clone(),
+            moves,
+        });
+        Some(Found { finding, decision })
+    }
+
+    /// The peers that must go first for a region to be taken in by a neighbour, or why it cannot.
+    pub fn could_merge(
+        &self,
+        region: &RegionInfo,
+        target: &RegionInfo,
+    ) -> Result<Vec<(metapb::Peer, StoreId)>, &'static str> {
+        let settings = &self.settings.merge;
+        if self.operators.of_region(target.id()).is_some() {
+            return Err("its neighbour has an operator");
+        }
+        if self.operators.backs_off(target.id(), self.now) {
+            return Err("an operator of its neighbour ended just now");
+        }
+        for side in [region, target] {
+            self.rests_whole(side)?;
+        }
+        if is_edge(self.api_version, region, target) {
+            return Err("an edge of a keyspace lies between");
+        }
+        let sum = |of: &dyn Fn(&RegionInfo) -> u64| of(region).saturating_add(of(target));
+        if sum(&|side| side.bytes) > settings.bytes_max
+            || sum(&|side| side.keys) > settings.keys_max
+        {
+            return Err("they are too large together");
+        }
+        if sum(&|side| side.read_requests + side.write_requests) > settings.requests_max
+            || sum(&|side| side.read_bytes + side.written_bytes) > settings.load_bytes_max
+        {
+            return Err("they have too much load together");
+        }
+        align(region, target).ok_or("they have different numbers of voters")
+    }
+
+    /// Whether nothing is under way or amiss with a region.
+    fn rests_whole(&self, region: &RegionInfo) -> Result<(), &'static str> {
+        let leader = region.leader.as_ref().filter(|_| region.term > 0);
+        if leader.is_none() {
+            return Err("one of them has no known leader");
+        }
+        if region.voters().count() < region.region.peers.len() || region.is_joint() {
+            return Err("one of them is changing its members");
+        }
+        if !region.pending.is_empty() || !region.down.is_empty() {
+            return Err("a peer of one of them is not caught up");
+        }
+        let stays = |peer: &metapb::Peer| {
+            let store = StoreId(peer.store_id);
+            !self.down(store) && !self.stores.leaving(store) && !self.stores.gone(store)
+        };
+        if !region.region.peers.iter().all(stays) {
+            return Err("a store of one of them is down or leaving");
+        }
+        Ok(())
+    }
+}
+
+/// Whether the boundary between two neighbours must stay one.
+fn is_edge(api_version: u32, region: &RegionInfo, target: &RegionInfo) -> bool {
+    let (region, target) = (&region.region, &target.region);
+    let starts_first = region.start_key < target.start_key;
+    let (left, right) = if starts_first {
+        (region, target)
+    } else {
+        (target, region)
+    };
+    let both = metapb::Region {
+        start_key: left.start_key.clone(),
+        end_key: right.end_key.clone(),
+        ..Default::default()
+    };
+    let edges: Vec<Bytes> = keyspace::edges_inside(api_version, &both);
+    edges.contains(&right.start_key)
+}
+
+/// Which voters of a region go where, so that it is where another one is. The leader goes last.
+fn align(region: &RegionInfo, target: &RegionInfo) -> Option<Vec<(metapb::Peer, StoreId)>> {
+    let mut goes: Vec<_> = region
+        .voters()
+        .filter(|peer| target.peer_on(StoreId(peer.store_id)).is_none())
+        .copied()
+        .collect();
+    let leads =
+        |peer: &metapb::Peer| region.leader.as_ref().map(|leader| leader.id) == Some(peer.id);
+    goes.sort_by_key(|peer| (leads(peer), peer.id));
+    let mut wanted: Vec<_> = target
+        .voters()
+        .map(|peer| StoreId(peer.store_id))
+        .filter(|store| region.peer_on(*store).is_none())
+        .collect();
+    wanted.sort_unstable();
+    (goes.len() == wanted.len()).then(|| goes.into_iter().zip(wanted).collect())
+}
