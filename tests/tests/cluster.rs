@@ -144,6 +144,51 @@ async fn load_splits_regions_by_itself() -> Result<()> {
     Ok(())
 }
 
+/// Regions that stay small become part of their neighbours, first by command and then by themselves, while writers run and
+/// the placement leader is killed in the middle; nothing that was acknowledged is lost by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_regions_merge() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let setting = |key: &str, value: &str| {
+        let key = format!("PONTOON_CONFIG_PLACEMENT_MERGE__{key}");
+        (key, value.to_owned())
+    };
+    let cluster = Cluster::start(Wanted {
+        environment: vec![setting("ENABLED", "true"), setting("AFTER", "8s")],
+        ..Wanted::default()
+    })?;
+    let writers = Writers::start(&cluster, 8).await?;
+    split_in_four(&cluster).await?;
+    let region = cluster.find("w2")?;
+    let neighbour = cluster.find("w4")?;
+    let (from, into) = (region.to_string(), neighbour.to_string());
+    let merged = cluster.ask(&["region", "merge", &from, "--into", &into])?;
+    ensure!(
+        merged["region"]["id"] == neighbour && cluster.find("w2")? == neighbour,
+        "the neighbour holds both: {merged}"
+    );
+    writers.make_progress(100).await?;
+
+    wait_for("a merge is under way by itself", async || {
+        Ok(cluster.regions()?.len() < 3 || cluster.operators_running()? > 0)
+    })
+    .await?;
+    let leader = cluster.placement_leader()?;
+    cluster.dev(&["kill", &leader])?;
+    wait_for("one region with three replicas", async || {
+        let regions = cluster.regions()?;
+        Ok(regions.len() == 1
+            && regions
+                .iter()
+                .all(|region| region.settled && region.stores.len() == 3))
+    })
+    .await?;
+    writers.make_progress(100).await?;
+    writers.stop_and_verify().await?;
+    cluster.passed();
+    Ok(())
+}
+
 /// A store that was down until the log it needs was compacted returns by snapshot, and can then lead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_down_past_log_compaction_returns_by_snapshot() -> Result<()> {

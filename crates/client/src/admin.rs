@@ -13,10 +13,10 @@ use proto::{
         ClusterStatusResponse, CommandResponse, JournalEntry, LabelStoreRequest,
         ListOperatorsRequest, ListOperatorsResponse, ListRegionsRequest, ListRegionsResponse,
         ListSchedulersRequest, ListSchedulersResponse, ListStoresRequest, ListStoresResponse,
-        MoveReplicaRequest, OperatorResponse, OperatorStatus, PauseSchedulerRequest, PlanRequest,
-        PlanResponse, ReadJournalRequest, ReadJournalResponse, RegionStatus, SchedulerStatus,
-        SplitRegionRequest, StoreCommandRequest, StoreStatus, TransferLeaderRequest,
-        admin_client::AdminClient, admin_error, plan_request,
+        MergeRegionRequest, MoveReplicaRequest, OperatorResponse, OperatorStatus,
+        PauseSchedulerRequest, PlanRequest, PlanResponse, ReadJournalRequest, ReadJournalResponse,
+        RegionStatus, SchedulerStatus, SplitRegionRequest, StoreCommandRequest, StoreStatus,
+        TransferLeaderRequest, admin_client::AdminClient, admin_error, plan_request,
     },
 };
 use tokio::time::timeout;
@@ -219,6 +219,26 @@ impl Admin {
                 keys: keys.clone(),
             };
             async move { client.split_region(request).await }
+        })
+        .await
+    }
+
+    /// Has a region taken in by a neighbour, the better of the two if none is named.
+    ///
+    /// # Errors
+    /// As [`Admin::split_region`].
+    pub async fn merge_region(
+        &self,
+        region: RegionId,
+        target: Option<RegionId>,
+    ) -> Result<OperatorId, Error> {
+        self.command(|mut client, header| async move {
+            let request = MergeRegionRequest {
+                header,
+                region_id: region.0,
+                target_region_id: target.map_or(0, |target| target.0),
+            };
+            client.merge_region(request).await
         })
         .await
     }

@@ -34,7 +34,7 @@ pub use self::member::Members;
 
 use self::driver::Driver;
 use self::server::Served;
-use crate::config::{Span, section};
+use crate::config::{Size, Span, section};
 use crate::metrics::Metrics;
 use crate::runtime::{self, Node, fatal};
 use crate::store_process::link;
@@ -74,6 +74,28 @@ section! {
         pub drain_timeout: Span = Span::secs(5),
         /// Threads that serve clients, stores and members.
         pub rpc_threads: usize = 2,
+    }
+    sections {
+        /// When small neighbours are merged by themselves.
+        pub merge: MergeConfig,
+    }
+}
+
+section! {
+    /// When small neighbours are merged by themselves. What both have together stays far below what the stores split a
+    /// region at, so that no split follows.
+    pub struct MergeConfig {
+        /// Whether they are.
+        pub enabled: bool = false,
+        /// A region is left alone until it has been small for so long.
+        pub after: Span = Span::secs(600),
+        /// Size of both together at the most; with half of it a region is small. 40 % of the stores' `split.region_bytes`;
+        /// stores refuse to merge more.
+        pub together_bytes: Size = Size::mib(38),
+        /// Keys of both together at the most. 40 % of `split.region_keys`.
+        pub together_keys: u64 = 384_000,
+        /// Requests per second of both together at the most. A quarter of `split.requests_per_second`.
+        pub together_requests: u64 = 750,
     }
 }
 
@@ -386,6 +408,16 @@ fn settings(config: &PlacementConfig) -> Settings {
         replicas: config.replicas,
         store_down_after: *config.store_down_after,
         store_lost_after: (*config.store_lost_after).max(*config.store_down_after),
+        merge: placement::MergeSettings {
+            enabled: config.merge.enabled,
+            after: *config.merge.after,
+            small_bytes: config.merge.together_bytes.bytes() / 2,
+            small_keys: config.merge.together_keys / 2,
+            bytes_max: config.merge.together_bytes.bytes(),
+            keys_max: config.merge.together_keys,
+            requests_max: config.merge.together_requests,
+            ..Default::default()
+        },
         ..Default::default()
     }
 }

@@ -127,6 +127,16 @@ impl Remote {
         operator.map(|OperatorId(id)| id).map_err(failure)
     }
 
+    /// Asks for a region to be taken in by a neighbour. Returns the operator's id.
+    ///
+    /// # Errors
+    /// As [`Remote::status`].
+    pub async fn merge(&self, region: u64, target: Option<u64>) -> Result<u64> {
+        let target = target.map(RegionId);
+        let operator = self.admin.merge_region(RegionId(region), target).await;
+        operator.map(|OperatorId(id)| id).map_err(failure)
+    }
+
     /// Asks for a replica to be moved from one store to another. Returns the operator's id.
     ///
     /// # Errors

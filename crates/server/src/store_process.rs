@@ -461,6 +461,14 @@ fn describe(config: &StoreConfig, id: StoreId, start_timestamp: i64) -> metapb::
     }
 }
 
+/// What two regions may have together: 40 % of what one is split at, so that no split follows a merge.
+fn share(limit: u64, unlimited: u64) -> u64 {
+    match limit {
+        0 => unlimited,
+        limit => limit / 5 * 2,
+    }
+}
+
 fn store_options(config: &StoreConfig, boot: u64, api: ApiVersion) -> store::Options {
     let (raft, split) = (&config.raft, &config.split);
     let defaults = store::Options::with_tick(raft.tick.as_millis().max(1) as u64);
@@ -481,6 +489,8 @@ fn store_options(config: &StoreConfig, boot: u64, api: ApiVersion) -> store::Opt
         compact_bytes: raft.compact_bytes.bytes(),
         snapshot_slots: raft.snapshot_slots,
         snapshot_sends: config.background_threads.max(1),
+        merge_bytes_max: share(split.region_bytes.bytes(), defaults.merge_bytes_max),
+        merge_keys_max: share(split.region_keys, defaults.merge_keys_max),
         split: store::SplitOptions {
             bytes: split.region_bytes.bytes(),
             keys: split.region_keys,

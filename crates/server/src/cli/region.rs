@@ -15,7 +15,7 @@ use crate::{
     remote::Region,
 };
 
-/// Look at regions; split and move them.
+/// Look at regions; split, merge and move them.
 #[derive(Debug, Args)]
 pub struct RegionArgs {
     #[command(subcommand)]
@@ -62,6 +62,20 @@ enum Command {
         /// The keys are in hexadecimal, with or without 0x in front
         #[arg(long)]
         hex: bool,
+        #[command(flatten)]
+        waiting: Waiting,
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Merge a region into a neighbour: its replicas go where the neighbour's are, then the neighbour takes it in
+    Merge {
+        /// The region
+        id: u64,
+        /// The neighbour; the nearer of the two if not given
+        #[arg(long, value_name = "REGION")]
+        into: Option<u64>,
         #[command(flatten)]
         waiting: Waiting,
         #[command(flatten)]
@@ -164,6 +178,17 @@ pub async fn run(args: RegionArgs) -> Result<()> {
             }
             splits.sort();
             let operator = remote.split(id, splits).await?;
+            watch::finish(&remote, operator, id, &waiting, &shown).await?;
+        }
+        Command::Merge {
+            id,
+            into,
+            waiting,
+            target,
+            shown,
+        } => {
+            let remote = target.remote();
+            let operator = remote.merge(id, into).await?;
             watch::finish(&remote, operator, id, &waiting, &shown).await?;
         }
         Command::Move {

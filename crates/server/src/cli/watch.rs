@@ -57,8 +57,13 @@ pub async fn finish(
         );
         bar.enable_steady_tick(Duration::from_millis(100));
         let mut last = None;
+        let mut target = region;
         let waited = remote
             .wait_operator(operator, waiting.timeout, |status| {
+                // What was merged is gone; its neighbour is shown.
+                if status.target_region_id > 0 {
+                    target = status.target_region_id;
+                }
                 let step = status.steps.get(status.step as usize);
                 let text = match step {
                     Some(step) => format!(
@@ -82,7 +87,7 @@ pub async fn finish(
         bar.finish_and_clear();
         waited?;
         outcome.done = true;
-        outcome.region = Some(remote.region(region).await?);
+        outcome.region = Some(remote.region(target).await?);
     }
     output::print(shown.output, &outcome, |outcome| match &outcome.region {
         Some(region) => format!(

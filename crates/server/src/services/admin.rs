@@ -14,10 +14,11 @@ use proto::pontoon::v1::{
     AdminError, AdminHeader, CancelOperatorRequest, ClusterStatusRequest, ClusterStatusResponse,
     CommandResponse, DrainStatus, LabelStoreRequest, ListOperatorsRequest, ListOperatorsResponse,
     ListRegionsRequest, ListRegionsResponse, ListSchedulersRequest, ListSchedulersResponse,
-    ListStoresRequest, ListStoresResponse, MoveReplicaRequest, OperatorResponse, OperatorStatus,
-    PauseSchedulerRequest, PlanRequest, PlanResponse, PlannedStep, ReadJournalRequest,
-    ReadJournalResponse, RegionStatus, SchedulerStatus, SplitRegionRequest, StoreCommandRequest,
-    StoreStatus, TransferLeaderRequest, UnplacedRegion, admin_error, operator_status, plan_request,
+    ListStoresRequest, ListStoresResponse, MergeRegionRequest, MoveReplicaRequest,
+    OperatorResponse, OperatorStatus, PauseSchedulerRequest, PlanRequest, PlanResponse,
+    PlannedStep, ReadJournalRequest, ReadJournalResponse, RegionStatus, SchedulerStatus,
+    SplitRegionRequest, StoreCommandRequest, StoreStatus, TransferLeaderRequest, UnplacedRegion,
+    admin_error, operator_status, plan_request,
 };
 use proto::{RegionId, StoreId};
 use tonic::{Request, Response, Status};
@@ -224,6 +225,7 @@ fn operator_status(view: OperatorView) -> OperatorStatus {
         cause: view.cause,
         reason: view.reason,
         age_ms: view.age_ms,
+        target_region_id: view.target.map_or(0, |target| target.0),
     }
 }
 
@@ -307,6 +309,15 @@ impl Admin for AdminService {
         let ask = Ask::Split {
             region: RegionId(request.region_id),
             keys: request.keys,
+        };
+        self.operator(request.header, ask).await
+    }
+
+    async fn merge_region(&self, request: Request<MergeRegionRequest>) -> Called<OperatorResponse> {
+        let request = request.into_inner();
+        let ask = Ask::Merge {
+            region: RegionId(request.region_id),
+            target: RegionId::from_wire(request.target_region_id),
         };
         self.operator(request.header, ask).await
     }

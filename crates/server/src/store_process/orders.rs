@@ -55,6 +55,10 @@ fn kind(
     if let Some(transfer) = answer.transfer_leader {
         return Some(OrderKind::TransferLeader(PeerId(transfer.peer?.id)));
     }
+    if let Some(merge) = answer.merge {
+        let target = proto::RegionId::from_wire(merge.target?.id)?;
+        return Some(OrderKind::Merge { target });
+    }
     let split = answer.split_region?;
     (split.policy() == pdpb::CheckPolicy::Usekey && !split.keys.is_empty())
         .then_some(OrderKind::Split(split.keys))
@@ -221,6 +225,22 @@ mod tests {
             matches!(split(pdpb::CheckPolicy::Usekey, vec!["k".into()]), Some(OrderKind::Split(keys)) if keys == ["k"])
         );
         assert!(split(pdpb::CheckPolicy::Scan, vec![]).is_none());
+        let merge = |id| {
+            let region = metapb::Region {
+                id,
+                ..Default::default()
+            };
+            translated(pdpb::RegionHeartbeatResponse {
+                merge: Some(pdpb::Merge {
+                    target: Some(region),
+                }),
+                ..answer()
+            })
+        };
+        assert!(
+            matches!(merge(9), Some(OrderKind::Merge { target }) if target == proto::RegionId(9))
+        );
+        assert!(merge(0).is_none());
         assert!(translated(answer()).is_none());
         assert!(
             from_wire(

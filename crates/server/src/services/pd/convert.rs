@@ -143,6 +143,11 @@ pub fn order(order: &placement::Order, cluster_id: u64) -> pdpb::RegionHeartbeat
                 keys: keys.clone(),
             });
         }
+        OrderKind::Merge(target) => {
+            response.merge = Some(pdpb::Merge {
+                target: Some(target.clone()),
+            });
+        }
     }
     response
 }
@@ -317,6 +322,14 @@ mod tests {
             (split.policy(), split.keys),
             (pdpb::CheckPolicy::Usekey, vec!["k".into()])
         );
+        let target = metapb::Region {
+            id: 9,
+            ..Default::default()
+        };
+        let merge = wire(OrderKind::Merge(target.clone()))
+            .merge
+            .expect("a merge");
+        assert_eq!(merge.target, Some(target));
     }
 
     #[test]
@@ -371,6 +384,7 @@ mod tests {
             kind: placement::Kind::MoveReplica,
             state: State::Cancelled,
             region: RegionId(7),
+            target: None,
             steps: Vec::new(),
             step: 0,
             cause: "store 2 is drained".into(),
