@@ -16,7 +16,10 @@ impl Raft {
         commit: Index,
     ) -> Result<(), Error> {
         if self.installing.is_some() {
-            // The log waits for the state below it. The leader hears of us when that is there.
+            // The log waits for the state below it. The leader hears of us when that is there, or when it never will be.
+            if self.lost {
+                self.refuse_append(leader, previous.index, LogPosition::default());
+            }
             return Ok(());
         }
         if self.membership().is_empty() {

@@ -147,6 +147,7 @@ impl Packed {
                 membership: self.membership,
             }],
             installing: None,
+            lost: false,
             state,
             leader: self.leader,
             elapsed: 0,

@@ -24,7 +24,7 @@ impl Raft {
         }
         (self.installing, self.leader, self.elapsed, self.lease_bound).hash(hasher);
         (self.first_term, self.pledge, self.released, &self.asks).hash(hasher);
-        (self.write_forced, self.install).hash(hasher);
+        (self.write_forced, self.install, self.lost).hash(hasher);
         match &self.state {
             State::Follower => 0u8.hash(hasher),
             State::PreCandidate(ballots) => (1u8, ballots.sorted()).hash(hasher),

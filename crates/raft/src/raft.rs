@@ -76,6 +76,8 @@ pub struct Raft {
     pub(crate) restored_commit: Index,
     pub(crate) configurations: Vec<Configuration>,
     pub(crate) installing: Option<LogPosition>,
+    /// What is being installed cannot be put in place: another snapshot is needed.
+    pub(crate) lost: bool,
 
     pub(crate) state: State,
     pub(crate) leader: Option<PeerId>,
@@ -148,6 +150,7 @@ impl Raft {
             restored_commit,
             configurations,
             installing: None,
+            lost: false,
             state: State::Follower,
             leader: None,
             elapsed: 0,
@@ -185,6 +188,25 @@ impl Raft {
         Ok(raft)
     }
 
+    /// A peer that ended while it installed a snapshot. `restored` is what the snapshot left: its position as the compacted
+    /// one, nothing above it, and its configuration; the state up to there counts as handed out. The peer votes, as it did
+    /// before it ended, and waits for [`Event::SnapshotInstalled`] or [`Event::SnapshotLost`].
+    ///
+    /// # Errors
+    /// [`RestoreError::Applied`] when the log does not end at the position; else as [`Raft::new`].
+    pub fn installing_again(
+        options: impl Into<Arc<Options>>,
+        restored: Restored,
+    ) -> Result<Raft, Error> {
+        let position = restored.compacted;
+        if restored.applied != position.index || !restored.entries.is_empty() {
+            return Err(Error::Restored(RestoreError::Applied));
+        }
+        let mut raft = Raft::new(options, restored)?;
+        raft.installing = Some(position);
+        Ok(raft)
+    }
+
     /// Takes one event. Only [`Event::Propose`] answers with a position.
     ///
     /// # Errors
@@ -211,6 +233,7 @@ impl Raft {
                 membership,
             } => self.on_install_snapshot(from, term, position, membership)?,
             Event::SnapshotInstalled(position) => self.on_snapshot_installed(position),
+            Event::SnapshotLost(position) => self.on_snapshot_lost(position),
             Event::SnapshotEnded { peer, delivered } => self.on_snapshot_ended(peer, delivered),
             Event::Unreachable(peer) => self.on_unreachable(peer),
             Event::Transfer(target) => self.on_transfer(target)?,

@@ -2,7 +2,8 @@
 //!
 //! At the receiver: an accepted snapshot replaces the log in one durable write, which raises the commit index too; from then on
 //! there is no way back. While the caller puts the state in place the peer votes and answers heartbeats, but takes no entries
-//! and does not campaign. At the leader: a member that needs what is compacted away waits until its snapshot ended, one way or
+//! and does not campaign. If the state is lost meanwhile the peer stays so, refuses entries as one with an empty log does, and
+//! takes another snapshot, which is at least as new. At the leader: a member that needs what is compacted away waits until its snapshot ended, one way or
 //! the other, and is probed again.
 
 use std::sync::Arc;
@@ -37,8 +38,12 @@ impl Raft {
                 commit: self.restored_commit,
             });
         }
-        if let Some(position) = self.installing {
-            return Err(Error::Installing { position });
+        // A lost one is replaced by one that is no older, and whatever that brings is needed.
+        let replaced = self.installing;
+        if let Some(replaced) = replaced
+            && !(self.lost && position.index >= replaced.index)
+        {
+            return Err(Error::Installing { position: replaced });
         }
         if term > self.hard_state.term {
             self.raise_term(term);
@@ -46,7 +51,8 @@ impl Raft {
         let support = self.pledge_to(from);
         self.follow(from, support);
         let commit = self.hard_state.commit;
-        if !self.has_bug(Bug::SnapshotMovesBack)
+        if replaced.is_none()
+            && !self.has_bug(Bug::SnapshotMovesBack)
             && (position.index <= commit || self.log.matches(position))
         {
             // The log reaches the position: what is committed there is committed here, and nothing has to be replaced.
@@ -67,6 +73,7 @@ impl Raft {
             membership: Arc::new(membership),
         }];
         self.installing = Some(position);
+        self.lost = false;
         self.install = true;
         self.view_changed = true;
         Ok(())
@@ -83,10 +90,15 @@ impl Raft {
             "snapshot {position:?} installed before its record is durable"
         );
         self.installing = None;
+        self.lost = false;
         self.applied = position.index;
         if let Some(leader) = self.leader {
             self.acknowledge(leader, position.index);
         }
+    }
+
+    pub(crate) fn on_snapshot_lost(&mut self, position: LogPosition) {
+        self.lost |= self.installing == Some(position);
     }
 
     pub(crate) fn on_snapshot_ended(&mut self, peer: PeerId, delivered: Option<Index>) {

@@ -19,6 +19,7 @@ fn from_environment(name: &str, default: u64) -> u64 {
 /// What a batch must have seen.
 const EXPECTED: &[&str] = &[
     "client gave up",
+    "destroyed installing",
     "kill",
     "order begun",
     "order refused",
@@ -36,6 +37,7 @@ const EXPECTED: &[&str] = &[
     "split",
     "split for load",
     "split for size",
+    "staged files lost",
     "swap failed",
     "swap succeeded",
     "write acknowledged",
@@ -72,6 +74,7 @@ fn clusters_hold_every_rule() {
 fn of_merges(seed: u64, events: u64) -> Plan {
     Plan {
         with: vec![Fault::Merge, Fault::Split],
+        without: vec![Fault::LostFiles],
         ..Plan::of_cluster(seed, events)
     }
 }

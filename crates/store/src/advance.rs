@@ -12,6 +12,7 @@ use crate::context::{Context, Followup, PeerWrite};
 use crate::event::{ApplyTask, Fetch, Task};
 use crate::peer::{Installing, Peer, Stage};
 use crate::ranges;
+use crate::snapshot::file_names;
 use crate::store::{Store, step_quietly};
 use crate::{Error, codec, keys};
 
@@ -159,18 +160,20 @@ impl Peer {
         let mut replaces = std::mem::take(&mut self.merging.replaces);
         let (held, clear) = match &self.stage {
             Stage::Normal => (vec![self.range()], ranges::union(self.range(), new)),
-            Stage::Installing(installing) => (
-                installing.clear.clone(),
-                ranges::union(installing.clear[0].clone(), new),
-            ),
+            // It takes the place of one whose files were lost.
+            Stage::Installing(lost) => {
+                let kept = |name: &String| head.files.iter().any(|file| file.name == *name);
+                let mut useless = file_names(&lost.head);
+                useless.retain(|name| !kept(name));
+                cx.after_sync(Followup::RemoveFiles(useless));
+                replaces.extend(lost.replaces.iter().copied());
+                (lost.clear.clone(), ranges::with(&lost.clear, new))
+            }
             Stage::Uninitialized { .. }
             | Stage::Dormant
             | Stage::Absorbed { .. }
             | Stage::Stopping { .. } => (Vec::new(), vec![new]),
         };
-        if let Stage::Installing(earlier) = &self.stage {
-            replaces.extend(earlier.replaces.iter().copied());
-        }
         if let Err(other) = cx.ranges.set(region, &held, &clear) {
             cx.fail(Error::Overlap { region, other });
         }

@@ -6,6 +6,7 @@
 //! tombstone, flushes it, clears the range and deletes log and hard state. Until then the range stays reserved and no later
 //! peer of the region is born here.
 
+use bytes::Bytes;
 use engine::Engine;
 use proto::RegionId;
 use proto::pontoon::v1 as wire;
@@ -15,6 +16,7 @@ use crate::context::{Context, Followup};
 use crate::event::{ApplyTask, Task};
 use crate::keys;
 use crate::peer::{Peer, Stage};
+use crate::snapshot::file_names;
 use crate::store::Store;
 
 impl<E: Engine> Store<E> {
@@ -39,35 +41,36 @@ impl<E: Engine> Store<E> {
         let Some(peer) = self.peers.get(&region).filter(|peer| peer.id == id) else {
             return;
         };
-        let Stage::Stopping { reason, merged, .. } = &peer.stage else {
+        let Stage::Stopping {
+            reason,
+            merged,
+            held,
+            replaces,
+            ..
+        } = &peer.stage
+        else {
             return;
         };
-        if let Some(tombstone) = merged {
+        let tombstone = match merged {
             // Its range lives on in another region.
-            self.cx.out.tasks.push(Task::Destroy {
-                region,
-                peer: id,
-                tombstone: (**tombstone).clone(),
-                clear: None,
-            });
-            return;
-        }
-        // Resumed after a restart, its range may be another's by now; what is in it is not this peer's then.
-        let (start, end) = peer.range();
-        let has_range = peer.region.region_epoch.is_some()
-            && self.cx.ranges.overlapping(&start, &end).eq([region]);
-        let tombstone = wire::RegionState {
-            state: wire::region_state::State::Tombstone as i32,
-            region: Some(peer.region.clone()),
-            peer_id: id.0,
-            reason: (*reason).to_owned(),
-            ..Default::default()
+            Some(tombstone) => (**tombstone).clone(),
+            None => wire::RegionState {
+                state: wire::region_state::State::Tombstone as i32,
+                region: Some(peer.region.clone()),
+                peer_id: id.0,
+                reason: (*reason).to_owned(),
+                ..Default::default()
+            },
         };
-        let clear = has_range.then(|| peer.range());
+        // Resumed after a restart, its range may be another's by now; what is in it is not this peer's then.
+        let own =
+            |(start, end): &&(Bytes, Bytes)| self.cx.ranges.overlapping(start, end).eq([region]);
+        let clear = held.iter().filter(own).cloned().collect();
         self.cx.out.tasks.push(Task::Destroy {
             region,
             peer: id,
             tombstone,
+            merged: self.tombstones(region, replaces),
             clear,
         });
     }
@@ -76,16 +79,20 @@ impl<E: Engine> Store<E> {
         let Some(peer) = self.peers.get(&region).filter(|peer| peer.id == id) else {
             return;
         };
-        if !matches!(peer.stage, Stage::Stopping { .. }) {
+        let Stage::Stopping { held, replaces, .. } = &peer.stage else {
             return;
-        }
-        let range = peer.range();
-        self.peers.remove(&region);
-        let released = self
-            .cx
-            .ranges
-            .set(region, std::slice::from_ref(&range), &[]);
+        };
+        let released = self.cx.ranges.set(region, held, &[]);
         debug_assert!(released.is_ok(), "giving up a range cannot conflict");
+        let mut parked = Vec::new();
+        for tombstone in self.tombstones(region, replaces) {
+            let merged = RegionId(tombstone.region.as_ref().map_or(0, |merged| merged.id));
+            parked.extend(self.bury(merged, PeerId(tombstone.peer_id), tombstone));
+        }
+        self.peers.remove(&region);
+        for request in parked {
+            self.resume(request);
+        }
     }
 }
 
@@ -104,27 +111,35 @@ impl Peer {
                 head.files.into_iter().map(|file| file.name).collect(),
             ));
         }
-        if let Stage::Installing(installing) = &self.stage {
-            // What it reserved beside its own range is nobody's.
-            let own = [self.range()];
-            let kept = if self.region.region_epoch.is_some() {
-                &own[..]
-            } else {
-                &[]
-            };
-            let released = cx.ranges.set(self.region_id(), &installing.clear, kept);
-            debug_assert!(released.is_ok(), "giving up a range cannot conflict");
+        let held = match &self.stage {
+            Stage::Uninitialized { .. }
+            | Stage::Dormant
+            | Stage::Absorbed { .. }
+            | Stage::Stopping { .. } => Vec::new(),
+            Stage::Normal if self.region.region_epoch.is_none() => Vec::new(),
+            Stage::Normal => vec![self.range()],
+            Stage::Installing(installing) => installing.clear.clone(),
+        };
+        let (mut head, mut replaces) = (None, Vec::new());
+        if let Stage::Installing(installing) = &mut self.stage {
+            // Some of its files may be there still; they are wanted until no restart can find its mark.
+            cx.after_sync(Followup::RemoveFiles(file_names(&installing.head)));
+            replaces = std::mem::take(&mut installing.replaces);
+            installing.head.files.clear();
+            head = Some(installing.head.clone());
         }
         if matches!(
             self.stage,
             Stage::Uninitialized { .. } | Stage::Installing(_)
         ) {
             // Without data there is no log to say that it is dead, and a split applied at this moment may be about to
-            // give it data. The mark decides, and is synced before the vote is forgotten.
+            // give it data; and the mark of a snapshot would bring a peer back. The mark decides, and is synced before the
+            // vote is forgotten.
             let mark = wire::PeerMark {
                 peer_id: self.id.0,
                 dead_peer_id: self.id.0,
-                ..Default::default()
+                installing: head,
+                replaces: replaces.clone(),
             };
             cx.log.put(&keys::peer_mark(self.region_id()), &mark);
         }
@@ -133,6 +148,8 @@ impl Peer {
             reason,
             settled: false,
             merged: None,
+            held,
+            replaces,
         };
         self.settle(cx);
     }

@@ -480,8 +480,10 @@ pub enum Task {
         peer: PeerId,
         /// Written as the tombstone.
         tombstone: wire::RegionState,
-        /// Range that nobody owns any more.
-        clear: Option<(Bytes, Bytes)>,
+        /// Tombstones of merged regions that die with it, written in the same batch.
+        merged: Vec<wire::RegionState>,
+        /// Ranges that nobody owns any more.
+        clear: Vec<(Bytes, Bytes)>,
     },
     /// Remove staged files that nobody wants.
     RemoveFiles(Vec<String>),

@@ -96,13 +96,9 @@ impl<E: Engine> Store<E> {
             return;
         };
         peer.remember_contact(from, from_store);
-        match peer.raft.as_mut() {
-            Some(raft) => {
-                step_quietly(raft, RaftEvent::Message(beat.into_message(response)));
-                self.cx.touch(peer);
-            }
-            None if !response => peer.answer_without_raft(from, term, None, &mut self.cx),
-            None => {}
+        if let Some(raft) = peer.raft.as_mut() {
+            step_quietly(raft, RaftEvent::Message(beat.into_message(response)));
+            self.cx.touch(peer);
         }
     }
 
@@ -130,10 +126,7 @@ impl<E: Engine> Store<E> {
             epoch: message.epoch,
             creates,
         };
-        let asks = match &message.body {
-            Some(Body::Append(append)) => Some((append.previous_index, message.term)),
-            _ => None,
-        };
+        let leads = matches!(message.body, Some(Body::Append(_)));
         // Bytes that no correct peer sends are dropped: Raft repeats what matters (R34).
         let Ok(decoded) = codec::message_from_wire(message) else {
             return;
@@ -156,19 +149,12 @@ impl<E: Engine> Store<E> {
         }
         let Some(message) = decoded else { return };
         peer.remember_contact(address.from, from_store);
-        match peer.raft.as_mut() {
-            Some(raft) => {
-                if asks.is_some() {
-                    peer.heard_tick = self.cx.tick;
-                }
-                step_quietly(raft, RaftEvent::Message(message));
-                self.cx.touch(peer);
+        if let Some(raft) = peer.raft.as_mut() {
+            if leads {
+                peer.heard_tick = self.cx.tick;
             }
-            None => {
-                if let Some((previous, term)) = asks {
-                    peer.answer_without_raft(address.from, term, Some(previous), &mut self.cx);
-                }
-            }
+            step_quietly(raft, RaftEvent::Message(message));
+            self.cx.touch(peer);
         }
     }
 
@@ -195,9 +181,7 @@ impl<E: Engine> Store<E> {
             Some(peer) if peer.id < to => {
                 // Proof (b): a later peer of the region was added to this store, so ours was removed. While ours is not
                 // flushed dead the message is dropped; it will be repeated.
-                let may_die = matches!(peer.stage, Stage::Normal | Stage::Uninitialized { .. })
-                    && !peer.is_gated(&self.cx);
-                if may_die && address.creates {
+                if peer.may_die(&self.cx) && address.creates {
                     self.stop(region, "a later peer of the region was added to this store");
                 }
                 false
@@ -291,21 +275,17 @@ impl<E: Engine> Store<E> {
         let known = match &peer.stage {
             Stage::Normal => Some(peer.epoch().conf_ver),
             Stage::Uninitialized { conf_ver } => *conf_ver,
-            // It has neither state nor files, and waits for a snapshot that nobody sends any more.
-            Stage::Installing(installing) if !installing.has_files => {
-                let head = installing.head.region.as_ref();
-                head.and_then(|region| region.region_epoch)
-                    .map(|epoch| epoch.conf_ver)
+            // The snapshot's descriptor names its receiver, and is the newest that does.
+            Stage::Installing(installing) => {
+                let descriptor = installing.head.region.as_ref();
+                descriptor.and_then(|region| region.region_epoch.map(|epoch| epoch.conf_ver))
             }
-            Stage::Installing(_)
-            | Stage::Dormant
-            | Stage::Absorbed { .. }
-            | Stage::Stopping { .. } => None,
+            Stage::Dormant | Stage::Absorbed { .. } | Stage::Stopping { .. } => None,
         };
         let newer =
             known.is_some_and(|known| descriptor.region_epoch.unwrap_or_default().conf_ver > known);
         let named = descriptor.peers.iter().any(|member| member.id == peer.id.0);
-        if newer && !named && !peer.is_gated(&self.cx) {
+        if newer && !named && peer.may_die(&self.cx) {
             self.stop(region, "a newer configuration does not name this peer");
         }
     }
@@ -337,8 +317,17 @@ impl Peer {
         if self.raft.is_none() || self.is_leader() {
             return;
         }
-        let members = self
-            .region
+        // While a snapshot is being installed its descriptor is the newer one, and may be the only one.
+        let newest = match &self.stage {
+            Stage::Installing(installing) => installing.head.region.as_ref(),
+            Stage::Uninitialized { .. }
+            | Stage::Normal
+            | Stage::Dormant
+            | Stage::Absorbed { .. }
+            | Stage::Stopping { .. } => None,
+        };
+        let members = newest
+            .unwrap_or(&self.region)
             .peers
             .iter()
             .map(|member| (PeerId(member.id), StoreId(member.store_id)));
@@ -351,7 +340,9 @@ impl Peer {
                 region: self.region_id(),
                 from_store: cx.store,
                 to_store,
-                epoch: self.epoch(),
+                epoch: newest.map_or(self.epoch(), |region| {
+                    region.region_epoch.unwrap_or_default()
+                }),
             };
             let question = codec::membership_question(route, self.id, to, self.term());
             cx.frame(to_store, false).messages.push(question);

@@ -51,6 +51,10 @@ pub(crate) enum Stage {
         settled: bool,
         /// The tombstone that was written when another region took the range over.
         merged: Option<Box<wire::RegionState>>,
+        /// Ranges that are cleared, and reserved until they are.
+        held: Vec<(Bytes, Bytes)>,
+        /// Peers of merged regions that a snapshot was about to replace together with this one, and that die with it.
+        replaces: Vec<wire::ReplacedPeer>,
     },
 }
 
@@ -123,8 +127,8 @@ pub(crate) struct Reported {
 /// One replica.
 ///
 /// # Invariants
-/// 1. `raft` is there in [`Stage::Uninitialized`] and [`Stage::Normal`], absent in [`Stage::Dormant`],
-///    [`Stage::Absorbed`] and [`Stage::Stopping`]. While [`Stage::Installing`] it is there unless the process restarted meanwhile.
+/// 1. `raft` is there in [`Stage::Uninitialized`], [`Stage::Normal`] and [`Stage::Installing`], absent in
+///    [`Stage::Dormant`], [`Stage::Absorbed`] and [`Stage::Stopping`].
 /// 2. `compacted <= applied <= handed_out`.
 /// 3. `writes.pending` ascends and lies above `handed_out`.
 /// 4. Ranges are held as the stage says: none, its own, or those of `Installing`.
@@ -274,6 +278,17 @@ impl Peer {
     /// Behind, so that the gate protects it.
     pub fn is_gated<E: Engine>(&self, cx: &Context<E>) -> bool {
         self.is_behind() && cx.options.bug != Some(Bug::NoGate)
+    }
+
+    /// Whether proof from outside may end this peer (REGIONS §2). The gate guards what a peer will do again after a power loss.
+    /// One that lost a snapshot's files has nothing left to do again: what it had done was synced before its log was cut, and
+    /// the rest would have come with the files. One that has them is waited for: a task is writing its range.
+    pub fn may_die<E: Engine>(&self, cx: &Context<E>) -> bool {
+        match &self.stage {
+            Stage::Normal | Stage::Uninitialized { .. } => !self.is_gated(cx),
+            Stage::Installing(installing) => !installing.has_files,
+            Stage::Dormant | Stage::Absorbed { .. } | Stage::Stopping { .. } => false,
+        }
     }
 
     /// A peer that the applied descriptor names.

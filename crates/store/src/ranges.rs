@@ -96,6 +96,20 @@ impl Ranges {
     }
 }
 
+/// Disjoint ranges and one more, as few disjoint ones.
+pub(crate) fn with(ranges: &[(Bytes, Bytes)], more: (Bytes, Bytes)) -> Vec<(Bytes, Bytes)> {
+    let mut apart = Vec::new();
+    let mut joined = more;
+    for range in ranges {
+        let mut both = union(joined, range.clone());
+        joined = both.swap_remove(0);
+        // What does not touch came back as it was.
+        apart.extend(both);
+    }
+    apart.push(joined);
+    apart
+}
+
 /// Two ranges as few disjoint ones.
 pub(crate) fn union(first: (Bytes, Bytes), second: (Bytes, Bytes)) -> Vec<(Bytes, Bytes)> {
     let touch = keys::overlap(&first.0, &first.1, &second.0, &second.1)

@@ -29,14 +29,14 @@ struct Found {
     applied: Option<wire::AppliedState>,
 }
 
-/// Peers that snapshots past their point of no return replace, with whose these are.
+/// Peers that snapshots past their point of no return replace, with whose these are. (Or whose these were: one that lost its
+/// files and was removed takes them along.)
 type Replaced = BTreeMap<(RegionId, u64), RegionId>;
 
 fn replaced(found: &BTreeMap<RegionId, Found>) -> Replaced {
     let mut replaced = Replaced::new();
     for (into, found) in found {
-        let mark = found.mark.iter().filter(|mark| mark.installing.is_some());
-        for peer in mark.flat_map(|mark| &mark.replaces) {
+        for peer in found.mark.iter().flat_map(|mark| &mark.replaces) {
             replaced.insert((RegionId(peer.region_id), peer.peer_id), *into);
         }
     }
@@ -199,13 +199,28 @@ fn restore<E: Engine>(
         .map_or(0, |raft| raft.peer_id)
         .max(mark.peer_id);
 
-    if let Some(head) = &mark.installing {
+    let installing = mark.installing.as_ref();
+    if let Some(head) = installing.filter(|_| mark.peer_id > mark.dead_peer_id) {
         let raft = raft.ok_or(corrupt("the raft state beside an install mark"))?;
         return resume_install(region, raft, head.clone(), mark.replaces, state, cx).map(Some);
     }
     let Some(state) = state else {
-        if newest == 0 || newest <= mark.dead_peer_id {
+        if newest == 0 {
             return Ok(None);
+        }
+        if newest <= mark.dead_peer_id {
+            if raft.is_none() {
+                return Ok(None);
+            }
+            let remains = wire::RegionState {
+                region: Some(metapb::Region {
+                    id: region.0,
+                    ..Default::default()
+                }),
+                peer_id: newest,
+                ..Default::default()
+            };
+            return Ok(Some(resume_destroy(region, remains, newest, mark, cx)));
         }
         return reborn(region, newest, raft, cx).map(Some);
     };
@@ -217,7 +232,7 @@ fn restore<E: Engine>(
             return reborn(region, newest, raft, cx).map(Some);
         }
         if raft.is_some() || !tombstone {
-            return resume_destroy(region, state, cx).map(Some);
+            return Ok(Some(resume_destroy(region, state, newest, mark, cx)));
         }
         return Ok(None);
     }
@@ -390,18 +405,23 @@ fn resume_install<E: Engine>(
         raft,
         cx.tick,
     ));
+    // Its log is what the snapshot left of it, so it votes as before.
+    peer.start_raft_installing(cx)?;
     peer.publish(cx);
+    cx.touch(&mut peer);
     cx.after_sync(Followup::PutInPlace { region, peer: id });
     Ok(peer)
 }
 
-/// A tombstone whose log is still there: the removal is carried through.
+/// A dead peer whose remains are still there: the removal is carried through, with that of the peers which die with it.
 fn resume_destroy<E: Engine>(
     region: RegionId,
     state: wire::RegionState,
+    newest: u64,
+    mark: wire::PeerMark,
     cx: &mut Context<E>,
-) -> Result<Box<Peer>, Error> {
-    let id = PeerId(state.peer_id);
+) -> Box<Peer> {
+    let id = PeerId(state.peer_id.max(newest));
     let descriptor = state.region.clone().unwrap_or(metapb::Region {
         id: region.0,
         ..Default::default()
@@ -410,25 +430,30 @@ fn resume_destroy<E: Engine>(
         peer_id: id.0,
         ..Default::default()
     };
-    if state.absorber_id != 0 {
-        // Its range lives on in another region.
-        let stage = Stage::Stopping {
-            reason: "merged into its neighbour",
-            settled: true,
-            merged: Some(Box::new(state)),
-        };
-        cx.after_sync(Followup::Destroy { region, peer: id });
-        return Ok(Box::new(Peer::new(id, descriptor, stage, raft, cx.tick)));
+    // The tombstone of an earlier peer says what it had; that is gone.
+    let earlier = state.state() == State::Tombstone && state.peer_id < id.0;
+    let mut held = Vec::new();
+    if descriptor.region_epoch.is_some() && !earlier && state.absorber_id == 0 {
+        held.push((descriptor.start_key.clone(), descriptor.end_key.clone()));
     }
-    let mut peer = Box::new(Peer::new(id, descriptor, Stage::Normal, raft, cx.tick));
-    let range = peer.range();
-    if peer.region.region_epoch.is_some() {
-        // If somebody owns a part of it by now, there is nothing to clear that this store knows to be nobody's. The
-        // tombstone keeps the whole descriptor all the same: it answers messages of those who do not know.
-        let _taken = cx.ranges.set(region, &[], std::slice::from_ref(&range));
+    if let Some(new) = mark.installing.and_then(|head| head.region) {
+        held = ranges::with(&held, (new.start_key, new.end_key));
     }
-    peer.begin_stopping("its removal was interrupted", cx);
-    Ok(peer)
+    // If somebody owns a part of it by now, there is nothing to clear that this store knows to be nobody's. The tombstone
+    // keeps the whole descriptor all the same: it answers messages of those who do not know.
+    if cx.ranges.set(region, &[], &held).is_err() {
+        held.clear();
+    }
+    let stage = Stage::Stopping {
+        reason: "its removal was interrupted",
+        settled: true,
+        // The range of a merged one lives on in another region.
+        merged: (state.absorber_id != 0).then(|| Box::new(state)),
+        held,
+        replaces: mark.replaces,
+    };
+    cx.after_sync(Followup::Destroy { region, peer: id });
+    Box::new(Peer::new(id, descriptor, stage, raft, cx.tick))
 }
 
 /// Files of snapshots that no install mark names are left over from an earlier life.
@@ -447,6 +472,11 @@ fn remove_leftover_files<E: Engine>(store: &mut Store<E>) -> Result<(), Error> {
     Ok(())
 }
 
+/// The seed of a peer's own randomness: its elections must not coincide with those of others.
+fn seed<E: Engine>(peer: PeerId, cx: &Context<E>) -> u64 {
+    cx.options.seed ^ peer.0.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
 impl Peer {
     /// Starts a Raft instance from what this peer has: its raft state, descriptor, applied position and these entries.
     pub(crate) fn start_raft<E: Engine>(
@@ -458,7 +488,7 @@ impl Peer {
         let region = self.region_id();
         let restored = Restored {
             id: self.id,
-            seed: cx.options.seed ^ self.id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            seed: seed(self.id, cx),
             hard_state: codec::hard_state(&self.state),
             compacted: codec::compacted(&self.state),
             membership: codec::membership(&self.region),
@@ -467,6 +497,28 @@ impl Peer {
             first_term,
         };
         let raft = Raft::new(cx.raft_options.clone(), restored)
+            .map_err(|source| Error::Raft { region, source })?;
+        self.raft = Some(raft);
+        self.generation = cx.generation();
+        Ok(())
+    }
+
+    /// Starts a Raft instance that goes on installing the snapshot of this peer's stage.
+    fn start_raft_installing<E: Engine>(&mut self, cx: &mut Context<E>) -> Result<(), Error> {
+        let region = self.region_id();
+        let Stage::Installing(installing) = &self.stage else {
+            unreachable!("region {region}: no snapshot is being installed");
+        };
+        let descriptor = installing.head.region.as_ref();
+        let compacted = codec::compacted(&self.state);
+        let restored = Restored {
+            hard_state: codec::hard_state(&self.state),
+            compacted,
+            membership: descriptor.map(codec::membership).unwrap_or_default(),
+            applied: compacted.index,
+            ..Restored::blank(self.id, seed(self.id, cx))
+        };
+        let raft = Raft::installing_again(cx.raft_options.clone(), restored)
             .map_err(|source| Error::Raft { region, source })?;
         self.raft = Some(raft);
         self.generation = cx.generation();

@@ -79,7 +79,7 @@ fn remove_files(head: &wire::SnapshotHead) -> Task {
     Task::RemoveFiles(file_names(head))
 }
 
-fn file_names(head: &wire::SnapshotHead) -> Vec<String> {
+pub(crate) fn file_names(head: &wire::SnapshotHead) -> Vec<String> {
     head.files.iter().map(|file| file.name.clone()).collect()
 }
 

@@ -331,8 +331,13 @@ impl<E: Engine> Store<E> {
         }
         peer.contacts
             .retain(|(id, _)| !peer.region.peers.iter().any(|member| member.id == id.0));
-        if !matches!(peer.stage, Stage::Stopping { .. }) {
-            peer.publish(&mut self.cx);
+        match &mut peer.stage {
+            Stage::Stopping { held, .. } => *held = new.into(),
+            Stage::Uninitialized { .. }
+            | Stage::Normal
+            | Stage::Installing(_)
+            | Stage::Dormant
+            | Stage::Absorbed { .. } => peer.publish(&mut self.cx),
         }
     }
 
@@ -454,14 +459,9 @@ impl Peer {
             Stage::Uninitialized { .. } | Stage::Dormant => Vec::new(),
             Stage::Normal => vec![self.range()],
             Stage::Installing(installing) => installing.clear.clone(),
-            Stage::Stopping { .. } | Stage::Absorbed { .. }
-                if self.region.region_epoch.is_none() =>
-            {
-                Vec::new()
-            }
-            // A peer that died by restarting over a tombstone holds its range only if nobody else took it, a merged one only
-            // until its absorber does.
-            Stage::Stopping { .. } | Stage::Absorbed { .. } => {
+            Stage::Stopping { held, .. } => held.clone(),
+            // It holds its range until its absorber does.
+            Stage::Absorbed { .. } => {
                 if held.is_empty() {
                     Vec::new()
                 } else {
@@ -477,13 +477,12 @@ impl Peer {
             "region {region} holds {held:?}, its stage says {expected:?}"
         );
         match self.stage {
-            Stage::Uninitialized { .. } | Stage::Normal => {
+            Stage::Uninitialized { .. } | Stage::Normal | Stage::Installing(_) => {
                 assert!(self.raft.is_some(), "region {region} has no raft instance");
             }
             Stage::Dormant | Stage::Absorbed { .. } | Stage::Stopping { .. } => {
                 assert!(self.raft.is_none(), "region {region} has a raft instance");
             }
-            Stage::Installing(_) => {}
         }
         if let Some(raft) = &self.raft {
             raft.check_invariants();

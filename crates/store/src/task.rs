@@ -73,9 +73,11 @@ pub fn run<E: Engine>(
             region,
             peer,
             tombstone,
+            merged,
             clear,
         } => {
-            destroy(engine, region, peer, &tombstone, clear)?;
+            let tombstones = std::iter::once(tombstone).chain(merged);
+            destroy(engine, region, peer, tombstones, &clear)?;
             Ok(Some(TaskDone::Destroyed { region, peer }))
         }
         Task::RemoveFiles(names) => {
@@ -275,12 +277,7 @@ fn install<E: Engine>(
         put(&keys::region_state(region), &state),
         put(&keys::applied_state(region), &applied),
     ];
-    for tombstone in tombstones {
-        let merged = RegionId(tombstone.region.as_ref().map_or(0, |merged| merged.id));
-        let applied_key = Bytes::copy_from_slice(&keys::applied_state(merged));
-        changes.push(put(&keys::region_state(merged), tombstone));
-        changes.push(Change::Delete(applied_key));
-    }
+    changes.extend(tombstones.iter().flat_map(bury));
     engine.write(
         Batch {
             family: Family::State,
@@ -302,13 +299,10 @@ fn destroy<E: Engine>(
     engine: &E,
     region: RegionId,
     peer: PeerId,
-    tombstone: &RegionState,
-    clear: Option<(Bytes, Bytes)>,
+    tombstones: impl Iterator<Item = RegionState>,
+    clear: &[(Bytes, Bytes)],
 ) -> Result<(), Error> {
-    let mut changes = vec![put(&keys::region_state(region), tombstone)];
-    changes.push(Change::Delete(Bytes::copy_from_slice(
-        &keys::applied_state(region),
-    )));
+    let changes = tombstones.flat_map(|tombstone| bury(&tombstone)).collect();
     engine.write(
         Batch {
             family: Family::State,
@@ -317,11 +311,11 @@ fn destroy<E: Engine>(
         Logging::On,
     )?;
     engine.sync()?;
-    if let Some((start, end)) = clear {
+    for (start, end) in clear {
         engine.clear_range(
             Family::State,
-            &keys::data(&start),
-            &keys::data_end(&end),
+            &keys::data(start),
+            &keys::data_end(end),
             Logging::On,
         )?;
     }
@@ -345,6 +339,16 @@ fn destroy<E: Engine>(
         )?;
     }
     Ok(())
+}
+
+/// What makes a peer dead in the apply tier.
+fn bury(tombstone: &RegionState) -> [Change; 2] {
+    let region = RegionId(tombstone.region.as_ref().map_or(0, |region| region.id));
+    let applied_key = Bytes::copy_from_slice(&keys::applied_state(region));
+    [
+        put(&keys::region_state(region), tombstone),
+        Change::Delete(applied_key),
+    ]
 }
 
 fn put(key: &[u8], record: &impl codec::Record) -> Change {

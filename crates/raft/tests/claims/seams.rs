@@ -566,6 +566,60 @@ fn regions_7_while_installing_a_peer_votes_but_takes_no_log() {
     assert_eq!(cluster.raft(3).hard_state().vote, Some(peer(2)));
 }
 
+/// Whoever cannot put a snapshot in place answers like a peer with an empty log, and takes another that is no older.
+#[test]
+fn regions_7_a_lost_snapshot_is_replaced_by_one_as_new() {
+    let mut cluster = Cluster::led(3, 1);
+    let snapshot = |index| Event::InstallSnapshot {
+        from: peer(1),
+        term: 1,
+        position: LogPosition { term: 1, index },
+        membership: Membership::of_voters((1..=3).map(PeerId)),
+    };
+    let (lost, append) = (
+        LogPosition { term: 1, index: 50 },
+        Message {
+            from: peer(1),
+            to: peer(3),
+            term: 1,
+            support: None,
+            body: Body::Append {
+                previous: LogPosition { term: 1, index: 50 },
+                entries: vec![],
+                commit: 50,
+            },
+        },
+    );
+    cluster.step(3, snapshot(50)).expect("it is needed");
+    cluster.step(3, Event::SnapshotLost(lost)).expect("told");
+    cluster.arrive(append);
+    assert_eq!(
+        cluster.step(3, snapshot(49)),
+        Err(Error::Installing { position: lost })
+    );
+    cluster.step(3, snapshot(50)).expect("it takes its place");
+    assert_eq!(
+        cluster.step(3, snapshot(50)),
+        Err(Error::Installing { position: lost }),
+        "this one is not lost"
+    );
+    let refused = AppendResult::Mismatch {
+        rejected: 50,
+        hint: LogPosition::default(),
+    };
+    let waiting = cluster.node(3).writes.iter().flat_map(|write| &write.after);
+    assert!(
+        cluster
+            .network
+            .iter()
+            .chain(waiting)
+            .any(|message| matches!(
+                &message.body,
+                Body::AppendResponse { result, .. } if *result == refused
+            ))
+    );
+}
+
 #[test]
 fn reliability_r33_proposals_and_windows_are_bounded() {
     let options = Options {

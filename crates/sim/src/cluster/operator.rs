@@ -212,7 +212,7 @@ impl World {
     }
 
     /// Stops a store: killed, or without power.
-    fn stop(&mut self, id: StoreId, power: bool) {
+    pub(super) fn stop(&mut self, id: StoreId, power: bool) {
         let keep = match self.disk_random.below(3) {
             0 => Keep::Nothing,
             1 => Keep::Everything,

@@ -31,7 +31,10 @@ pub const FAULTS: &[Fault] = &[
     Fault::Fetch,
     Fault::Limits,
     Fault::SlowSnapshot,
+    Fault::LostFiles,
 ];
+/// Those that were added later. They are drawn last, so that a seed's other settings are what they were before.
+const LATE: &[Fault] = &[Fault::SlowSnapshot, Fault::LostFiles];
 
 /// The settings of a cluster.
 #[derive(Clone, Debug)]
@@ -80,8 +83,7 @@ impl Settings {
         let random = &mut Stream::new(plan.seed, Purpose::Settings);
         let mut faults = Faults::default();
         let permille = random.pick(&[300, 600, 850]);
-        // Drawn last, so that it changes nothing else.
-        let early = |fault: &&Fault| **fault != Fault::SlowSnapshot;
+        let early = |fault: &&Fault| !LATE.contains(fault);
         for fault in FAULTS.iter().filter(early) {
             let rare = if *fault == Fault::PowerLoss { 2 } else { 1 };
             if random.chance(permille / rare) {
@@ -198,9 +200,11 @@ impl Settings {
         if faults.has(Fault::Split) {
             settings.options.split = draw_split(random);
         }
-        let slow = Fault::SlowSnapshot;
-        if (random.chance(permille) || plan.with.contains(&slow)) && !plan.without.contains(&slow) {
-            settings.faults = settings.faults.with(slow);
+        for fault in LATE {
+            let drawn = random.chance(permille) || plan.with.contains(fault);
+            if drawn && !plan.without.contains(fault) {
+                settings.faults = settings.faults.with(*fault);
+            }
         }
         settings
     }

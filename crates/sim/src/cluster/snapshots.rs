@@ -15,6 +15,8 @@ use crate::rule::Violation;
 /// Permille of builds and streams that hang, and of snapshots' tasks that are slow, in worlds that have slow snapshots.
 const HUNG_PERMILLE: u64 = 100;
 const SLOW_PERMILLE: u64 = 500;
+/// Permille of snapshots whose files are lost while they are put in place, in worlds where that happens.
+const LOST_PERMILLE: u64 = 200;
 /// Pieces of a slow task, each of which takes up to a third of the time that a snapshot may stand still.
 const PIECES_MAX: u64 = 12;
 
@@ -28,6 +30,12 @@ impl World {
     ) -> Result<(), Violation> {
         if !self.nodes[&id].is_up(incarnation) {
             return Ok(());
+        }
+        if matches!(*task, Task::InstallSnapshot { .. })
+            && self.settings.faults.has(Fault::LostFiles)
+            && self.disk_random.chance(LOST_PERMILLE)
+        {
+            return self.lose_files(id);
         }
         let Some(transfer) = task
             .transfer()
@@ -55,6 +63,16 @@ impl World {
         let left = self.disk_random.between(1, PIECES_MAX);
         self.after_piece(id, incarnation, task, left);
         Ok(())
+    }
+
+    /// The store stops, and what was staged there is gone.
+    fn lose_files(&mut self, id: StoreId) -> Result<(), Violation> {
+        self.count("staged files lost");
+        let power = self.disk_random.chance(500);
+        self.stop(id, power);
+        let engine = &self.nodes[&id].engine;
+        let names = engine.stage_list().map_err(broken)?;
+        engine.stage_remove(&names).map_err(broken)
     }
 
     fn after_piece(&mut self, id: StoreId, incarnation: u32, task: Box<Task>, left: u64) {
@@ -113,6 +131,11 @@ impl World {
         {
             self.count("source replaced by snapshot");
         }
+        if let Task::Destroy { merged, .. } = &task
+            && !merged.is_empty()
+        {
+            self.count("source died installing");
+        }
         if let Task::SendSnapshot {
             to_store,
             build,
@@ -127,10 +150,21 @@ impl World {
         let done = task::run(&self.nodes[&id].engine, task, &mut || goes_on).map_err(broken)?;
         if let Some(done) = done {
             match done {
-                TaskDone::SnapshotInstalled { .. } => self.count("snapshot installed"),
-                TaskDone::Destroyed { .. } => self.count("peer destroyed"),
+                TaskDone::SnapshotInstalled { region, peer, .. } => {
+                    self.unusable.remove(&(id, region, peer));
+                    self.count("snapshot installed");
+                }
+                TaskDone::Destroyed { region, peer } => {
+                    self.count("peer destroyed");
+                    if self.unusable.remove(&(id, region, peer)) {
+                        self.count("destroyed installing");
+                    }
+                }
                 TaskDone::EntriesFetched { .. } => self.count("entries fetched"),
-                TaskDone::SnapshotUnusable { .. } => self.count("snapshot unusable"),
+                TaskDone::SnapshotUnusable { region, peer } => {
+                    self.unusable.insert((id, region, peer));
+                    self.count("snapshot unusable");
+                }
                 TaskDone::SnapshotBuilt { .. }
                 | TaskDone::SnapshotSent { .. }
                 | TaskDone::Damaged { .. } => {}

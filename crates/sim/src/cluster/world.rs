@@ -6,7 +6,7 @@ use bytes::Bytes;
 use engine::{MemoryEngine, MemoryOptions};
 use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId, metapb};
-use raft::Role;
+use raft::{PeerId, Role};
 use store::apply::Applier;
 use store::event::{Applied, OperationResult, Refusal, RequestId, Task, TaskDone, Transfer};
 use store::{Store, identity};
@@ -107,6 +107,8 @@ pub struct World {
     pub(super) merged_at: BTreeMap<u64, Time>,
     /// The neighbours that the operator is about to merge.
     pub(super) pair: Option<Pair>,
+    /// Peers that wait for another snapshot, because they lost the files of one.
+    pub(super) unusable: BTreeSet<(StoreId, RegionId, PeerId)>,
     pub(super) happened: BTreeMap<&'static str, u64>,
     pub(super) trace: Trace,
     pub(super) events: u64,
@@ -141,6 +143,7 @@ impl World {
             frozen: BTreeSet::new(),
             merged_at: BTreeMap::new(),
             pair: None,
+            unusable: BTreeSet::new(),
             happened: BTreeMap::new(),
             trace: Trace::new(plan.trace),
             events: 0,

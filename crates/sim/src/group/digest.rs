@@ -26,6 +26,7 @@ pub fn describe_words(event: &Event) -> (u64, u64) {
         Event::StepDown(_) => (15, 0),
         Event::SupportEnded(_) => (16, 0),
         Event::SupportHeld { peer, .. } => (17, peer.0),
+        Event::SnapshotLost(position) => (18, position.index),
     }
 }
 

@@ -63,11 +63,13 @@ pub enum Fault {
     SlowSnapshot,
     /// Neighbours are merged; in clusters.
     Merge,
+    /// Stores stop while they put snapshots in place, and lose the files; in clusters.
+    LostFiles,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 26] = [
+    pub const ALL: [Fault; 27] = [
         Fault::Loss,
         Fault::Duplicate,
         Fault::Reorder,
@@ -94,6 +96,7 @@ impl Fault {
         Fault::Lease,
         Fault::SlowSnapshot,
         Fault::Merge,
+        Fault::LostFiles,
     ];
 
     /// The name on the command line.
@@ -241,7 +244,7 @@ impl Settings {
         for fault in Fault::ALL {
             let rare = match fault {
                 // Groups have none; nothing is drawn for it.
-                Fault::SlowSnapshot | Fault::Merge => continue,
+                Fault::SlowSnapshot | Fault::Merge | Fault::LostFiles => continue,
                 Fault::PowerLoss | Fault::Orders | Fault::Readd | Fault::Lease => 2,
                 _ => 1,
             };

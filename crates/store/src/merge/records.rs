@@ -159,16 +159,8 @@ impl<E: Engine> Store<E> {
                 // Ids grow, and a source gets no peers after it froze.
                 return Remains::Some;
             }
-            let ends = match &peer.stage {
-                Stage::Normal => !peer.is_gated(&self.cx),
-                // It waits for a snapshot that nobody sends any more.
-                Stage::Installing(installing) => !installing.has_files,
-                Stage::Uninitialized { .. }
-                | Stage::Dormant
-                | Stage::Absorbed { .. }
-                | Stage::Stopping { .. } => false,
-            };
-            if ends && self.is_past(record) {
+            let has_data = !matches!(peer.stage, Stage::Uninitialized { .. });
+            if has_data && peer.may_die(&self.cx) && self.is_past(record) {
                 self.stop(region, "a merge record names it");
             }
             let dying = self

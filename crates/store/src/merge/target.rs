@@ -325,6 +325,8 @@ impl<E: Engine> Store<E> {
             reason: "merged into its neighbour",
             settled: true,
             merged: Some(Box::new(tombstone)),
+            held: Vec::new(),
+            replaces: Vec::new(),
         };
         cx.after_sync(Followup::Destroy { region, peer: id });
         self.unpublish(region);

@@ -11,7 +11,7 @@ use crate::context::{Context, Followup};
 use crate::event::{ApplyTask, Task, Transfer, TransferChange};
 use crate::inbound::Address;
 use crate::merge::{self, MergeState};
-use crate::peer::{Installing, Peer, Stage};
+use crate::peer::Stage;
 use crate::planted::Bug;
 use crate::store::{Store, step_quietly};
 use crate::{Error, codec};
@@ -211,8 +211,8 @@ impl<E: Engine> Store<E> {
         replaced
     }
 
-    /// Tombstones of those that a snapshot replaces and whose own are not written yet.
-    fn tombstones(
+    /// Tombstones of those that a snapshot replaces, or was to, and whose own are not written yet.
+    pub(crate) fn tombstones(
         &self,
         into: RegionId,
         replaces: &[wire::ReplacedPeer],
@@ -390,7 +390,6 @@ impl<E: Engine> Store<E> {
             return;
         };
         let Some(raft) = peer.raft.as_mut() else {
-            self.replace_lost(region, head, position);
             return;
         };
         let event = RaftEvent::InstallSnapshot {
@@ -424,61 +423,6 @@ impl<E: Engine> Store<E> {
             }
             Some(_) => self.turn_down(region, &head, Judgement::Refuse(refuse::Reason::Stale)),
         }
-    }
-
-    /// Another snapshot for a peer whose first one lost its files in a restart. There is no Raft instance yet.
-    fn replace_lost(
-        &mut self,
-        region: RegionId,
-        head: Box<wire::SnapshotHead>,
-        position: LogPosition,
-    ) {
-        let Some(new) = head.region.as_ref() else {
-            return;
-        };
-        let mut replaces = self.replace_merged(new);
-        let Some(peer) = self.peers.get_mut(&region) else {
-            return;
-        };
-        let Stage::Installing(installing) = &peer.stage else {
-            return;
-        };
-        replaces.extend(installing.replaces.iter().copied());
-        let mut clear = vec![(new.start_key.clone(), new.end_key.clone())];
-        for old in &installing.clear {
-            let last = clear.pop().expect("there is always one");
-            clear.extend(crate::ranges::union(last, old.clone()));
-        }
-        if let Err(other) = self.cx.ranges.set(region, &installing.clear, &clear) {
-            self.cx.fail(Error::Overlap { region, other });
-        }
-        let useless: Vec<String> = file_names(&installing.head)
-            .into_iter()
-            .filter(|name| head.files.iter().all(|file| file.name != *name))
-            .collect();
-        if position.term > peer.state.term {
-            peer.state.term = position.term;
-            peer.state.vote = 0;
-        }
-        peer.state.commit = peer.state.commit.max(position.index);
-        peer.state.compacted_term = position.term;
-        peer.state.compacted_index = position.index;
-        peer.put_install_mark((*head).clone(), &replaces, &mut self.cx);
-        self.cx.log.delete_entries(region, 0, None);
-        self.cx
-            .log
-            .put(&crate::keys::raft_state(region), &peer.state);
-        peer.stage = Stage::Installing(Box::new(Installing {
-            head: *head,
-            clear,
-            replaces,
-            has_files: true,
-        }));
-        self.cx.after_sync(Followup::PutInPlace {
-            region,
-            peer: peer.id,
-        });
-        self.cx.after_sync(Followup::RemoveFiles(useless));
     }
 
     /// The mark is durable: nothing can go back now, and repeating is harmless.
@@ -548,14 +492,8 @@ impl<E: Engine> Store<E> {
             cx.fail(Error::Overlap { region, other });
         }
         peer.put_mark(cx);
-        match peer.raft.as_mut() {
-            Some(raft) => step_quietly(raft, RaftEvent::SnapshotInstalled(position)),
-            None => {
-                if let Err(error) = peer.start_raft(Vec::new(), false, cx) {
-                    cx.fail(error);
-                    return;
-                }
-            }
+        if let Some(raft) = peer.raft.as_mut() {
+            step_quietly(raft, RaftEvent::SnapshotInstalled(position));
         }
         peer.publish(cx);
         cx.touch(peer);
@@ -577,7 +515,7 @@ impl<E: Engine> Store<E> {
         }
     }
 
-    /// After a restart the staged files were not there any more: the peer stays as it is and takes another snapshot.
+    /// The staged files are not there any more: the peer stays as it is and takes another snapshot, or proof that it was removed.
     pub(crate) fn on_snapshot_unusable(&mut self, region: RegionId, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&region).filter(|peer| peer.id == id) else {
             return;
@@ -586,49 +524,13 @@ impl<E: Engine> Store<E> {
             return;
         };
         installing.has_files = false;
-        // Without files there is nothing for Raft to wait for; until another snapshot comes the peer answers by itself.
-        peer.raft = None;
-        self.cx.end_slot(region);
-    }
-}
-
-impl Peer {
-    /// While there is no Raft instance, because the files of a snapshot were lost: tells a leader that the peer is there
-    /// (in answer to a heartbeat, confirming no read round) and that its log matches nowhere (in answer to an append). So
-    /// the leader finds out that another snapshot is needed.
-    pub(crate) fn answer_without_raft<E: Engine>(
-        &mut self,
-        leader: PeerId,
-        term: u64,
-        append_at: Option<Index>,
-        cx: &mut Context<E>,
-    ) {
-        let lost = matches!(&self.stage, Stage::Installing(installing) if !installing.has_files);
-        if !lost || term < self.state.term {
-            return;
+        let position = LogPosition {
+            term: installing.head.term,
+            index: installing.head.index,
+        };
+        if let Some(raft) = peer.raft.as_mut() {
+            step_quietly(raft, RaftEvent::SnapshotLost(position));
         }
-        let body = match append_at {
-            Some(rejected) => raft::Body::AppendResponse {
-                result: raft::AppendResult::Mismatch {
-                    rejected,
-                    hint: LogPosition::default(),
-                },
-                commit: 0,
-                pledge: None,
-            },
-            None => raft::Body::HeartbeatResponse {
-                round: 0,
-                commit: 0,
-                pledge: None,
-            },
-        };
-        let message = raft::Message {
-            from: self.id,
-            to: leader,
-            term,
-            support: None,
-            body,
-        };
-        cx.send(self, message, false);
+        self.cx.end_slot(region);
     }
 }

@@ -39,6 +39,7 @@ fn a_destroyed_peer_stays_dead() {
         region: r(5),
         peer: PeerId(51),
         tombstone: tombstone.clone(),
+        merged: Vec::new(),
         clear: Default::default(),
     };
     let (done, left) = survives(&engine, destroy);

@@ -1,11 +1,11 @@
 //! Merges over several stores (REGIONS §5); the names of races are those of §10.
 
 use bytes::Bytes;
-use engine::MemoryOptions;
+use engine::{Engine, MemoryOptions};
 use proto::metapb;
 use proto::pontoon::v1::raft_message::Body;
 use raft::PeerId;
-use store::event::{Event, Order, OrderKind, OrderRefusal, Refusal, StepId};
+use store::event::{Event, Order, OrderKind, OrderRefusal, Refusal, StepId, Task};
 
 use crate::harness::*;
 
@@ -334,12 +334,12 @@ fn merge_record_flushed() {
 }
 
 /// Store 3 has the source's log up to the freeze and hears neither that this is committed nor anything of the target.
-fn lagging(options: store::Options) -> Cluster {
+fn lagging(stores: u64, options: store::Options) -> Cluster {
     let regions = [
         region(1, "", "m", &[1, 2, 3]),
         region(2, "m", "", &[1, 2, 3]),
     ];
-    let mut cluster = Cluster::with(3, &regions, options, MemoryOptions::default());
+    let mut cluster = Cluster::with(stores, &regions, options, MemoryOptions::default());
     for id in [1, 2] {
         cluster.elect_at(r(id), 1);
     }
@@ -369,7 +369,7 @@ fn lagging(options: store::Options) -> Cluster {
 
 #[test]
 fn merge_lagging_store() {
-    let mut cluster = lagging(options());
+    let mut cluster = lagging(3, options());
     assert!(!is_frozen_at(&cluster, 3));
     cluster.put(r(2), "b", "new");
     // Nobody speaks for the source any more.
@@ -391,7 +391,7 @@ fn merge_snapshot_over_source() {
         compact_tail_entries: 0,
         ..options()
     };
-    let mut cluster = lagging(small);
+    let mut cluster = lagging(3, small);
     for round in 0..20 {
         cluster.put(r(2), "y", &round.to_string());
     }
@@ -407,6 +407,82 @@ fn merge_snapshot_over_source() {
         (1..=3).all(|store| cluster.records(store, r(2)) == 0)
     });
     assert_eq!(cluster.store(3).peer_count(), 1);
+}
+
+/// Store 3 was stopped while a snapshot of the target was being put in place of its peers of source and target. The files are
+/// lost, and the target has moved to store 4.
+fn removed_while_replacing() -> Cluster {
+    let small = store::Options {
+        compact_entries: 4,
+        compact_tail_entries: 0,
+        ..options()
+    };
+    let mut cluster = lagging(4, small);
+    for round in 0..20 {
+        cluster.put(r(2), "y", &round.to_string());
+    }
+    cluster.ticks(60);
+    cluster.hold_tasks.insert(s(3));
+    cluster.clear_filter();
+    cluster.until("the install waits as a task", |cluster| {
+        let mut tasks = cluster.nodes[&s(3)].tasks.iter();
+        tasks.any(|task| {
+            matches!(task, Task::InstallSnapshot { tombstones, .. } if !tombstones.is_empty())
+        })
+    });
+    cluster.crash(s(3), KILL);
+    let engine = cluster.nodes[&s(3)].engine.clone();
+    engine
+        .stage_remove(&engine.stage_list().expect("a list"))
+        .expect("they go");
+    cluster.add_learner(r(2), 94, 4);
+    cluster.swap_peers(r(2), 94, 23);
+    cluster.remove_learner(r(2), 23);
+    cluster.hold_tasks.remove(&s(3));
+    cluster.restart(s(3));
+    cluster
+}
+
+/// Nobody sends that snapshot again, so the target's peer takes the proof, and the source's dies with it. That whenever the
+/// store stops in between.
+#[test]
+fn a_source_dies_with_an_absorber_that_lost_its_snapshot() {
+    let mut steps_most = 0;
+    for mode in [KILL, POWER] {
+        for stop_after in 0..12 {
+            let mut cluster = removed_while_replacing();
+            let mut steps = 0;
+            while steps < stop_after && cluster.store(3).peer_count() > 0 {
+                let dying = !cluster.has_view(3, r(2));
+                let mut busy = cluster.deliver();
+                for other in [s(1), s(2), s(4)] {
+                    busy |= cluster.work(other);
+                }
+                if cluster.work(s(3)) {
+                    steps += usize::from(dying);
+                } else if !busy {
+                    for id in 1..=4 {
+                        cluster.step(s(id), Event::Tick);
+                    }
+                }
+            }
+            steps_most = steps_most.max(steps);
+            cluster.crash(s(3), mode);
+            cluster.restart(s(3));
+            cluster.until("target and source die there", |cluster| {
+                cluster.store(3).peer_count() == 0
+            });
+            cluster.until("the record is dropped", |cluster| {
+                let mut stores = [1, 2, 4].into_iter();
+                stores.all(|store| cluster.records(store, r(2)) == 0)
+            });
+            assert_eq!(cluster.local_get(3, "a"), None);
+            assert_eq!(cluster.get(r(2), "a"), Some("1".into()));
+            cluster.add_learner(r(2), 33, 3);
+            cluster.assert_same_data(&[1, 2, 3, 4]);
+        }
+    }
+    assert!(steps_most < 11, "dying has ended by the last crash");
 }
 
 #[test]
@@ -621,7 +697,7 @@ fn merge_store_dies() {
 #[test]
 fn merge_split_child_snapshot() {
     // Store 3 has applied neither the merge nor the split after it; a child of that comes by snapshot, and has to wait.
-    let mut cluster = lagging(options());
+    let mut cluster = lagging(3, options());
     let child = cluster.split(r(2), &["f"])[0];
     cluster.put(child, "g", "3");
     assert_eq!(cluster.merge_state(1, child).records.len(), 1);

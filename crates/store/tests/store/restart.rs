@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use engine::{CrashMode, Keep, MemoryOptions};
+use bytes::Bytes;
+use engine::{Batch, Change, CrashMode, Engine, Family, Keep, Logging, MemoryOptions};
 use proto::metapb::{Peer, PeerRole};
+use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId};
 use raft::PeerId;
 use store::event::{OrderKind, Refusal};
-use store::keys;
+use store::{codec, keys};
 
 use crate::harness::*;
 
@@ -377,4 +379,49 @@ fn random_schedules_with_kills() {
 #[test]
 fn random_schedules_with_power_losses() {
     run(1_000_000..1_000_000 + seeds(), true);
+}
+
+/// A peer died without data over the tombstone of an earlier one, whose range another region has taken since. The store stopped
+/// before the remains were gone, and claims nothing for them.
+#[test]
+fn remains_over_an_earlier_tombstone_claim_no_range() {
+    let mut cluster = Cluster::new(1, &[region(6, "", "", &[1])]);
+    cluster.elect(r(6));
+    cluster.put(r(6), "a", "1");
+    let engine = cluster.nodes[&s(1)].engine.clone();
+    let write = |family, key: &[u8], value| {
+        let changes = vec![Change::Put(Bytes::copy_from_slice(key), value)];
+        let batch = Batch { family, changes };
+        engine.write(batch, Logging::On).expect("written");
+    };
+    let tombstone = wire::RegionState {
+        state: wire::region_state::State::Tombstone as i32,
+        region: Some(region(5, "", "m", &[1])),
+        peer_id: 51,
+        ..Default::default()
+    };
+    let mark = wire::PeerMark {
+        peer_id: 52,
+        dead_peer_id: 52,
+        ..Default::default()
+    };
+    let raft = wire::RaftState {
+        peer_id: 52,
+        term: 3,
+        ..Default::default()
+    };
+    let (state_key, mark_key) = (keys::region_state(r(5)), keys::peer_mark(r(5)));
+    write(Family::State, &state_key, codec::encode_record(&tombstone));
+    write(Family::Log, &mark_key, codec::encode_record(&mark));
+    let raft_key = keys::raft_state(r(5));
+    write(Family::Log, &raft_key, codec::encode_record(&raft));
+    cluster.crash(s(1), KILL);
+    cluster.restart(s(1));
+    cluster.until("the remains are gone", |cluster| {
+        cluster.store(1).peer_count() == 1
+    });
+    let engine = &cluster.nodes[&s(1)].engine;
+    let left = engine.get(Family::Log, &raft_key).expect("readable");
+    assert_eq!(left, None);
+    assert_eq!(cluster.get(r(6), "a"), Some("1".into()));
 }

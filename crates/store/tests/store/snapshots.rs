@@ -302,40 +302,145 @@ fn snapshot_crash_points() {
     }
 }
 
-#[test]
-fn an_install_whose_files_are_lost_takes_another_snapshot() {
-    let mut cluster = three();
+/// A cluster of four stores in which store 3 was stopped in the middle of an install, past its point of no return, and is
+/// still down. Store 1 led.
+fn stopped_while_installing() -> Cluster {
+    let mut cluster = Cluster::with(
+        4,
+        &[region(1, "", "", &[1, 2, 3])],
+        compacting(),
+        Default::default(),
+    );
     cluster.put(r(1), "a", "old");
-    let leader = cluster.elect(r(1));
-    let away = [s(1), s(2), s(3)]
-        .into_iter()
-        .find(|store| *store != leader)
-        .expect("three");
-    cluster.isolate(away);
+    cluster.elect_at(r(1), 1);
+    cluster.isolate(s(3));
     fill(&mut cluster, 40);
-    cluster.hold_tasks.insert(away);
+    cluster.hold_tasks.insert(s(3));
     cluster.heal();
     cluster.until("the install waits as a task", |cluster| {
-        cluster.nodes[&away]
-            .tasks
-            .iter()
-            .any(|task| matches!(task, Task::InstallSnapshot { .. }))
+        let mut tasks = cluster.nodes[&s(3)].tasks.iter();
+        tasks.any(|task| matches!(task, Task::InstallSnapshot { .. }))
     });
-    let engine = cluster.nodes[&away].engine.clone();
-    cluster.crash(away, KILL);
-    let engine_after = cluster.nodes[&away].engine.clone();
-    drop(engine);
-    engine_after
-        .stage_remove(&engine_after.stage_list().expect("a list"))
+    cluster.crash(s(3), KILL);
+    cluster
+}
+
+fn lose_files(cluster: &Cluster, store: u64) {
+    let engine = &cluster.nodes[&s(store)].engine;
+    engine
+        .stage_remove(&engine.stage_list().expect("a list"))
         .expect("they go");
-    cluster.restart(away);
+}
+
+#[test]
+fn an_install_whose_files_are_lost_takes_another_snapshot() {
+    let mut cluster = stopped_while_installing();
+    lose_files(&cluster, 3);
+    cluster.restart(s(3));
     cluster.ticks(2);
-    assert!(!cluster.owns(away.0, r(1)), "it stays installing");
+    assert!(!cluster.owns(3, r(1)), "it stays installing");
     cluster.until("another snapshot is installed", |cluster| {
-        cluster.owns(away.0, r(1))
+        cluster.owns(3, r(1))
     });
     cluster.put(r(1), "b", "2");
     cluster.assert_same_data(&[1, 2, 3]);
+}
+
+/// REGIONS §2: an installing peer votes, whether its process ended meanwhile and its files are there or not.
+#[test]
+fn an_installing_peer_votes_after_a_restart() {
+    for lost in [false, true] {
+        let mut cluster = stopped_while_installing();
+        if lost {
+            lose_files(&cluster, 3);
+        }
+        cluster.crash(s(1), KILL);
+        cluster.restart(s(3));
+        if !lost {
+            cluster.hold_tasks.insert(s(3));
+        }
+        cluster.until("the other two elect", |cluster| {
+            cluster.leader(r(1)) == Some(s(2))
+        });
+        // A power loss does not take the vote back.
+        let term = cluster.view(2, r(1)).term;
+        assert_eq!(cluster.view(3, r(1)).term, term);
+        cluster.crash(s(3), POWER);
+        cluster.restart(s(3));
+        cluster.hold_tasks.remove(&s(3));
+        assert_eq!(cluster.view(3, r(1)).term, term);
+        cluster.put(r(1), "b", "2");
+        cluster.assert_same_data(&[2, 3]);
+    }
+}
+
+/// The peer of store 3 is removed while it lies there with a snapshot that it cannot put in place: nobody will send it
+/// another one, so it must take the proof.
+fn removed_while_installing(lost: bool) -> Cluster {
+    let mut cluster = stopped_while_installing();
+    if lost {
+        lose_files(&cluster, 3);
+    }
+    cluster.add_learner(r(1), 14, 4);
+    cluster.swap_peers(r(1), 14, 13);
+    cluster.remove_learner(r(1), 13);
+    cluster
+}
+
+#[test]
+fn a_peer_removed_while_installing_dies() {
+    for lost in [false, true] {
+        let mut cluster = removed_while_installing(lost);
+        cluster.restart(s(3));
+        cluster.until("it dies", |cluster| cluster.store(3).peer_count() == 0);
+        let files = cluster.nodes[&s(3)].engine.stage_list();
+        assert_eq!(files.expect("a list"), Vec::<String>::new());
+        assert_eq!(cluster.local_get(3, "a"), None, "its data is gone");
+        cluster.restart(s(3));
+        assert_eq!(cluster.store(3).peer_count(), 0);
+        // A later peer of the region lives here again.
+        cluster.add_learner(r(1), 23, 3);
+        cluster.assert_same_data(&[1, 2, 3, 4]);
+    }
+}
+
+/// The same, and the store stops between any two steps of dying.
+#[test]
+fn a_peer_removed_while_installing_dies_across_crashes() {
+    let mut steps_most = 0;
+    for mode in [KILL, POWER] {
+        for stop_after in 0..8 {
+            let mut cluster = removed_while_installing(true);
+            cluster.restart(s(3));
+            let mut steps = 0;
+            while cluster.has_view(3, r(1)) || steps < stop_after {
+                let dying = !cluster.has_view(3, r(1));
+                let others = [s(1), s(2), s(4)];
+                let mut busy = cluster.deliver();
+                for other in others {
+                    busy |= cluster.work(other);
+                }
+                if cluster.work(s(3)) {
+                    steps += usize::from(dying);
+                } else if !busy {
+                    if dying {
+                        break;
+                    }
+                    for id in [s(1), s(2), s(3), s(4)] {
+                        cluster.step(id, Event::Tick);
+                    }
+                }
+            }
+            steps_most = steps_most.max(steps);
+            cluster.crash(s(3), mode);
+            cluster.restart(s(3));
+            cluster.until("it dies", |cluster| cluster.store(3).peer_count() == 0);
+            assert_eq!(cluster.local_get(3, "a"), None, "its data is gone");
+            cluster.add_learner(r(1), 23, 3);
+            cluster.assert_same_data(&[1, 2, 3, 4]);
+        }
+    }
+    assert!(steps_most < 7, "dying has ended by the last crash");
 }
 
 #[test]
