@@ -65,6 +65,7 @@ impl<E: Engine> Store<E> {
                 peer.begin_sending(member, cx);
             }
         }
+        peer.tell_caught_up(cx);
         self.unpark(region);
         self.hasten_source(region);
     }

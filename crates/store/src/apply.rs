@@ -181,6 +181,7 @@ impl Applied {
             split_keys: Vec::new(),
             last_key: None,
             answers: Vec::new(),
+            misrouted: Vec::new(),
         }
     }
 }

@@ -104,6 +104,8 @@ pub(crate) struct Context<E> {
     pub store: StoreId,
     /// Ticks since this incarnation began.
     pub tick: u64,
+    /// When each other store was last heard; the others never were.
+    pub heard: BTreeMap<StoreId, u64>,
     pub out: Effects,
     pub log: LogTurn,
     /// Where this turn's report of a region is.
@@ -143,6 +145,7 @@ impl<E: Engine> Context<E> {
             options,
             store: StoreId(identity.store_id),
             tick: 0,
+            heard: BTreeMap::new(),
             out: Effects::default(),
             log: LogTurn::default(),
             reports: BTreeMap::new(),

@@ -140,6 +140,14 @@ pub enum Refusal {
         /// Who does, if known.
         leader: Option<metapb::Peer>,
     },
+    /// Nobody leads, and nobody will before these stores are back: without them there is no quorum.
+    #[error("region {region} has no leader: nothing is heard of {}", named(.missing))]
+    NoQuorum {
+        /// The region.
+        region: RegionId,
+        /// Stores of voters, silent for two election timeouts.
+        missing: Vec<StoreId>,
+    },
     /// The client's picture of the region is older or newer than ours.
     #[error("the epoch does not match")]
     EpochNotMatch {
@@ -188,6 +196,14 @@ pub enum Refusal {
     /// The fate is not known here: it may be applied later (R26).
     #[error("the outcome is not known")]
     Unknown,
+}
+
+fn named(stores: &[StoreId]) -> String {
+    let names: Vec<String> = stores
+        .iter()
+        .map(|store| format!("store {store}"))
+        .collect();
+    names.join(", ")
 }
 
 /// The answer to one operation of a proposal.
@@ -368,6 +384,20 @@ pub struct Applied {
     /// Requests that are done, with the results of their operations, or refused at apply. The driver answers these after
     /// the store has been given the event and its views are published.
     pub answers: Vec<(RequestId, Result<Vec<OperationResult>, Refusal>)>,
+    /// Requests that had no effect because they do not fit the region as it is at their index. The store answers these, with
+    /// every region it knows that covers them ([`Effects::refusals`]).
+    pub misrouted: Vec<Misrouted>,
+}
+
+/// A write that does not fit the region any more at the index at which it is applied (REGIONS §8).
+#[derive(Clone, Debug)]
+pub struct Misrouted {
+    /// The request.
+    pub id: RequestId,
+    /// What it asked for, at the epoch at which it was proposed.
+    pub target: Target,
+    /// Whether the region was frozen.
+    pub frozen: bool,
 }
 
 /// A source that a merge took in. Its tombstone is written, its log is not touched.

@@ -1,10 +1,11 @@
 //! What placement hears of the regions led here, and how leaders come and go.
 
 use engine::Engine;
-use raft::{PeerId, Role};
+use raft::{Index, MemberStatus, PeerId, Role};
 
 use crate::context::Context;
 use crate::event::RegionReport;
+use crate::options::Options;
 use crate::peer::Peer;
 
 impl Peer {
@@ -57,12 +58,7 @@ impl Peer {
             if silent >= cx.options.down_ticks {
                 down.push((*member, silent * cx.options.tick_ms / 1000));
             }
-            let caught_up = status.is_some_and(|status| {
-                !status.in_snapshot
-                    && status.matched > 0
-                    && last.saturating_sub(status.matched) <= cx.options.caught_up_entries
-            });
-            if !caught_up {
+            if !status.is_some_and(|status| has_caught_up(status, last, &cx.options)) {
                 pending.push(*member);
             }
         }
@@ -104,7 +100,23 @@ impl Peer {
         }
     }
 
-    /// Reports when it is time, when there is load to tell, or when a member went down or caught up. The look is spread over
+    /// Reports at once when a member caught up that was told to lag: a step of placement waits for it.
+    pub(crate) fn tell_caught_up<E: Engine>(&mut self, cx: &mut Context<E>) {
+        if self.reported.pending.is_empty() || !self.is_leader() {
+            return;
+        }
+        let Some(raft) = &self.raft else { return };
+        let (statuses, last) = (raft.member_statuses(), raft.last().index);
+        let caught_up = |member: &PeerId| {
+            let status = statuses.get(member);
+            status.is_some_and(|status| has_caught_up(status, last, &cx.options))
+        };
+        if self.reported.pending.iter().any(caught_up) {
+            self.report(cx);
+        }
+    }
+
+    /// Reports when it is time, when there is load to tell, or when a member went down or fell behind. The look is spread over
     /// ticks.
     pub(crate) fn tick_report<E: Engine>(&mut self, cx: &mut Context<E>) {
         if !self.is_leader() {
@@ -128,9 +140,7 @@ impl Peer {
         let mut changed = false;
         for (member, status) in &statuses {
             let down = u64::from(status.silent_ticks) >= options.down_ticks;
-            let lag = last.saturating_sub(status.matched);
-            let pending =
-                status.in_snapshot || status.matched == 0 || lag > options.caught_up_entries;
+            let pending = !has_caught_up(status, last, options);
             changed |= down != self.reported.down.contains(member);
             changed |= pending != self.reported.pending.contains(member);
         }
@@ -150,4 +160,10 @@ impl Peer {
             sum.requests.count() * 1_000 >= ticks * options.tick_ms && sum.requests.count() > 0
         })
     }
+}
+
+/// Whether a member has nearly all that the leader has, as placement is told. Who never acknowledged anything has nothing.
+fn has_caught_up(status: &MemberStatus, last: Index, options: &Options) -> bool {
+    let lag = last.saturating_sub(status.matched);
+    !status.in_snapshot && status.matched > 0 && lag <= options.caught_up_entries
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use engine::Engine;
-use proto::{RegionId, metapb};
+use proto::metapb::{self, PeerRole};
+use proto::{RegionId, StoreId};
 
-use crate::event::{Keys, Refusal, Target};
+use crate::event::{Keys, Misrouted, Refusal, Target};
 use crate::peer::{Peer, Stage};
 use crate::store::Store;
 use crate::{inbound, keys};
@@ -111,7 +112,13 @@ impl<E: Engine> Store<E> {
     /// Completes a refusal with what is known here.
     pub(crate) fn refusal(&self, misroute: Misroute, target: &Target) -> Refusal {
         match misroute {
-            Misroute::Refused(refusal) => *refusal,
+            Misroute::Refused(refusal) => match *refusal {
+                Refusal::NotLeader {
+                    region,
+                    leader: None,
+                } => self.nobody_leads(region),
+                refusal => refusal,
+            },
             Misroute::Epoch => Refusal::EpochNotMatch {
                 current: self.covering(target),
             },
@@ -137,6 +144,59 @@ impl<E: Engine> Store<E> {
                 }
             }
         }
+    }
+
+    /// What a client hears when no leader is known: who is missing, if that is why.
+    fn nobody_leads(&self, region: RegionId) -> Refusal {
+        let missing = self.peers.get(&region).map(|peer| self.missing(peer));
+        match missing.unwrap_or_default() {
+            missing if missing.is_empty() => Refusal::NotLeader {
+                region,
+                leader: None,
+            },
+            missing => Refusal::NoQuorum { region, missing },
+        }
+    }
+
+    /// Silent stores of voters, if one half of the configuration has no quorum without them. A store is silent when nothing
+    /// at all came from it for two election timeouts, in which every voter that hears no leader asks for votes.
+    fn missing(&self, peer: &Peer) -> Vec<StoreId> {
+        use PeerRole::{DemotingVoter, IncomingVoter, Voter};
+        let limit = 2 * u64::from(self.cx.options.raft.election_ticks);
+        let is_silent = |member: &&metapb::Peer| {
+            let store = StoreId(member.store_id);
+            let heard = self.cx.heard.get(&store).copied().unwrap_or(0);
+            store != self.cx.store && self.cx.tick - heard >= limit
+        };
+        let members = &peer.region.peers;
+        let lacks_quorum = [[Voter, DemotingVoter], [Voter, IncomingVoter]]
+            .iter()
+            .any(|half| {
+                let voters = || {
+                    members
+                        .iter()
+                        .filter(|member| half.contains(&member.role()))
+                };
+                let silent = voters().filter(is_silent).count();
+                voters().count() - silent < voters().count() / 2 + 1
+            });
+        let voters = members
+            .iter()
+            .filter(|member| member.role() != PeerRole::Learner);
+        let silent = voters.filter(is_silent).filter(|_| lacks_quorum);
+        silent.map(|member| StoreId(member.store_id)).collect()
+    }
+
+    /// Answers a write that did not fit its region any more when it was applied. Nothing of it happened.
+    pub(crate) fn refuse_misrouted(&mut self, request: &Misrouted) {
+        let misroute = match self.peers.get(&request.target.region) {
+            Some(peer) if matches!(peer.stage, Stage::Stopping { .. }) => Misroute::Gone,
+            Some(_) if request.frozen => Misroute::Frozen,
+            Some(_) => Misroute::Epoch,
+            None => Misroute::Gone,
+        };
+        let refusal = self.refusal(misroute, &request.target);
+        self.cx.refuse(request.id, refusal);
     }
 
     /// Whether the last peer of a region here ended by a merge.

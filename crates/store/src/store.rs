@@ -62,14 +62,24 @@ impl<E: Engine> Store<E> {
     pub fn step(&mut self, event: Event) {
         match event {
             Event::Tick => self.on_tick(),
-            Event::Frame { from, frame } => self.on_frame(from, frame),
+            Event::Frame { from, frame } => {
+                self.cx.heard.insert(from, self.cx.tick);
+                self.on_frame(from, frame);
+            }
             Event::Unreachable(store) => self.on_unreachable(store),
             Event::Propose(proposal) => self.on_propose(proposal),
             Event::Read(read) => self.on_read(read),
             Event::LogWritten(sequence) => self.on_log_written(sequence),
-            Event::Applied(applied) => applied
-                .into_iter()
-                .for_each(|applied| self.on_applied(applied)),
+            Event::Applied(applied) => {
+                for mut applied in applied {
+                    let misrouted = std::mem::take(&mut applied.misrouted);
+                    self.on_applied(applied);
+                    // The pieces that the same entries made are known now.
+                    misrouted
+                        .iter()
+                        .for_each(|request| self.refuse_misrouted(request));
+                }
+            }
             Event::Reads(volumes) => self.on_reads(&volumes),
             Event::Order(order) => self.on_order(order),
             Event::Located { key, region } => self.on_located(&key, &region),

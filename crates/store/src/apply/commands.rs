@@ -2,19 +2,20 @@
 
 use bytes::Bytes;
 use engine::{Engine, Error, Family};
-use proto::metapb;
 use proto::pontoon::v1 as wire;
 use proto::pontoon::v1::operation::Kind;
+use proto::{RegionId, metapb};
 
 use super::pending::PendingBatch;
 use super::region::ApplyRegion;
-use crate::event::{Applied, OperationResult, Refusal, Waiting};
+use crate::event::{Applied, Keys, Misrouted, OperationResult, Refusal, Target, Waiting};
 use crate::planted::Bug;
 use crate::{keys, value};
 
 impl ApplyRegion {
     /// Applies the requests of an entry. Each has its effect whole or not at all: its keys must lie in the range that the
-    /// region has at this index (R18).
+    /// region has at this index (R18). Whoever asked for one that does not fit is answered by the store, which knows the
+    /// neighbours.
     pub fn commands<E: Engine>(
         &mut self,
         engine: &E,
@@ -30,26 +31,21 @@ impl ApplyRegion {
         for count in counts {
             let request: Vec<wire::Operation> = operations.by_ref().take(count as usize).collect();
             let frozen = self.merge.freeze.is_some() && !self.has_bug(Bug::FrozenApplies);
-            let refusal = if request.len() < count as usize {
-                Some(self.mismatch())
-            } else if frozen {
-                Some(Refusal::Merging(self.id))
-            } else {
-                self.refusal(epoch, &request)
-            };
-            let result = match refusal {
-                Some(refusal) => Err(refusal),
-                None => {
-                    let mut results = Vec::with_capacity(request.len());
-                    for operation in request {
-                        results.push(self.operate(engine, batch, operation, applied)?);
-                    }
-                    Ok(results)
-                }
-            };
-            if let Some((request, _)) = waiting.next() {
-                applied.answers.push((request, result));
+            let is_whole = request.len() == count as usize;
+            let id = waiting.next().map(|(id, _)| id);
+            if !is_whole || frozen || !self.fits(epoch, &request) {
+                applied.misrouted.extend(id.map(|id| Misrouted {
+                    id,
+                    target: target(self.id, epoch, &request),
+                    frozen,
+                }));
+                continue;
             }
+            let mut results = Vec::with_capacity(request.len());
+            for operation in request {
+                results.push(self.operate(engine, batch, operation, applied)?);
+            }
+            applied.answers.extend(id.map(|id| (id, Ok(results))));
         }
         applied
             .answers
@@ -57,16 +53,10 @@ impl ApplyRegion {
         Ok(())
     }
 
-    fn mismatch(&self) -> Refusal {
-        Refusal::EpochNotMatch {
-            current: vec![self.descriptor.clone()],
-        }
-    }
-
-    /// Why a request has no effect. A range command needs the version it was proposed at, a point command its keys.
-    fn refusal(&self, epoch: metapb::RegionEpoch, request: &[wire::Operation]) -> Option<Refusal> {
+    /// Whether a request may have its effect. A range command needs the version it was proposed at, a point command its keys.
+    fn fits(&self, epoch: metapb::RegionEpoch, request: &[wire::Operation]) -> bool {
         let (start, end) = (&self.descriptor.start_key[..], &self.descriptor.end_key[..]);
-        let fits = |operation: &wire::Operation| match &operation.kind {
+        request.iter().all(|operation| match &operation.kind {
             Some(Kind::Put(put)) => keys::contains(start, end, &put.key),
             Some(Kind::Delete(delete)) => keys::contains(start, end, &delete.key),
             Some(Kind::CompareAndSwap(swap)) => keys::contains(start, end, &swap.key),
@@ -75,8 +65,7 @@ impl ApplyRegion {
                     && keys::covers(start, end, &range.start_key, &range.end_key)
             }
             None => false,
-        };
-        (!request.iter().all(fits)).then(|| self.mismatch())
+        })
     }
 
     fn operate<E: Engine>(
@@ -170,5 +159,28 @@ impl ApplyRegion {
             succeeded,
             previous,
         })
+    }
+}
+
+/// What a request asked for, out of its operations. None of them holds both points and a range.
+fn target(region: RegionId, epoch: metapb::RegionEpoch, request: &[wire::Operation]) -> Target {
+    let mut points = Vec::new();
+    let mut ranges = None;
+    for operation in request {
+        match &operation.kind {
+            Some(Kind::Put(put)) => points.push(put.key.clone()),
+            Some(Kind::Delete(delete)) => points.push(delete.key.clone()),
+            Some(Kind::CompareAndSwap(swap)) => points.push(swap.key.clone()),
+            Some(Kind::DeleteRange(range)) => {
+                ranges = Some(Keys::Range(range.start_key.clone(), range.end_key.clone()));
+            }
+            None => {}
+        }
+    }
+    Target {
+        region,
+        peer: None,
+        epoch: Some(epoch),
+        keys: ranges.unwrap_or(Keys::Points(points)),
     }
 }

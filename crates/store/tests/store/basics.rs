@@ -311,14 +311,16 @@ fn requests_wait_a_little_for_a_leader() {
     );
     // Nobody will lead without a quorum, and the wait ends.
     cluster.ticks(options().park_ticks as usize);
-    assert!(matches!(
-        cluster.answers[&write],
-        Err(Refusal::NotLeader { leader: None, .. })
-    ));
-    assert!(matches!(
-        cluster.reads[&read],
-        Err(Refusal::NotLeader { leader: None, .. })
-    ));
+    let missing: Vec<_> = [s(1), s(2), s(3)]
+        .into_iter()
+        .filter(|store| *store != alone)
+        .collect();
+    let nobody = Refusal::NoQuorum {
+        region: r(1),
+        missing,
+    };
+    assert_eq!(cluster.answers[&write], Err(nobody.clone()));
+    assert_eq!(cluster.reads[&read], Err(nobody));
     // With one, requests go on when it is known who leads.
     let mut answered = None;
     cluster.heal();

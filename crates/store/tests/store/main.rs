@@ -14,6 +14,7 @@ mod merges;
 mod own_splits;
 mod reads;
 mod restart;
+mod routing;
 mod scripts;
 mod slots;
 mod snapshots;

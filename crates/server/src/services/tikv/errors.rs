@@ -39,6 +39,14 @@ pub fn region_error(refusal: Refusal) -> errorpb::Error {
             }),
             ..error
         },
+        // Busy would make clients give up; like this they come back. Who is missing stands in the message, for people.
+        Refusal::NoQuorum { region, missing: _ } => errorpb::Error {
+            not_leader: Some(errorpb::NotLeader {
+                region_id: region.0,
+                leader: None,
+            }),
+            ..error
+        },
         Refusal::EpochNotMatch { current } => errorpb::Error {
             epoch_not_match: Some(errorpb::EpochNotMatch {
                 current_regions: current,

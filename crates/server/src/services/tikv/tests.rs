@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proto::kvrpcpb::{self as kv, Context};
-use proto::{RegionId, memcomparable, metapb};
+use proto::{RegionId, StoreId, memcomparable, metapb};
 use raft::PeerId;
 use store::event::Refusal;
 
@@ -43,6 +43,13 @@ fn refusals() -> Vec<(Refusal, &'static str)> {
             Refusal::NotLeader {
                 region: RegionId(7),
                 leader: None,
+            },
+            "not_leader",
+        ),
+        (
+            Refusal::NoQuorum {
+                region: RegionId(7),
+                missing: vec![StoreId(2), StoreId(3)],
             },
             "not_leader",
         ),
