@@ -4,8 +4,8 @@ use std::ops::{Bound, Range};
 
 use bytes::Bytes;
 use engine::{Direction, Engine, Family, View as _};
-use proto::RegionId;
 use proto::pontoon::v1 as wire;
+use proto::{RegionId, metapb};
 use raft::{Entry, Event as RaftEvent, Index, LogWrite};
 
 use crate::context::{Context, Followup, PeerWrite};
@@ -194,8 +194,22 @@ impl Peer {
 
     /// Writes the peer mark.
     pub(crate) fn put_mark<E: Engine>(&mut self, cx: &mut Context<E>) {
-        let mark = proto::pontoon::v1::PeerMark {
+        let (conf_ver, creator) = match self.stage {
+            Stage::Uninitialized { conf_ver } => (conf_ver, self.contacts.first()),
+            Stage::Normal
+            | Stage::Installing(_)
+            | Stage::Dormant
+            | Stage::Absorbed { .. }
+            | Stage::Stopping { .. } => (Some(self.epoch().conf_ver), None),
+        };
+        let mark = wire::PeerMark {
             peer_id: self.id.0,
+            conf_ver,
+            creator: creator.map(|(peer, store)| metapb::Peer {
+                id: peer.0,
+                store_id: store.0,
+                ..Default::default()
+            }),
             ..Default::default()
         };
         cx.log.put(&keys::peer_mark(self.region_id()), &mark);

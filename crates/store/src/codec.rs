@@ -304,6 +304,8 @@ pub struct Beat {
     pub commit: Index,
     /// The read round.
     pub round: u64,
+    /// The sender's applied `conf_ver`, unless its version does not tell.
+    pub conf_ver: Option<u64>,
 }
 
 impl Beat {
@@ -315,6 +317,7 @@ impl Beat {
         batch.terms.push(self.term);
         batch.commits.push(self.commit);
         batch.rounds.push(self.round);
+        batch.conf_vers.extend(self.conf_ver);
     }
 
     /// The rows of a batch; none when its columns differ in length.
@@ -327,7 +330,8 @@ impl Beat {
             &batch.commits,
             &batch.rounds,
         ];
-        let rows = if columns.iter().all(|column| column.len() == rows) {
+        let told = batch.conf_vers.is_empty() || batch.conf_vers.len() == rows;
+        let rows = if told && columns.iter().all(|column| column.len() == rows) {
             rows
         } else {
             0
@@ -339,6 +343,7 @@ impl Beat {
             term: batch.terms[row],
             commit: batch.commits[row],
             round: batch.rounds[row],
+            conf_ver: batch.conf_vers.get(row).copied(),
         })
     }
 
@@ -388,6 +393,7 @@ pub fn message_to_wire(message: Message, route: Route) -> Outgoing {
         term,
         commit,
         round,
+        conf_ver: Some(route.epoch.conf_ver),
     };
     let body = match body {
         Body::Heartbeat { commit, round } => return Outgoing::Heartbeat(beat(commit, round)),

@@ -140,6 +140,8 @@ impl Peer {
                 dead_peer_id: self.id.0,
                 installing: head,
                 replaces: replaces.clone(),
+                conf_ver: None,
+                creator: None,
             };
             cx.log.put(&keys::peer_mark(self.region_id()), &mark);
         }

@@ -18,8 +18,8 @@ pub(crate) struct Address {
     pub from: PeerId,
     pub from_store: StoreId,
     pub to: PeerId,
-    /// The sender's applied epoch, where the message carries it.
-    pub epoch: Option<metapb::RegionEpoch>,
+    /// The sender's applied `conf_ver`, where the message carries it. Its descriptor names the receiver.
+    pub conf_ver: Option<u64>,
     /// Whether the message may create a peer.
     pub creates: bool,
 }
@@ -55,6 +55,7 @@ impl<E: Engine> Store<E> {
             from,
             to,
             term,
+            conf_ver,
             ..
         } = beat;
         if region.0 == 0 || from.0 == 0 || to.0 == 0 || self.is_elsewhere(region, from, from_store)
@@ -65,8 +66,9 @@ impl<E: Engine> Store<E> {
             && peer.id == to
             && let Some(raft) = peer.raft.as_mut()
         {
-            // A heartbeat does not carry the sender's epoch. One of the present term or a later one comes from an elected
-            // leader, whoever that is; an older one from a stranger comes from a peer that may have been removed.
+            peer.stage.hear(conf_ver);
+            // One of the present term or a later one comes from an elected leader, whoever that is; an older one from a
+            // stranger comes from a peer that may have been removed.
             let stale =
                 term < raft.term() && !peer.region.peers.iter().any(|member| member.id == from.0);
             if stale && matches!(peer.stage, Stage::Normal) {
@@ -86,7 +88,7 @@ impl<E: Engine> Store<E> {
             from,
             from_store,
             to,
-            epoch: None,
+            conf_ver,
             creates: !response,
         };
         if !self.find_receiver(address) {
@@ -123,7 +125,7 @@ impl<E: Engine> Store<E> {
             from,
             from_store,
             to: PeerId(message.to_peer),
-            epoch: message.epoch,
+            conf_ver: message.epoch.map(|epoch| epoch.conf_ver),
             creates,
         };
         let leads = matches!(message.body, Some(Body::Append(_)));
@@ -137,11 +139,10 @@ impl<E: Engine> Store<E> {
         let Some(peer) = self.peers.get_mut(&address.region) else {
             return;
         };
-        let sender_epoch = address.epoch.unwrap_or_default();
-        if let Stage::Uninitialized { conf_ver } = &mut peer.stage {
-            *conf_ver = (*conf_ver).max(address.epoch.map(|epoch| epoch.conf_ver));
-        } else if peer.member(address.from).is_none()
-            && sender_epoch.conf_ver < peer.epoch().conf_ver
+        peer.stage.hear(address.conf_ver);
+        if !matches!(peer.stage, Stage::Uninitialized { .. })
+            && peer.member(address.from).is_none()
+            && address.conf_ver.unwrap_or_default() < peer.epoch().conf_ver
         {
             // A removed peer that does not know it. Its term counts for nothing.
             peer.send_notice(address.from, from_store, &mut self.cx);
@@ -204,7 +205,7 @@ impl<E: Engine> Store<E> {
             from,
             from_store,
             to,
-            epoch,
+            conf_ver,
             creates,
         } = address;
         let (mark, tombstone) = match past(&self.cx.engine, region) {
@@ -218,10 +219,9 @@ impl<E: Engine> Store<E> {
         let newest = newest.max(tombstone.as_ref().map_or(0, |state| state.peer_id));
         if to.0 <= newest {
             if let Some(descriptor) = tombstone.and_then(|state| state.region) {
-                let conf_ver =
-                    |epoch: Option<metapb::RegionEpoch>| epoch.unwrap_or_default().conf_ver;
+                let known = descriptor.region_epoch.unwrap_or_default().conf_ver;
                 let named = descriptor.peers.iter().any(|peer| peer.id == from.0);
-                if !named && conf_ver(descriptor.region_epoch) > conf_ver(epoch) {
+                if !named && known > conf_ver.unwrap_or_default() {
                     let notice = wire::Notice {
                         to_peer: from.0,
                         region: Some(descriptor),
@@ -231,16 +231,14 @@ impl<E: Engine> Store<E> {
             }
             return false;
         }
-        if !creates {
+        if !creates || conf_ver.is_none() {
             return false;
         }
         let descriptor = metapb::Region {
             id: region.0,
             ..Default::default()
         };
-        let stage = Stage::Uninitialized {
-            conf_ver: epoch.map(|epoch| epoch.conf_ver),
-        };
+        let stage = Stage::Uninitialized { conf_ver };
         let state = wire::RaftState {
             peer_id: to.0,
             ..Default::default()

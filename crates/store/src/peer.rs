@@ -28,7 +28,8 @@ const CONTACTS_MAX: usize = 8;
 pub(crate) enum Stage {
     /// Known by its mark only: votes, has no range and no log.
     Uninitialized {
-        /// Newest configuration version of a message to it, which all name it; an older descriptor proves nothing.
+        /// Newest configuration version of a message to it, which all name it; an older descriptor proves nothing. Only the
+        /// marks of earlier versions do not tell one.
         conf_ver: Option<u64>,
     },
     /// Owns its range.
@@ -56,6 +57,15 @@ pub(crate) enum Stage {
         /// Peers of merged regions that a snapshot was about to replace together with this one, and that die with it.
         replaces: Vec<wire::ReplacedPeer>,
     },
+}
+
+impl Stage {
+    /// A message came from a peer whose descriptor of this `conf_ver` names the receiver.
+    pub fn hear(&mut self, told: Option<u64>) {
+        if let Stage::Uninitialized { conf_ver } = self {
+            *conf_ver = (*conf_ver).max(told);
+        }
+    }
 }
 
 /// A snapshot on its way in.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use engine::{Direction, Engine, Family, View};
 use proto::pontoon::v1 as wire;
 use proto::pontoon::v1::region_state::State;
-use proto::{RegionId, metapb};
+use proto::{RegionId, StoreId, metapb};
 use raft::{Entry, Index, LogPosition, PeerId, Raft, Restored};
 
 use crate::context::{Context, Followup};
@@ -222,14 +222,14 @@ fn restore<E: Engine>(
             };
             return Ok(Some(resume_destroy(region, remains, newest, mark, cx)));
         }
-        return reborn(region, newest, raft, cx).map(Some);
+        return reborn(region, newest, raft, mark, cx).map(Some);
     };
     let tombstone = state.state() == State::Tombstone;
     // A later peer, or one that died without data, may still find what a split wrote for it in the same moment.
     if tombstone || state.peer_id <= mark.dead_peer_id || state.peer_id < newest {
         // If a later peer was born since, the remains are that peer's.
         if newest > state.peer_id.max(mark.dead_peer_id) {
-            return reborn(region, newest, raft, cx).map(Some);
+            return reborn(region, newest, raft, mark, cx).map(Some);
         }
         if raft.is_some() || !tombstone {
             return Ok(Some(resume_destroy(region, state, newest, mark, cx)));
@@ -339,6 +339,7 @@ fn reborn<E: Engine>(
     region: RegionId,
     id: u64,
     raft: Option<wire::RaftState>,
+    mark: wire::PeerMark,
     cx: &mut Context<E>,
 ) -> Result<Box<Peer>, Error> {
     let state = raft
@@ -352,12 +353,22 @@ fn reborn<E: Engine>(
         id: region.0,
         ..Default::default()
     };
+    let mark = if mark.peer_id == id {
+        mark
+    } else {
+        wire::PeerMark::default()
+    };
     let stage = if has_log {
         Stage::Dormant
     } else {
-        Stage::Uninitialized { conf_ver: None }
+        Stage::Uninitialized {
+            conf_ver: mark.conf_ver,
+        }
     };
     let mut peer = Box::new(Peer::new(PeerId(id), descriptor, stage, state, cx.tick));
+    if let Some(creator) = mark.creator {
+        peer.remember_contact(PeerId(creator.id), StoreId(creator.store_id));
+    }
     if !has_log {
         peer.start_raft(Vec::new(), false, cx)?;
         cx.touch(&mut peer);

@@ -373,7 +373,7 @@ impl World {
                             .iter()
                             .any(|peer| peer.store_id == store.0 && peer.id == view.peer.0)
                 });
-                if !here && view.owns_range {
+                if !here {
                     return Err(format!(
                         "store {store} still has peer {} of region {}, which is no member",
                         view.peer, view.region.id

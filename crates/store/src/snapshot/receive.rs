@@ -60,7 +60,7 @@ impl<E: Engine> Store<E> {
             from: PeerId(offer.from_peer),
             from_store,
             to: PeerId(offer.to_peer),
-            epoch: descriptor.region_epoch,
+            conf_ver: descriptor.region_epoch.map(|epoch| epoch.conf_ver),
             creates: true,
         };
         if region.0 == 0 || offer.from_store != from_store.0 || !is_well_formed(&descriptor) {
@@ -72,9 +72,7 @@ impl<E: Engine> Store<E> {
         let Some(peer) = self.peers.get_mut(&region) else {
             return;
         };
-        if let Stage::Uninitialized { conf_ver } = &mut peer.stage {
-            *conf_ver = (*conf_ver).max(address.epoch.map(|epoch| epoch.conf_ver));
-        }
+        peer.stage.hear(address.conf_ver);
         peer.remember_contact(address.from, from_store);
         let kind = match self.judge(&descriptor, address.to, offer.index, &offer.records) {
             Judgement::Accept => match self.grant(address) {

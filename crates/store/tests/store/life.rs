@@ -245,6 +245,7 @@ fn members_are_heard_from_their_own_store_only() {
         terms: vec![term],
         commits: vec![0],
         rounds: vec![0],
+        conf_vers: vec![1],
     };
     for term in [before.term, before.term + 5] {
         for from in [cluster.view(3, r(1)).peer, before.peer] {

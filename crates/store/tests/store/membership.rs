@@ -356,3 +356,48 @@ fn uninit_mark() {
         cluster.restart(s(4));
     }
 }
+
+/// A heartbeat alone made the peer, and the store stopped: the mark tells which configuration named the peer, so that a later
+/// one without it is a proof, and whom to ask.
+#[test]
+fn an_uninitialized_peer_takes_proof_after_a_restart() {
+    let mut cluster = four();
+    cluster.filter(|_, to, frame| {
+        if to == s(4) {
+            frame.offers.clear();
+            frame.messages.clear();
+        }
+    });
+    cluster
+        .order(r(1), OrderKind::AddLearner(learner(14, 4)))
+        .expect("it is added");
+    cluster.until("it is uninitialized", |cluster| cluster.has_view(4, r(1)));
+    cluster.settle();
+    cluster.crash(s(4), POWER);
+    cluster.remove_learner(r(1), 14);
+    cluster.clear_filter();
+    cluster.restart(s(4));
+    cluster.settle();
+    assert_eq!(cluster.store(4).peer_count(), 1);
+    // What was said before the peer was added proves nothing.
+    let before = metapb::Region {
+        region_epoch: Some(metapb::RegionEpoch {
+            conf_ver: 1,
+            version: 9,
+        }),
+        ..region(1, "", "", &[1, 2, 3])
+    };
+    let frame = wire::Frame {
+        notices: vec![wire::Notice {
+            to_peer: 14,
+            region: Some(before),
+        }],
+        ..Default::default()
+    };
+    cluster.step(s(4), store::event::Event::Frame { from: s(1), frame });
+    cluster.settle();
+    assert_eq!(cluster.store(4).peer_count(), 1);
+    cluster.until("it asks, and is gone", |cluster| {
+        cluster.store(4).peer_count() == 0
+    });
+}

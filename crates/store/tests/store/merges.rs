@@ -671,6 +671,61 @@ fn merge_isolated_store() {
     cluster.assert_same_data(&[1, 2, 4]);
 }
 
+/// Without the checks before freezing a target may commit that has no data on a store, where the source waits for it. If the
+/// target's peer there is removed, both die.
+#[test]
+fn a_source_dies_where_its_target_never_had_data() {
+    let unchecked = store::Options {
+        merge_unchecked: true,
+        ..options()
+    };
+    let regions = [
+        region(1, "", "m", &[1, 2, 3]),
+        region(2, "m", "", &[1, 2, 3]),
+    ];
+    let mut cluster = Cluster::with(4, &regions, unchecked, MemoryOptions::default());
+    cluster.elect_at(r(2), 1);
+    cluster.elect_at(r(1), 1);
+    cluster.put(r(1), "a", "1");
+    cluster.put(r(2), "z", "2");
+    cluster.add_learner(r(1), 14, 4);
+    cluster.elect_at(r(1), 1);
+    // Heartbeats only make a peer of the target there.
+    cluster.filter(|_, to, frame| {
+        if to == s(4) {
+            frame.messages.retain(|message| message.region_id != 2);
+            let target = |offer: &metapb::Region| offer.id == 2;
+            frame
+                .offers
+                .retain(|offer| !offer.region.as_ref().is_some_and(target));
+        }
+    });
+    let learner = metapb::Peer {
+        id: 24,
+        store_id: 4,
+        role: metapb::PeerRole::Learner as i32,
+        is_witness: false,
+    };
+    cluster
+        .order(r(2), OrderKind::AddLearner(learner))
+        .expect("it is added");
+    cluster.until("it is uninitialized", |cluster| cluster.has_view(4, r(2)));
+    order(&mut cluster);
+    cluster.until("the others have merged", is_merged);
+    assert!(is_frozen_at(&cluster, 4));
+    cluster.crash(s(4), POWER);
+    cluster.remove_learner(r(2), 24);
+    cluster.clear_filter();
+    cluster.restart(s(4));
+    cluster.until("target and source die there", |cluster| {
+        cluster.store(4).peer_count() == 0
+    });
+    cluster.until("the record is dropped", |cluster| {
+        (1..=3).all(|store| cluster.records(store, r(2)) == 0)
+    });
+    assert_whole(&mut cluster);
+}
+
 #[test]
 fn merge_store_dies() {
     // A store dies before the freeze is everywhere: the merge is given up, and that within 5 s.
