@@ -1,37 +1,40 @@
 //! What is wrong with a region, and what would repair it.
 //!
 //! Every region is checked when it reports and by a slow sweep, as long as it has no operator. A check is a pure function
-//! of the region and the stores; the first thing found wins: edges, learners without operator, missing voters, extra ones,
-//! voters on stores that are lost or gone, voters on stores that are drained, voters that share a place, small neighbours.
-//! What is added is added before anything goes.
+//! of the region, the rules and the stores; the first thing found wins: edges, learners without operator, missing voters,
+//! extra ones, peers on stores that are lost or gone, then drained, voters outside the rules, learners that rules miss, the
+//! leader, voters that share a place, small neighbours. What is added is added before anything goes.
 
+mod look;
 mod merge;
+mod room;
+mod target;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use proto::{RegionId, StoreId, metapb};
 
-use crate::decision::{Candidate, Decision, Who};
+use crate::decision::{Decision, Who};
 use crate::drains::Drains;
 use crate::event::Now;
-use crate::isolation::{Fit, Isolation};
 use crate::keyspace;
 use crate::operators::Operators;
 use crate::regions::{RegionInfo, Regions};
+use crate::rules::Places;
 use crate::settings::Settings;
 use crate::stores::Stores;
+use look::Look;
 pub(crate) use merge::{MergeFinding, is_small};
+use target::Comes;
 
 /// Stores that are looked at for a voter that is only misplaced.
 const STORES_MAX: usize = 32;
-/// What a shared place weighs in the score of a candidate, against one peer.
-const PLACE: f64 = 1e6;
 
 /// What is to be done with a region.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Finding {
-    /// Edges of keyspaces lie inside.
+    /// Edges of keyspaces or of rules lie inside.
     SplitAt(Vec<Bytes>),
     /// A learner without operator fills a gap.
     Promote(metapb::Peer),
@@ -58,8 +61,12 @@ pub(crate) enum Finding {
         /// Voters now.
         voters: usize,
     },
+    /// A learner is missing.
+    AddLearner(StoreId),
     /// There is a voter too many.
     Demote(metapb::Peer),
+    /// Rules count on a voter as a learner.
+    MakeLearner(metapb::Peer),
     /// A voter is to go from its store.
     Move {
         /// The voter.
@@ -69,12 +76,23 @@ pub(crate) enum Finding {
         /// Why it is to go.
         why: Leaves,
     },
-    /// The leader is on a store that is drained.
+    /// A learner that rules count on is to go from its store.
+    MoveLearner {
+        /// The learner.
+        from: metapb::Peer,
+        /// Where it goes.
+        to: StoreId,
+        /// Why it is to go.
+        why: Leaves,
+    },
+    /// The leader is on a store that is drained, or where rules do not want it.
     HandOver {
         /// The store.
         from: StoreId,
         /// Who leads then.
         to: metapb::Peer,
+        /// Why it is to go.
+        why: Leaves,
     },
     /// It should be part of a neighbour.
     Merge(MergeFinding),
@@ -89,6 +107,8 @@ pub(crate) enum Leaves {
     Gone,
     /// Its store is drained.
     Drained,
+    /// No rule admits it where it is.
+    Outside,
     /// The replicas would be farther apart elsewhere.
     Misplaced,
 }
@@ -98,7 +118,7 @@ impl Leaves {
         match self {
             Self::Lost | Self::Gone => Who::Repair,
             Self::Drained => Who::Drain,
-            Self::Misplaced => Who::Rule,
+            Self::Outside | Self::Misplaced => Who::Rule,
         }
     }
 }
@@ -109,6 +129,7 @@ impl std::fmt::Display for Leaves {
             Self::Lost => "lost",
             Self::Gone => "leaving",
             Self::Drained => "drained",
+            Self::Outside => "outside the rules",
             Self::Misplaced => "misplaced",
         })
     }
@@ -127,13 +148,12 @@ pub(crate) type Refused = Box<Decision>;
 /// What a check looks at.
 pub(crate) struct Checker<'a> {
     pub settings: &'a Settings,
-    pub replicas: u32,
     pub api_version: u32,
     pub stores: &'a Stores,
     pub regions: &'a Regions,
     pub operators: &'a Operators,
     pub drains: &'a Drains,
-    pub fit: &'a Isolation,
+    pub places: &'a Places,
     /// For how long the region has been as it is: joint, with a learner of nobody, or small.
     pub unsettled: Duration,
     pub now: Now,
@@ -153,46 +173,132 @@ impl Checker<'_> {
         if region.is_joint() {
             return self.check_joint(region);
         }
-        let edges = keyspace::edges_inside(self.api_version, &region.region);
+        let edges = self.edges(&region.region);
         if !edges.is_empty() {
             let decision = self.decision(Who::Rule, region);
             return found(Finding::SplitAt(edges), decision);
         }
-        let voters = region.voters().count();
-        let missing = voters < self.replicas as usize;
-        let learner = region
-            .region
-            .peers
-            .iter()
-            .find(|peer| peer.role() == metapb::PeerRole::Learner);
-        if let Some(learner) = learner {
-            return Ok(self.check_learner(region, learner, missing));
+        let look = self.look(region);
+        if let Some(learner) = &look.stray {
+            return Ok(self.check_learner(region, learner, &look));
         }
-        if missing {
+        if look.missing_voters > look.spare.len() {
+            let voters = region.voters().count();
             let decision = self.decision(Who::Repair, region);
-            let (to, decision) = self.target(region, decision)?;
+            let (to, decision) = self.target(region, Comes::Voter, decision)?;
             return found(Finding::Add { to, voters }, decision);
         }
-        if voters > self.replicas as usize {
-            let Some(spare) = self.spare(region) else {
-                return Ok(None);
-            };
-            let decision = self.decision(Who::Repair, region);
+        if look.spare.len() > look.missing_voters {
+            return Ok(self.demote(region, &look));
+        }
+        if let Some((from, why)) = self.leaver(region) {
+            return self.replace(region, from, why);
+        }
+        if let Some(from) = look.spare.first() {
+            return self.bring_inside(region, from);
+        }
+        self.check_wanted_learners(region, &look)
+    }
+
+    /// What rules want beside their voters, once those are all there: learners, who leads, and voters far apart.
+    fn check_wanted_learners(
+        &self,
+        region: &RegionInfo,
+        look: &Look,
+    ) -> Result<Option<Found>, Refused> {
+        let leader = region.leader.as_ref().map(|leader| leader.id);
+        if let Some(peer) = look.demoted.filter(|peer| Some(peer.id) != leader) {
+            let decision = self.decision(Who::Rule, region);
+            let decision = decision.between(Some(StoreId(peer.store_id)), None);
+            return found(Finding::MakeLearner(peer), decision);
+        }
+        if look.led_wrong
+            && let Some(leader) = &region.leader
+            && let Some(to) = self.right_leader(region)
+        {
+            return self.hand_over(region, leader, to, Leaves::Outside);
+        }
+        if let Some((from, why)) = self.leaving_learner(region) {
+            let store = StoreId(from.store_id);
+            let decision = self.decision(why.who(), region);
+            let comes = Comes::Successor(store);
+            let (to, decision) = self.target(region, comes, decision)?;
+            return found(Finding::MoveLearner { from, to, why }, decision);
+        }
+        if look.missing_learners > 0 {
+            let decision = self.decision(Who::Rule, region);
+            match self.target(region, Comes::Learner, decision) {
+                Ok((to, decision)) => return found(Finding::AddLearner(to), decision),
+                // Voters need not wait for a learner that has no place.
+                Err(refused) => return self.misplaced(region).map(Some).ok_or(refused),
+            }
+        }
+        Ok(self.misplaced(region).or_else(|| self.check_merge(region)))
+    }
+
+    /// Where keyspaces and rules want boundaries strictly inside a region, in order.
+    fn edges(&self, region: &metapb::Region) -> Vec<Bytes> {
+        let (start, end) = (&region.start_key, &region.end_key);
+        let mut edges = keyspace::edges_inside(self.api_version, region);
+        edges.extend(self.places.layout().edges_inside(start, end));
+        edges.sort_unstable();
+        edges.dedup();
+        edges
+    }
+
+    /// A voter that no rule counts on goes. The leader hands over first, if somebody can take over.
+    fn demote(&self, region: &RegionInfo, look: &Look) -> Option<Found> {
+        let leader = region.leader.as_ref().map(|leader| leader.id);
+        let decision = self.decision(Who::Repair, region);
+        let follows = |peer: &&metapb::Peer| Some(peer.id) != leader;
+        if let Some(spare) = look.spare.iter().find(follows) {
             let decision = decision.between(Some(StoreId(spare.store_id)), None);
-            return found(Finding::Demote(spare), decision);
+            let finding = Finding::Demote(*spare);
+            return Some(Found { finding, decision });
         }
-        match self.leaver(region) {
-            Some((from, why)) => self.replace(region, from, why),
-            None => Ok(self.misplaced(region).or_else(|| self.check_merge(region))),
-        }
+        let leader = region.leader.as_ref()?;
+        let to = self.right_leader(region)?;
+        self.hand_over(region, leader, to, Leaves::Outside)
+            .ok()
+            .flatten()
+    }
+
+    /// A voter where no rule admits it goes to where one does.
+    fn bring_inside(
+        &self,
+        region: &RegionInfo,
+        from: &metapb::Peer,
+    ) -> Result<Option<Found>, Refused> {
+        let why = Leaves::Outside;
+        let decision = self.decision(why.who(), region);
+        let comes = Comes::Better(StoreId(from.store_id));
+        let (to, decision) = self.target(region, comes, decision)?;
+        let from = *from;
+        found(Finding::Move { from, to, why }, decision)
+    }
+
+    fn hand_over(
+        &self,
+        region: &RegionInfo,
+        from: &metapb::Peer,
+        to: metapb::Peer,
+        why: Leaves,
+    ) -> Result<Option<Found>, Refused> {
+        let from = StoreId(from.store_id);
+        let decision = self.decision(why.who(), region);
+        let decision = decision.between(Some(from), Some(StoreId(to.store_id)));
+        found(Finding::HandOver { from, to, why }, decision)
     }
 
     /// A voter that would be farther from the others elsewhere. Looks at a few stores, at others a minute later; each move
     /// makes it better, so they end.
     fn misplaced(&self, region: &RegionInfo) -> Option<Found> {
         let settled = region.pending.is_empty() && region.down.is_empty();
-        let before = self.violations(region, None, None);
-        if !settled || !self.fit.tells() || before == 0 {
+        if !settled || !self.places.tells(region) {
+            return None;
+        }
+        let before = self.places.cost(region, None, None);
+        if before.shared == 0 {
             return None;
         }
         let ids: Vec<_> = self.stores.ids().collect();
@@ -214,7 +320,9 @@ impl Checker<'_> {
         let mut best = None;
         for to in looked.copied().filter(takes) {
             for from in region.voters() {
-                let after = self.violations(region, Some(StoreId(from.store_id)), Some(to));
+                let after = self
+                    .places
+                    .cost(region, Some(StoreId(from.store_id)), Some(to));
                 let load = self.regions.counts(to).0 as usize + self.operators.busy(to);
                 let key = (after, load, leader == Some(from.id), to, from.id);
                 if after < before && best.is_none_or(|(known, _)| key < known) {
@@ -225,8 +333,8 @@ impl Checker<'_> {
         let ((after, _, _, to, _), from) = best?;
         let decision = self
             .decision(Who::Rule, region)
-            .input("shared places", before as f64)
-            .expect("shared places", after as f64)
+            .input("shared places", before.shared as f64)
+            .expect("shared places", after.shared as f64)
             .between(Some(StoreId(from.store_id)), Some(to));
         let finding = Finding::Move {
             from,
@@ -234,14 +342,6 @@ impl Checker<'_> {
             why: Leaves::Misplaced,
         };
         Some(Found { finding, decision })
-    }
-
-    /// What is wrong with the places of the voters if one goes and one comes.
-    fn violations(&self, region: &RegionInfo, from: Option<StoreId>, to: Option<StoreId>) -> u64 {
-        let voters = region.voters().map(|peer| StoreId(peer.store_id));
-        let stays = voters.filter(|store| Some(*store) != from);
-        let stores: Vec<_> = stays.chain(to).collect();
-        self.fit.violations(region, &stores)
     }
 
     /// A joint configuration is left by whoever leads. One that stays has too few live voters in one of its halves, which
@@ -264,11 +364,12 @@ impl Checker<'_> {
     }
 
     fn decision(&self, who: Who, region: &RegionInfo) -> Decision {
+        let wanted = self.places.layout().counts(&region.region.start_key).0;
         Decision::refused(who, Some(region.id()), "")
             .input("voters", region.voters().count() as f64)
-            .input("replicas", f64::from(self.replicas))
+            .input("replicas", f64::from(wanted))
             .input("bytes", region.bytes as f64)
-            .expect("voters", f64::from(self.replicas))
+            .expect("voters", f64::from(wanted))
     }
 
     fn pauses(&self, region: RegionId) -> bool {
@@ -284,8 +385,25 @@ impl Checker<'_> {
 
     /// The voter that is to go first, and why.
     fn leaver(&self, region: &RegionInfo) -> Option<(metapb::Peer, Leaves)> {
+        self.leaver_of(region, metapb::PeerRole::Voter)
+    }
+
+    /// The learner that is to go first, and why.
+    fn leaving_learner(&self, region: &RegionInfo) -> Option<(metapb::Peer, Leaves)> {
+        self.leaver_of(region, metapb::PeerRole::Learner)
+    }
+
+    fn leaver_of(
+        &self,
+        region: &RegionInfo,
+        role: metapb::PeerRole,
+    ) -> Option<(metapb::Peer, Leaves)> {
+        let peers = || {
+            let peers = region.region.peers.iter();
+            peers.filter(|peer| peer.role() == role)
+        };
         let find = |why: Leaves, goes: &dyn Fn(&metapb::Peer) -> bool| {
-            let peer = region.voters().find(|peer| goes(peer))?;
+            let peer = peers().find(|peer| goes(peer))?;
             Some((*peer, why))
         };
         find(Leaves::Lost, &|peer| self.lost(region, peer))
@@ -323,9 +441,7 @@ impl Checker<'_> {
         let leads = region.leader.as_ref().map(|leader| leader.id) == Some(from.id);
         if why == Leaves::Drained {
             if leads && let Some(to) = self.heir(region, &from) {
-                let to_store = StoreId(to.store_id);
-                let decision = decision.between(Some(store), Some(to_store));
-                return found(Finding::HandOver { from: store, to }, decision);
+                return self.hand_over(region, &from, to, why);
             }
             let led = self.regions.counts(store).1;
             if !leads
@@ -336,26 +452,32 @@ impl Checker<'_> {
                 return Ok(None);
             }
         }
-        let (to, decision) = self.target(region, decision)?;
+        let (to, decision) = self.target(region, Comes::Successor(store), decision)?;
         found(Finding::Move { from, to, why }, decision)
     }
 
-    /// Who takes the leadership over from a voter that goes: the one whose store leads fewest.
+    /// Who takes the leadership over from a voter that goes: where rules want it, and the one whose store leads fewest.
     fn heir(&self, region: &RegionInfo, from: &metapb::Peer) -> Option<metapb::Peer> {
-        let fits = |peer: &&metapb::Peer| {
-            let store = StoreId(peer.store_id);
-            peer.id != from.id
-                && region.caught_up(peer.id)
-                && !self.stores.leaving(store)
-                && !self.down(store)
-                && self.operators.busy(store) < self.settings.store_operators_max
-        };
+        let fits = |peer: &&metapb::Peer| peer.id != from.id && self.can_take_over(region, peer);
         let load = |peer: &&metapb::Peer| {
-            let store = StoreId(peer.store_id);
-            let led = self.regions.counts(store).1 as usize;
-            (led + self.operators.busy(store), peer.id)
+            let right = self.places.may_lead(region, StoreId(peer.store_id));
+            (!right, self.led(peer), peer.id)
         };
         region.voters().filter(fits).min_by_key(load).copied()
+    }
+
+    fn can_take_over(&self, region: &RegionInfo, peer: &metapb::Peer) -> bool {
+        let store = StoreId(peer.store_id);
+        region.caught_up(peer.id)
+            && !self.stores.leaving(store)
+            && !self.down(store)
+            && self.operators.busy(store) < self.settings.store_operators_max
+    }
+
+    /// Leaders on the store of a peer, those that may come included.
+    fn led(&self, peer: &metapb::Peer) -> usize {
+        let store = StoreId(peer.store_id);
+        self.regions.counts(store).1 as usize + self.operators.busy(store)
     }
 
     /// A learner that no operator owns: left over by a cancelled one, or by a leader that did not live to finish.
@@ -363,7 +485,7 @@ impl Checker<'_> {
         &self,
         region: &RegionInfo,
         learner: &metapb::Peer,
-        missing: bool,
+        look: &Look,
     ) -> Option<Found> {
         let store = StoreId(learner.store_id);
         let remove = |why| {
@@ -377,10 +499,20 @@ impl Checker<'_> {
                     .between(Some(store), None),
             })
         };
-        let leaver = self
-            .leaver(region)
-            .filter(|_| region.voters().count() == self.replicas as usize);
-        if !missing && leaver.is_none() {
+        let leaver = if look.stray_votes {
+            // As many as there should be, but one is outside: they change places.
+            let outside = look.spare.first().map(|peer| (*peer, Leaves::Outside));
+            outside.filter(|_| region.voters().count() >= look.wanted as usize)
+        } else {
+            let admits = |peer: &metapb::Peer| {
+                let rule = look.rule_of(peer.id);
+                rule.is_some_and(|rule| self.places.admits(region, rule, store))
+            };
+            let whole = look.missing_voters == 0 && look.spare.is_empty();
+            self.leaver(region)
+                .filter(|(peer, _)| whole && admits(peer))
+        };
+        if !look.stray_votes && leaver.is_none() {
             return remove("the region has all its voters");
         }
         if self.stores.leaving(store) || self.down(store) {
@@ -411,88 +543,6 @@ impl Checker<'_> {
             }
         };
         Some(Found { finding, decision })
-    }
-
-    /// The voter that is missed least: a move that ended between the promotion of its peer and the demotion of the old one
-    /// leaves one too many. Never the leader, so that no hand-over is needed.
-    fn spare(&self, region: &RegionInfo) -> Option<metapb::Peer> {
-        let leader = region.leader.as_ref().map(|leader| leader.id);
-        let uselessness = |peer: &&metapb::Peer| {
-            let store = StoreId(peer.store_id);
-            (
-                self.stores.gone(store),
-                self.lost(region, peer),
-                self.stores.leaving(store),
-                self.down(store),
-                !region.caught_up(peer.id),
-                self.regions.counts(store).0,
-                peer.id,
-            )
-        };
-        region
-            .voters()
-            .filter(|peer| Some(peer.id) != leader)
-            .max_by_key(uselessness)
-            .copied()
-    }
-
-    /// The store that may take a peer of this region: farthest from the others, then with the fewest peers, those on their
-    /// way included.
-    fn target(
-        &self,
-        region: &RegionInfo,
-        decision: Decision,
-    ) -> Result<(StoreId, Decision), Refused> {
-        let mut candidates = Vec::new();
-        let from = decision.stores.0;
-        let mut best: Option<(u64, usize, StoreId)> = None;
-        let mut waits = false;
-        for store in self.stores.ids() {
-            if self.stores.is_tombstone(store) {
-                continue;
-            }
-            let busy = self.operators.busy(store);
-            let load = self.regions.counts(store).0 as usize + busy;
-            let verdict = match self.could_take(region, store) {
-                Ok(()) if busy >= self.settings.store_operators_max => {
-                    waits = true;
-                    Err("it has operators enough")
-                }
-                verdict => verdict,
-            };
-            let shared = match verdict {
-                Ok(()) => self.violations(region, from, Some(store)),
-                Err(_) => u64::MAX,
-            };
-            if verdict.is_ok() && best.is_none_or(|best| (shared, load, store) < best) {
-                best = Some((shared, load, store));
-            }
-            candidates.push(Candidate {
-                store,
-                score: verdict.map_or(f64::INFINITY, |()| shared as f64 * PLACE + load as f64),
-                verdict: verdict.err().unwrap_or("another is better").into(),
-            });
-        }
-        let Some((_, _, to)) = best else {
-            let reason = if waits {
-                "every store that may take it has operators enough"
-            } else {
-                "no store may take it"
-            };
-            let refused = Decision {
-                outcome: crate::decision::Outcome::Refused {
-                    reason: reason.into(),
-                },
-                ..decision.candidates(candidates)
-            };
-            return Err(Box::new(refused));
-        };
-        for candidate in &mut candidates {
-            if candidate.store == to {
-                candidate.verdict = "chosen".into();
-            }
-        }
-        Ok((to, decision.between(from, Some(to)).candidates(candidates)))
     }
 
     fn takes_peers(&self, store: StoreId) -> bool {

@@ -12,6 +12,7 @@ use crate::keyspace;
 use crate::operator::{Kind, Priority, SPLIT_KEYS_MAX, Step};
 use crate::operators::Plan;
 use crate::regions::RegionInfo;
+use crate::rules::Places;
 use crate::settings::Settings;
 use crate::stores::Stores;
 
@@ -22,8 +23,7 @@ const KEYS_BYTES_MAX: usize = 1 << 20;
 /// Length of a key at the most, in its encoded form (RELIABILITY F27).
 const KEY_BYTES_MAX: usize = 10 << 10;
 
-/// Plans a split. More keys than one command may hold become several steps from right to left, since the region keeps
-/// what is left of the first key.
+/// Plans a split. More keys than one command may hold become several steps.
 pub(crate) fn split(
     region: &RegionInfo,
     mut keys: Vec<Bytes>,
@@ -59,10 +59,7 @@ pub(crate) fn split(
     if region.is_joint() {
         return Err(joint(region));
     }
-    let steps = keys
-        .rchunks(SPLIT_KEYS_MAX)
-        .map(|keys| Step::Split(keys.to_vec()))
-        .collect();
+    let steps = split_steps(&keys);
     let cause = format!("an administrator splits it at {} keys", keys.len());
     Ok(Plan {
         kind: Kind::Split,
@@ -70,6 +67,12 @@ pub(crate) fn split(
         steps,
         cause,
     })
+}
+
+/// The steps that split a region at these keys, in order: from right to left, since it keeps what is left of the first.
+pub(crate) fn split_steps(keys: &[Bytes]) -> Vec<Step> {
+    let steps = keys.rchunks(SPLIT_KEYS_MAX);
+    steps.map(|keys| Step::Split(keys.to_vec())).collect()
 }
 
 /// Refuses a key that no region can hold: lookups keep keys while they wait.
@@ -128,16 +131,43 @@ pub(crate) fn check_move<'r>(
     Ok(peer)
 }
 
+/// The voter that leads when the one on `from` goes: where rules want the leader, if somebody is there.
+pub(crate) fn heir<'r>(
+    region: &'r RegionInfo,
+    from: StoreId,
+    places: &Places,
+) -> Option<&'r metapb::Peer> {
+    let stays = |peer: &&metapb::Peer| peer.store_id != from.0 && region.caught_up(peer.id);
+    let wrong = |peer: &&metapb::Peer| !places.may_lead(region, StoreId(peer.store_id));
+    region.voters().filter(stays).min_by_key(wrong)
+}
+
+/// Whether a move of a leader takes leadership along: rules want it where the voter goes, and from nobody else.
+pub(crate) fn leads_along(
+    region: &RegionInfo,
+    heir: StoreId,
+    from: StoreId,
+    to: StoreId,
+    places: &Places,
+) -> bool {
+    !places.may_lead(region, heir) && places.may_lead_moved(region, from, to)
+}
+
 /// The steps that move the voter `from` to the new peer `to` (REGIONS §3). Leadership moves as late as possible, so that
 /// a move that fails before costs none.
-pub(crate) fn move_steps(region: &RegionInfo, from: &metapb::Peer, to: &metapb::Peer) -> Vec<Step> {
+pub(crate) fn move_steps(
+    region: &RegionInfo,
+    from: &metapb::Peer,
+    to: &metapb::Peer,
+    places: &Places,
+) -> Vec<Step> {
     let leads = region
         .leader
         .as_ref()
         .is_some_and(|leader| leader.id == from.id);
-    let heir = region
-        .voters()
-        .find(|peer| peer.id != from.id && region.caught_up(peer.id));
+    let (old, new) = (StoreId(from.store_id), StoreId(to.store_id));
+    let heir = heir(region, old, places)
+        .filter(|heir| !leads || !leads_along(region, StoreId(heir.store_id), old, new, places));
     let mut steps = vec![Step::AddLearner(*to), Step::CatchUp(*to)];
     let swap = |promote: &[&metapb::Peer], demote: &[&metapb::Peer]| Step::Swap {
         promote: promote.iter().map(|peer| *(*peer)).collect(),
@@ -150,7 +180,7 @@ pub(crate) fn move_steps(region: &RegionInfo, from: &metapb::Peer, to: &metapb::
             }
             steps.push(swap(&[to], &[from]));
         }
-        // Nobody else can lead: the new peer must vote before the old one may go.
+        // Nobody else can lead, or should: the new peer must vote before the old one may go.
         None => {
             steps.push(swap(&[to], &[]));
             steps.push(Step::TransferLeader(*to));
@@ -163,9 +193,14 @@ pub(crate) fn move_steps(region: &RegionInfo, from: &metapb::Peer, to: &metapb::
 
 /// The steps by which a new peer takes the place of a voter, one of several that follow each other. Who is to go hands its
 /// leadership over when the change of roles is its turn; a lone voter before that.
-pub(crate) fn take_place(region: &RegionInfo, from: &metapb::Peer, to: &metapb::Peer) -> Vec<Step> {
+pub(crate) fn take_place(
+    region: &RegionInfo,
+    from: &metapb::Peer,
+    to: &metapb::Peer,
+    places: &Places,
+) -> Vec<Step> {
     if region.voters().count() == 1 {
-        return move_steps(region, from, to);
+        return move_steps(region, from, to, places);
     }
     vec![
         Step::AddLearner(*to),

@@ -13,6 +13,7 @@ use crate::decision::Who;
 use crate::journal::JournalQuery;
 use crate::operator::OperatorView;
 use crate::regions::RegionInfo;
+use crate::rules::{Group, Rule, RuleError, RuleSet};
 use crate::stores::StoreInfo;
 
 /// The driver's name for a request. Unique within one incarnation.
@@ -100,6 +101,15 @@ pub enum Request {
         store: StoreId,
         /// The labels.
         labels: Vec<metapb::StoreLabel>,
+    },
+    /// The placement rules.
+    Rules,
+    /// Replace all placement rules at once.
+    ReplaceRules {
+        /// The version that was read; if another holds, nothing is replaced.
+        read: u64,
+        /// All groups from now on.
+        groups: Vec<Group>,
     },
     /// End an operator (an administrator's command).
     CancelOperator(u64),
@@ -191,6 +201,7 @@ impl Request {
                 | Self::Stores
                 | Self::CancelOperator(_)
                 | Self::Journal(_)
+                | Self::Rules
                 | Self::Schedulers
                 | Self::PauseScheduler { .. }
                 | Self::ReportSplit(_)
@@ -260,6 +271,15 @@ pub enum Answer {
     Journal(Vec<wire::JournalEntry>),
     /// Who decides.
     Schedulers(Vec<SchedulerInfo>),
+    /// The placement rules.
+    Rules {
+        /// Those that were set.
+        set: RuleSet,
+        /// The one that holds where no other does.
+        default: Rule,
+    },
+    /// The rules are replaced; this is their version now.
+    RulesVersion(u64),
 }
 
 /// Somebody who decides.
@@ -350,6 +370,9 @@ pub enum Refusal {
     /// The region has an operator that this request may not replace, or too much is under way.
     #[error("busy: {0}")]
     Busy(String),
+    /// The rules cannot be so.
+    #[error("invalid: {0}")]
+    Rules(#[from] RuleError),
     /// The request contradicts what is known.
     #[error("invalid: {0}")]
     Invalid(String),

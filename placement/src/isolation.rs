@@ -4,14 +4,6 @@ use std::collections::BTreeMap;
 
 use proto::{StoreId, metapb};
 
-use crate::regions::RegionInfo;
-
-/// What balance may not make worse (REGIONS §9: violations first, then Φ).
-pub(crate) trait Fit {
-    /// How much is wrong with a region whose voters are on these stores; 0 is nothing.
-    fn violations(&self, region: &RegionInfo, stores: &[StoreId]) -> u64;
-}
-
 /// Isolation over location labels, widest first (zone, rack, host). Two replicas that share a place cost the more, the
 /// narrower it is: one of them on another host of the same zone is better than two on one host. A store that does not
 /// tell its place counts as being where any other is, so it is never preferred for that.
@@ -52,7 +44,8 @@ impl Isolation {
         self.places.values().flatten().any(|place| *place != 0)
     }
 
-    fn shared(&self, one: StoreId, other: StoreId) -> u64 {
+    /// What two replicas on these stores share.
+    pub fn shared(&self, one: StoreId, other: StoreId) -> u64 {
         let (Some(one), Some(other)) = (self.places.get(&one), self.places.get(&other)) else {
             return 0;
         };
@@ -60,18 +53,6 @@ impl Isolation {
         let same = one.iter().zip(other).position(apart).unwrap_or(self.levels);
         // 1 for the widest place, and a digit more for each one narrower.
         (0..same).fold(0, |cost, _| cost * NARROWER + 1)
-    }
-}
-
-impl Fit for Isolation {
-    fn violations(&self, _: &RegionInfo, stores: &[StoreId]) -> u64 {
-        let mut cost = 0;
-        for (at, one) in stores.iter().enumerate() {
-            for other in &stores[at + 1..] {
-                cost += self.shared(*one, *other);
-            }
-        }
-        cost
     }
 }
 
@@ -110,8 +91,12 @@ mod tests {
             (6, "", ""),
         ]);
         let cost = |stores: &[u64]| {
-            let stores: Vec<_> = stores.iter().copied().map(StoreId).collect();
-            isolation.violations(&RegionInfo::default(), &stores)
+            let pairs = stores.iter().enumerate();
+            let pairs =
+                pairs.flat_map(|(at, one)| stores[at + 1..].iter().map(move |two| (one, two)));
+            pairs
+                .map(|(one, two)| isolation.shared(StoreId(*one), StoreId(*two)))
+                .sum::<u64>()
         };
         assert_eq!(cost(&[1, 4, 5]), 0, "three zones");
         assert!(cost(&[1, 3, 4]) > 0, "two of one zone");
@@ -130,9 +115,6 @@ mod tests {
     #[test]
     fn a_wider_place_decides() {
         let isolation = isolation(&[(1, "a", "host"), (2, "b", "host")]);
-        assert_eq!(
-            isolation.violations(&RegionInfo::default(), &[StoreId(1), StoreId(2)]),
-            0
-        );
+        assert_eq!(isolation.shared(StoreId(1), StoreId(2)), 0);
     }
 }

@@ -38,6 +38,7 @@ mod outbox;
 pub mod plan;
 mod regions;
 mod rests;
+pub mod rules;
 mod scheduler;
 mod score;
 mod settings;

@@ -4,6 +4,7 @@ mod balancing;
 mod cluster;
 mod explaining;
 mod leaving;
+mod ruling;
 mod scheduling;
 
 use std::collections::BTreeMap;
@@ -20,13 +21,13 @@ use crate::event::{
     Answer, ClusterInfo, Effects, Event, Lookup, Note, Now, Refusal, Request, RequestId, SplitIds,
 };
 use crate::ids::Ids;
-use crate::isolation::Isolation;
 use crate::journal::Journal;
 use crate::keyspace;
 use crate::operators::{Occasion, Operators};
 use crate::outbox::Outbox;
 use crate::plan::{Metadata, StoreMetadata};
 use crate::regions::{RegionInfo, Regions};
+use crate::rules::{Layout, Places, RuleSet};
 use crate::settings::Settings;
 use crate::state::{self, Image, LoadError};
 use crate::stores::Stores;
@@ -174,9 +175,9 @@ struct Leader {
     /// Where the sweep goes on.
     swept: RegionId,
     drains: Drains,
-    /// Where stores are, as of the last tick that looked.
-    fit: Isolation,
-    fitted: Option<Duration>,
+    rules: RuleSet,
+    /// What they say of stores; looked at again whenever rules, stores or labels change.
+    places: Places,
     unsettled: Unsettled,
     journal: Journal,
     /// When the pauses of schedulers end, in Unix milliseconds.
@@ -206,12 +207,17 @@ impl Leader {
         if created {
             let _ = outbox.stage(state::put_cluster(&cluster));
         }
+        let stores = Stores::load(image.stores, now);
+        let locations = &settings.balance.location_labels;
+        let layout = Layout::new(&image.rules, cluster.replicas, locations);
         let window_ms = settings.timestamp_window.as_millis() as u64;
         let mut leader = Self {
             term,
             ids: Ids::new(image.high_water, settings.id_step),
             oracle: Oracle::new(image.bound_ms, window_ms),
-            stores: Stores::load(image.stores, now),
+            places: Places::new(layout, stores.labels()),
+            rules: image.rules,
+            stores,
             regions: Regions::default(),
             operators: Operators::load(image.operators, now, &settings, &mut outbox),
             outbox,
@@ -221,8 +227,6 @@ impl Leader {
             round: 0,
             swept: RegionId(0),
             drains: Drains::default(),
-            fit: Isolation::default(),
-            fitted: None,
             unsettled: Unsettled::default(),
             journal: Journal::load(image.journal, settings.journal, term, now),
             pauses: image.pauses,
@@ -307,6 +311,8 @@ impl Leader {
             Request::UndrainStore(store) => self.undrain_store(store, now),
             Request::RemoveStore(store) => self.remove_store(store, now),
             Request::LabelStore { store, labels } => self.label_store(store, labels, now),
+            Request::Rules => Ok(self.rule_info()),
+            Request::ReplaceRules { read, groups } => self.replace_rules(read, groups, now),
             Request::ReportSplit(pieces) => self.report_split(pieces, now),
             // Routes are soft: they rest on nothing that is being written.
             Request::RegionByKey(key) => {
@@ -496,7 +502,6 @@ impl Leader {
             }
         }
         self.watch_drains(now);
-        self.watch_places(now);
         self.sweep(now);
         self.journal.on_tick(now, &mut self.outbox);
         self.balance(now);

@@ -77,7 +77,7 @@ impl fmt::Display for Epoch {
 /// What an operator is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// One more voter.
+    /// One more peer.
     AddReplica,
     /// A learner that nobody wants goes.
     RemoveLearner,
@@ -85,6 +85,8 @@ pub enum Kind {
     MoveReplica,
     /// Another voter leads.
     TransferLeader,
+    /// A voter becomes a learner.
+    Demote,
     /// More regions.
     Split,
     /// Fewer regions.
@@ -99,6 +101,7 @@ impl Kind {
             Self::RemoveLearner => "remove-learner",
             Self::MoveReplica => "move-replica",
             Self::TransferLeader => "transfer-leader",
+            Self::Demote => "demote",
             Self::Split => "split",
             Self::Merge => "merge",
         }
@@ -340,6 +343,7 @@ impl Operator {
             Kind::RemoveLearner => part::Kind::RemoveLearner,
             Kind::MoveReplica => part::Kind::MoveReplica,
             Kind::TransferLeader => part::Kind::TransferLeader,
+            Kind::Demote => part::Kind::Demote,
             Kind::Split => part::Kind::Split,
             Kind::Merge => part::Kind::MergeRegions,
         };
@@ -382,6 +386,7 @@ impl Operator {
                 part::Kind::RemoveLearner => Kind::RemoveLearner,
                 part::Kind::MoveReplica => Kind::MoveReplica,
                 part::Kind::TransferLeader => Kind::TransferLeader,
+                part::Kind::Demote => Kind::Demote,
                 part::Kind::Split => Kind::Split,
                 part::Kind::MergeRegions => Kind::Merge,
             };

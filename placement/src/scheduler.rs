@@ -11,15 +11,17 @@ use std::collections::BTreeSet;
 
 use proto::{RegionId, StoreId, metapb};
 
+use crate::commands;
 use crate::decision::{Candidate, Decision, Who};
 use crate::dial::{Claim, Dial, Purpose, Setting, Side, TRANSFER_BYTES};
 use crate::dice::Dice;
 use crate::event::Now;
-use crate::isolation::Fit;
 use crate::operators::Operators;
 use crate::regions::index::draw;
 use crate::regions::{RegionInfo, Regions};
 use crate::rests::Rests;
+use crate::rules::Places;
+use crate::rules::fit::Cost;
 use crate::score::{Burden, Dimension, Scores, Shifts};
 use crate::settings::Settings;
 
@@ -83,7 +85,7 @@ pub(crate) struct View<'a> {
     regions: &'a Regions,
     operators: &'a Operators,
     rests: &'a Rests,
-    fit: &'a dyn Fit,
+    places: &'a Places,
     settings: &'a Settings,
     now: Now,
     /// Size of an average region.
@@ -254,23 +256,48 @@ impl View<'_> {
     }
 
     /// The voter that leads when the one on `from` goes, as [`crate::commands::move_steps`] picks it.
-    fn heir(&self, region: &RegionInfo, from: StoreId) -> Option<usize> {
-        let heir = region
-            .voters()
-            .find(|peer| peer.store_id != from.0 && region.caught_up(peer.id))?;
-        self.scores.position(StoreId(heir.store_id))
+    fn heir(&self, region: &RegionInfo, from: StoreId) -> Option<StoreId> {
+        let heir = commands::heir(region, from, self.places)?;
+        let store = StoreId(heir.store_id);
+        self.scores.position(store).map(|_| store)
     }
 
-    /// What is wrong with the places of a region, and would be after a move.
-    fn violations(&self, region: &RegionInfo, from: StoreId, to: StoreId) -> (u64, u64) {
-        let mut stores: Vec<_> = region.voters().map(|peer| StoreId(peer.store_id)).collect();
-        let before = self.fit.violations(region, &stores);
-        for store in &mut stores {
-            if *store == from {
-                *store = to;
-            }
+    /// What is wrong with the places of a region now.
+    fn violations(&self, region: &RegionInfo) -> Cost {
+        self.places.cost(region, None, None)
+    }
+
+    /// What is wrong with them after a move, or why rules forbid it.
+    fn after_move(
+        &self,
+        region: &RegionInfo,
+        before: Cost,
+        from: StoreId,
+        to: StoreId,
+    ) -> Result<Cost, &'static str> {
+        let after = self.places.cost(region, Some(from), Some(to));
+        if (after.missing, after.roles) > (before.missing, before.roles) {
+            Err("rules keep it away")
+        } else if after > before {
+            Err("replicas would share a place")
+        } else {
+            Ok(after)
         }
-        (before, self.fit.violations(region, &stores))
+    }
+
+    /// Whether rules let a store lead a region, as far as they let anybody.
+    fn may_lead(&self, region: &RegionInfo, to: StoreId) -> Result<(), &'static str> {
+        let leads = |leader: &metapb::Peer| self.places.may_lead(region, StoreId(leader.store_id));
+        if self.places.may_lead(region, to) || !region.leader.as_ref().is_some_and(leads) {
+            Ok(())
+        } else {
+            Err("rules want another to lead")
+        }
+    }
+
+    /// Whether rules let a store lead a region that comes there with its leadership, as far as they let anybody.
+    fn leads_well_moved(&self, region: &RegionInfo, from: StoreId, to: StoreId) -> bool {
+        self.places.may_lead_moved(region, from, to) || !self.places.may_lead(region, from)
     }
 
     /// Counts a decision as done.
@@ -353,7 +380,7 @@ impl View<'_> {
 #[derive(Default)]
 struct Best {
     /// Violations, and the fall below which it is better.
-    rank: (u64, f64),
+    rank: (Cost, f64),
     found: Option<(RegionId, Action, Shifts)>,
     considered: Vec<Candidate>,
     /// Why the last one that was looked at closely was not taken.
@@ -364,7 +391,7 @@ impl Best {
     /// A move that may be made.
     fn offer(
         &mut self,
-        violations: u64,
+        violations: Cost,
         fall: f64,
         region: RegionId,
         action: Action,

@@ -11,6 +11,7 @@ use proto::pontoon::v1 as wire;
 
 use crate::decision::Who;
 use crate::operator::Operator;
+use crate::rules::{RuleSet, group_from_wire, group_to_wire};
 
 /// Format of all values written today.
 const FORMAT: u8 = 1;
@@ -19,6 +20,7 @@ const FORMAT: u8 = 1;
 pub const CLUSTER_KEY: &[u8] = b"cluster";
 const IDS_KEY: &[u8] = b"id";
 const TIMESTAMP_KEY: &[u8] = b"timestamp";
+const RULES_KEY: &[u8] = b"rules";
 const STORE_PREFIX: &[u8] = b"store/";
 const OPERATOR_PREFIX: &[u8] = b"operator/";
 const JOURNAL_PREFIX: &[u8] = b"journal/";
@@ -71,6 +73,7 @@ pub(crate) struct Image {
     pub journal: BTreeMap<u64, (wire::JournalEntry, Bytes)>,
     /// When the pauses of schedulers end, in Unix milliseconds.
     pub pauses: BTreeMap<Who, u64>,
+    pub rules: RuleSet,
 }
 
 impl Image {
@@ -92,6 +95,14 @@ impl Image {
             self.high_water = decode::<wire::PlacementIds>(key, value)?.high_water;
         } else if key == TIMESTAMP_KEY {
             self.bound_ms = decode::<wire::PlacementTimestamp>(key, value)?.bound_ms;
+        } else if key == RULES_KEY {
+            let rules = decode::<wire::PlacementRules>(key, value)?;
+            let groups = rules.groups.into_iter().map(group_from_wire);
+            let groups = groups.collect::<Result<_, _>>();
+            self.rules = RuleSet {
+                version: rules.version,
+                groups: groups.map_err(|problem| invalid(key, problem))?,
+            };
         } else if let Some(id) = suffix(key, STORE_PREFIX) {
             let store: wire::PlacementStore = decode(key, value)?;
             if store.store.as_ref().is_none_or(|store| store.id != id) {
@@ -173,6 +184,14 @@ pub(crate) fn delete_journal(seq: u64) -> Pair {
 
 pub(crate) fn decode_journal(seq: u64, value: &[u8]) -> Result<wire::JournalEntry, LoadError> {
     decode(&numbered(JOURNAL_PREFIX, seq), value)
+}
+
+pub(crate) fn put_rules(rules: &RuleSet) -> Pair {
+    let value = wire::PlacementRules {
+        version: rules.version,
+        groups: rules.groups.iter().map(group_to_wire).collect(),
+    };
+    (Bytes::from_static(RULES_KEY), Some(encode(&value)))
 }
 
 /// `None` ends a pause.

@@ -227,7 +227,7 @@ impl Stores {
     }
 
     /// Labels of all stores.
-    pub fn labels(&self) -> impl Iterator<Item = (StoreId, &[metapb::StoreLabel])> {
+    pub fn labels(&self) -> impl Iterator<Item = (StoreId, &[metapb::StoreLabel])> + Clone {
         self.entries
             .iter()
             .map(|(id, entry)| (*id, &entry.store().labels[..]))

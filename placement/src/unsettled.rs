@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proto::{RegionId, metapb};
+use proto::RegionId;
 
 use crate::event::Now;
 use crate::regions::RegionInfo;
@@ -25,18 +25,23 @@ pub(crate) struct Unsettled {
 }
 
 impl Unsettled {
-    /// Looks at a region; returns how long it has been so. `owned` is whether an operator looks after it, `small` whether
-    /// it could be part of a neighbour.
-    pub fn watch(&mut self, region: &RegionInfo, owned: bool, small: bool, now: Now) -> Duration {
-        let learner = |peer: &&metapb::Peer| peer.role() == metapb::PeerRole::Learner;
+    /// Looks at a region; returns how long it has been so. `owned` is whether an operator looks after it, `stray` a learner
+    /// that neither a rule nor an operator counts on, `small` whether it could be part of a neighbour.
+    pub fn watch(
+        &mut self,
+        region: &RegionInfo,
+        owned: bool,
+        stray: Option<u64>,
+        small: bool,
+        now: Now,
+    ) -> Duration {
         let what = if region.is_joint() {
             Some(What::Joint)
         } else if owned {
             None
         } else {
-            let learner = region.region.peers.iter().find(learner);
-            match learner {
-                Some(peer) => Some(What::Learner(peer.id)),
+            match stray {
+                Some(peer) => Some(What::Learner(peer)),
                 None if small => Some(What::Small(region.epoch().version)),
                 None => None,
             }

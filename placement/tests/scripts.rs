@@ -10,7 +10,7 @@
 //! [interval=SECONDS] [down=ID:SECONDS,...] with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `split REGION KEY...`,
 //! `merge REGION [TARGET]`, `move REGION FROM TO`, `transfer REGION STORE`, `refuse OPERATOR STEP KIND region=N at=CONF:VERSION term=N`, `get KEY`, `previous KEY`, `scan START END`
 //! (a key may be `k*N`: k, N times), `drain ID`, `undrain ID`, `remove ID`, `cancel OPERATOR`,
-//! `pause WHO MS`, `schedulers`, `journal [region=ID] [store=ID] [operator=ID]` (newest first), `label ID KEY=VALUE...`, `ids N`, `tso N`, `operators`, `stores`.
+//! `rules`, `rule VERSION [GROUP INDEX RULE;...]` (see `rule`), `pause WHO MS`, `schedulers`, `journal [region=ID] [store=ID] [operator=ID]` (newest first), `label ID KEY=VALUE...`, `ids N`, `tso N`, `operators`, `stores`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -18,6 +18,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use placement::rules::{Constraint, Group, Role, Rule, Test};
 use placement::{
     Answer, BalanceSettings, Change, Effects, Event, JournalQuery, Now, Order, OrderKind,
     Placement, RegionInfo, Request, RequestId, Settings, Space, Write, decision::Who,
@@ -285,6 +286,21 @@ impl World {
                     limit: 20,
                 }));
             }
+            "rules" => self.request(Request::Rules),
+            "rule" => {
+                let rules = line.splitn(5, ' ').nth(4).unwrap_or_default();
+                let rules = rules.split(';').filter(|text| !text.is_empty());
+                let rules = rules.map(rule).collect();
+                let groups = words.get(2).map(|name| Group {
+                    name: (*name).into(),
+                    index: number(3) as u32,
+                    rules,
+                });
+                self.request(Request::ReplaceRules {
+                    read: number(1),
+                    groups: groups.into_iter().collect(),
+                });
+            }
             "operators" => self.request(Request::Operators {
                 operator: None,
                 region: None,
@@ -442,6 +458,18 @@ impl World {
                 }
                 return;
             }
+            Answer::Rules { set, default } => {
+                self.output.push(format!("version {}", set.version));
+                for group in &set.groups {
+                    for rule in &group.rules {
+                        let (name, index) = (&group.name, group.index);
+                        self.output
+                            .push(format!("{name} {index} {}", show_rule(rule)));
+                    }
+                }
+                self.output.push(format!("else {}", show_rule(default)));
+                return;
+            }
             Answer::Journal(entries) => {
                 self.output.extend(entries.iter().map(show_entry));
                 return;
@@ -488,6 +516,63 @@ fn label(text: &str) -> metapb::StoreLabel {
         key: key.into(),
         value: value.into(),
     }
+}
+
+/// A rule: `ID [START,END) ROLE COUNT LABEL=VALUE... LABEL!=VALUE... LABEL? LABEL!?`, kept apart by zone.
+fn rule(text: &str) -> Rule {
+    let words: Vec<_> = text.split_whitespace().collect();
+    let range = words[1].trim_start_matches('[').trim_end_matches(')');
+    let (start, end) = range.split_once(',').expect("a range");
+    let constraint = |text: &&str| {
+        let (label, test) = if let Some((label, value)) = text.split_once("!=") {
+            (label, Test::NotIn(vec![value.into()]))
+        } else if let Some((label, value)) = text.split_once('=') {
+            let values = value.split('|').map(String::from).collect();
+            (label, Test::In(values))
+        } else if let Some(label) = text.strip_suffix("!?") {
+            (label, Test::NotExists)
+        } else {
+            (text.trim_end_matches('?'), Test::Exists)
+        };
+        Constraint {
+            label: label.into(),
+            test,
+        }
+    };
+    Rule {
+        id: words[0].into(),
+        start: Bytes::copy_from_slice(start.as_bytes()),
+        end: Bytes::copy_from_slice(end.as_bytes()),
+        role: Role::ALL
+            .into_iter()
+            .find(|role| role.name() == words[2])
+            .expect("a role"),
+        count: words[3].parse().expect("a count"),
+        constraints: words[4..].iter().map(constraint).collect(),
+        location_labels: vec!["zone".into(), "host".into()],
+    }
+}
+
+fn show_rule(rule: &Rule) -> String {
+    let constraints: String = rule
+        .constraints
+        .iter()
+        .map(|constraint| match &constraint.test {
+            Test::In(values) => format!(" {}={}", constraint.label, values.join("|")),
+            Test::NotIn(values) => format!(" {}!={}", constraint.label, values.join("|")),
+            Test::Exists => format!(" {}?", constraint.label),
+            Test::NotExists => format!(" {}!?", constraint.label),
+        })
+        .collect();
+    format!(
+        "{} [{},{}) {} {}{constraints} apart by {}",
+        rule.id,
+        rule.start.escape_ascii(),
+        rule.end.escape_ascii(),
+        rule.role.name(),
+        rule.count,
+        rule.location_labels.join(",")
+    )
 }
 
 /// A key; `k*N` is `k` N times.

@@ -6,12 +6,10 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use proto::{StoreId, metapb};
 
 use super::{Checker, Finding, Found};
 use crate::decision::Who;
-use crate::keyspace;
 use crate::regions::RegionInfo;
 use crate::settings::MergeSettings;
 
@@ -99,8 +97,8 @@ impl Checker<'_> {
         for side in [region, target] {
             self.rests_whole(side)?;
         }
-        if is_edge(self.api_version, region, target) {
-            return Err("an edge of a keyspace lies between");
+        if self.is_edge(region, target) {
+            return Err("an edge of a keyspace or of rules lies between");
         }
         let sum = |of: &dyn Fn(&RegionInfo) -> u64| of(region).saturating_add(of(target));
         if sum(&|side| side.bytes) > settings.bytes_max
@@ -114,6 +112,23 @@ impl Checker<'_> {
             return Err("they have too much load together");
         }
         align(region, target).ok_or("they have different numbers of voters")
+    }
+
+    /// Whether the boundary between two neighbours must stay one.
+    fn is_edge(&self, region: &RegionInfo, target: &RegionInfo) -> bool {
+        let (region, target) = (&region.region, &target.region);
+        let starts_first = region.start_key < target.start_key;
+        let (left, right) = if starts_first {
+            (region, target)
+        } else {
+            (target, region)
+        };
+        let both = metapb::Region {
+            start_key: left.start_key.clone(),
+            end_key: right.end_key.clone(),
+            ..Default::default()
+        };
+        self.edges(&both).contains(&right.start_key)
     }
 
     /// Whether nothing is under way or amiss with a region.
@@ -137,24 +152,6 @@ impl Checker<'_> {
         }
         Ok(())
     }
-}
-
-/// Whether the boundary between two neighbours must stay one.
-fn is_edge(api_version: u32, region: &RegionInfo, target: &RegionInfo) -> bool {
-    let (region, target) = (&region.region, &target.region);
-    let starts_first = region.start_key < target.start_key;
-    let (left, right) = if starts_first {
-        (region, target)
-    } else {
-        (target, region)
-    };
-    let both = metapb::Region {
-        start_key: left.start_key.clone(),
-        end_key: right.end_key.clone(),
-        ..Default::default()
-    };
-    let edges: Vec<Bytes> = keyspace::edges_inside(api_version, &both);
-    edges.contains(&right.start_key)
 }
 
 /// Which voters of a region go where, so that it is where another one is. The leader goes last.

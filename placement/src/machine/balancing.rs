@@ -11,7 +11,6 @@ use crate::decision::{Decision, Outcome, Who, Word};
 use crate::dial::{Claim, Dial, Purpose, Side};
 use crate::dice::Dice;
 use crate::event::{Now, Refusal};
-use crate::isolation::Isolation;
 use crate::operator::{Kind, Priority, Step};
 use crate::operators::Plan;
 use crate::regions::RegionInfo;
@@ -102,7 +101,6 @@ impl Leader {
             }
         }
         self.balancer.rests.expire(now.monotonic);
-        let fit = Isolation::new(&settings.location_labels, self.stores.labels());
         let paused: Vec<_> = Who::ALL
             .into_iter()
             .filter(|who| self.is_paused(*who, now))
@@ -114,7 +112,7 @@ impl Leader {
             &self.operators,
             &self.balancer.rests,
             relief,
-            &fit,
+            &self.places,
             &self.settings,
             now,
         );
@@ -198,7 +196,7 @@ impl Leader {
                 let steps = if leads {
                     leading_steps(&old, &new)
                 } else {
-                    commands::move_steps(region, &old, &new)
+                    commands::move_steps(region, &old, &new, &self.places)
                 };
                 Plan {
                     kind: Kind::MoveReplica,

@@ -75,6 +75,7 @@ impl Leader {
             .put(store, boot, now, self.settings.store_down_after)?;
         if !changed.is_empty() {
             self.note(text);
+            self.place();
         }
         for (id, record) in changed {
             let _ = self.outbox.stage(state::put_store(id, &record));

@@ -38,6 +38,13 @@ impl Leader {
         self.journal.write(entry, now, &mut self.outbox);
     }
 
+    /// Writes a command about the whole cluster down, and tells the log.
+    pub(super) fn commanded(&mut self, text: String, now: Now) {
+        let entry = self.command_entry(text.clone());
+        self.note(text);
+        self.journal.write(entry, now, &mut self.outbox);
+    }
+
     fn command_entry(&self, text: String) -> JournalEntry {
         JournalEntry {
             kind: Kind::Command.into(),
@@ -156,9 +163,7 @@ impl Leader {
             (Some(until), format!("{who} is paused for {duration:?}"))
         };
         let _ = self.outbox.stage(state::put_pause(who, until));
-        self.note(text.clone());
-        let entry = self.command_entry(text);
-        self.journal.write(entry, now, &mut self.outbox);
+        self.commanded(text, now);
         Ok(Answer::Done)
     }
 }

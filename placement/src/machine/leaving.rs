@@ -7,8 +7,6 @@ use proto::{StoreId, metapb};
 
 use super::Leader;
 use crate::event::{Answer, Now, Refusal};
-use crate::isolation::Isolation;
-use crate::regions::RegionInfo;
 use crate::state;
 
 /// Stores named in a refusal at the most.
@@ -88,6 +86,7 @@ impl Leader {
     ) -> Result<Answer, Refusal> {
         self.bootstrapped()?;
         let record = self.stores.label(id, labels)?;
+        self.place();
         let _ = self.outbox.stage(state::put_store(id, &record));
         self.told(format!("store {id} has other labels"), id, now);
         Ok(Answer::Done)
@@ -104,16 +103,6 @@ impl Leader {
         self.drains.watch(drained.into_iter(), now);
     }
 
-    /// Looks where stores are, once a second.
-    pub(super) fn watch_places(&mut self, now: Now) {
-        let due = |fitted| now.monotonic.saturating_sub(fitted) >= Duration::from_secs(1);
-        if self.fitted.is_none_or(due) {
-            self.fitted = Some(now.monotonic);
-            let labels = &self.settings.balance.location_labels;
-            self.fit = Isolation::new(labels, self.stores.labels());
-        }
-    }
-
     /// Refuses when peers of a store would have no other place.
     fn check_places(&self, id: StoreId, now: Now) -> Result<(), Refusal> {
         if !self.stores.contains(id) || self.stores.is_tombstone(id) {
@@ -126,9 +115,7 @@ impl Leader {
             ));
         }
         let checker = self.checker(Duration::ZERO, now);
-        let takes = |region: &RegionInfo, store: StoreId| {
-            store != id && checker.could_take(region, store).is_ok()
-        };
+        let others: Vec<_> = self.stores.ids().filter(|store| *store != id).collect();
         let (mut homeless, mut example, mut bytes) = (0u64, None, 0u64);
         for region in self.regions.after(proto::RegionId(0)) {
             if region.peer_on(id).is_none() {
@@ -136,13 +123,8 @@ impl Leader {
             }
             bytes = bytes.saturating_add(region.bytes);
             // Those that wait for a place already are before this one.
-            let goes = |peer: &&metapb::Peer| {
-                let store = StoreId(peer.store_id);
-                store == id || self.stores.leaving(store)
-            };
-            let go = region.voters().filter(goes).count();
-            let places = self.stores.ids().filter(|store| takes(region, *store));
-            if places.take(go).count() < go {
+            let goes = |store: StoreId| store == id || self.stores.leaving(store);
+            if !checker.has_places(region, goes, &others) {
                 homeless += 1;
                 example.get_or_insert(region);
             }
@@ -153,7 +135,7 @@ impl Leader {
                 .ids()
                 .filter(|store| *store != id && !self.stores.is_tombstone(*store))
                 .filter_map(|store| {
-                    let why = checker.could_take(region, store).err()?;
+                    let why = checker.could_follow(region, id, store).err()?;
                     Some(format!("store {store}: {why}"))
                 })
                 .take(NAMED_MAX)

@@ -20,7 +20,7 @@ fn priority(why: Leaves) -> Priority {
     match why {
         Leaves::Lost | Leaves::Gone => Priority::Repair,
         Leaves::Drained => Priority::Drain,
-        Leaves::Misplaced => Priority::Rule,
+        Leaves::Outside | Leaves::Misplaced => Priority::Rule,
     }
 }
 
@@ -59,7 +59,10 @@ impl Leader {
         };
         let owned = self.operators.of_region(id).is_some();
         let small = is_small(region, &self.settings.merge);
-        let unsettled = self.unsettled.watch(region, owned, small, now);
+        let stray = (!owned)
+            .then(|| self.checker(Duration::ZERO, now).stray(region))
+            .flatten();
+        let unsettled = self.unsettled.watch(region, owned, stray, small, now);
         let found = match self.checker(unsettled, now).check(region) {
             Ok(Some(found)) => found,
             Ok(None) => return,
@@ -71,7 +74,10 @@ impl Leader {
         }
         let region = region.clone();
         let snapshots: Vec<_> = match &found.finding {
-            Finding::Add { to, .. } | Finding::Move { to, .. } => vec![*to],
+            Finding::Add { to, .. }
+            | Finding::AddLearner(to)
+            | Finding::Move { to, .. }
+            | Finding::MoveLearner { to, .. } => vec![*to],
             Finding::Merge(merge) => merge.moves.iter().map(|(_, to)| *to).collect(),
             _ => Vec::new(),
         };
@@ -108,19 +114,19 @@ impl Leader {
     pub(super) fn checker(&self, unsettled: Duration, now: Now) -> Checker<'_> {
         Checker {
             settings: &self.settings,
-            replicas: self.cluster.replicas,
             api_version: self.cluster.api_version,
             stores: &self.stores,
             regions: &self.regions,
             operators: &self.operators,
             drains: &self.drains,
-            fit: &self.fit,
+            places: &self.places,
             unsettled,
             now,
         }
     }
 
     pub(super) fn plan(&mut self, region: &RegionInfo, finding: Finding) -> Result<Plan, Refusal> {
+        let wanted = self.places.layout().counts(&region.region.start_key).0;
         let repair = |kind, steps, cause| Plan {
             kind,
             priority: Priority::Repair,
@@ -131,15 +137,15 @@ impl Leader {
             Finding::SplitAt(keys) => Plan {
                 kind: Kind::Split,
                 priority: Priority::Rule,
-                steps: vec![Step::Split(keys)],
-                cause: "edges of keyspaces are boundaries of regions".into(),
+                steps: commands::split_steps(&keys),
+                cause: "edges of keyspaces and rules are boundaries of regions".into(),
             },
             Finding::Promote(peer) => {
                 let cause = format!(
                     "learner {} fills a gap: {} voters of {}",
                     peer.id,
                     region.voters().count(),
-                    self.cluster.replicas
+                    wanted
                 );
                 repair(
                     Kind::AddReplica,
@@ -155,10 +161,7 @@ impl Leader {
                 repair(Kind::RemoveLearner, vec![Step::RemoveLearner(peer)], cause)
             }
             Finding::Add { to, voters } => {
-                let cause = format!(
-                    "{voters} voters of {}; store {to} fits best",
-                    self.cluster.replicas
-                );
+                let cause = format!("{voters} voters of {wanted}; store {to} fits best");
                 let peer = self.new_learner(to)?;
                 repair(Kind::AddReplica, commands::add_steps(&peer), cause)
             }
@@ -166,7 +169,7 @@ impl Leader {
                 let cause = format!(
                     "{} voters of {}; peer {} is missed least",
                     region.voters().count(),
-                    self.cluster.replicas,
+                    wanted,
                     peer.id
                 );
                 let demotion = Step::Swap {
@@ -185,7 +188,7 @@ impl Leader {
                         "its replicas are farther apart on store {to} than on store {}",
                         from.store_id
                     ),
-                    Leaves::Lost | Leaves::Gone | Leaves::Drained => {
+                    Leaves::Lost | Leaves::Gone | Leaves::Drained | Leaves::Outside => {
                         format!("store {} is {why}; store {to} fits best", from.store_id)
                     }
                 };
@@ -194,7 +197,7 @@ impl Leader {
                     priority: priority(why),
                     ..repair(
                         Kind::MoveReplica,
-                        commands::move_steps(region, &from, &peer),
+                        commands::move_steps(region, &from, &peer, &self.places),
                         cause,
                     )
                 }
@@ -204,7 +207,7 @@ impl Leader {
                     "store {} is {why}; learner {} takes its place",
                     from.store_id, learner.id
                 );
-                let mut steps = commands::move_steps(region, &from, &learner);
+                let mut steps = commands::move_steps(region, &from, &learner, &self.places);
                 steps.retain(|step| *step != Step::AddLearner(learner));
                 Plan {
                     priority: priority(why),
@@ -218,12 +221,54 @@ impl Leader {
                 );
                 self.merge_plan(region, &merge, Priority::Merge, cause)?
             }
-            Finding::HandOver { from, to } => Plan {
+            Finding::HandOver { from, to, why } => Plan {
                 kind: Kind::TransferLeader,
-                priority: Priority::Drain,
+                priority: priority(why),
                 steps: vec![Step::TransferLeader(to)],
-                cause: format!("store {from} is drained: leaders go first"),
+                cause: match why {
+                    Leaves::Drained => format!("store {from} is drained: leaders go first"),
+                    Leaves::Lost | Leaves::Gone | Leaves::Outside | Leaves::Misplaced => format!(
+                        "rules want it led from elsewhere than store {from}: store {} fits best",
+                        to.store_id
+                    ),
+                },
             },
+            Finding::AddLearner(to) => {
+                let cause = format!("rules want a learner more; store {to} fits best");
+                let peer = self.new_learner(to)?;
+                Plan {
+                    priority: Priority::Rule,
+                    ..repair(
+                        Kind::AddReplica,
+                        vec![Step::AddLearner(peer), Step::CatchUp(peer)],
+                        cause,
+                    )
+                }
+            }
+            Finding::MakeLearner(peer) => Plan {
+                priority: Priority::Rule,
+                ..repair(
+                    Kind::Demote,
+                    vec![Step::Swap {
+                        promote: Vec::new(),
+                        demote: vec![peer],
+                    }],
+                    format!("rules count on peer {} as a learner", peer.id),
+                )
+            },
+            Finding::MoveLearner { from, to, why } => {
+                let cause = format!("store {} is {why}; store {to} fits best", from.store_id);
+                let peer = self.new_learner(to)?;
+                let steps = vec![
+                    Step::AddLearner(peer),
+                    Step::CatchUp(peer),
+                    Step::RemoveLearner(from),
+                ];
+                Plan {
+                    priority: priority(why),
+                    ..repair(Kind::MoveReplica, steps, cause)
+                }
+            }
         })
     }
 
@@ -239,7 +284,7 @@ impl Leader {
         Ok(Plan {
             kind: Kind::MoveReplica,
             priority: Priority::Admin,
-            steps: commands::move_steps(region, old, &new),
+            steps: commands::move_steps(region, old, &new, &self.places),
             cause: format!("an administrator moves it from store {from} to store {to}"),
         })
     }
@@ -320,7 +365,7 @@ impl Leader {
         let mut steps = Vec::new();
         for (from, to) in &merge.moves {
             let to = self.new_learner(*to)?;
-            steps.extend(commands::take_place(region, from, &to));
+            steps.extend(commands::take_place(region, from, &to, &self.places));
         }
         steps.push(Step::Merge(step));
         Ok(Plan {

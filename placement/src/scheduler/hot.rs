@@ -11,6 +11,7 @@ use crate::dial::{Dial, Side, TRANSFER_BYTES};
 use crate::dice::Dice;
 use crate::regions::RegionInfo;
 use crate::regions::index::StoreIndex;
+use crate::rules::fit::Cost;
 use crate::score::{Burden, Dimension, Shifts};
 
 /// Hot regions of a store that a decision looks at.
@@ -132,16 +133,12 @@ impl Hot {
                 continue;
             };
             let shifts = Shifts::default().leader(&burden, source, target);
-            let allowed = view.allows(target, Side::Receives, TRANSFER_BYTES, dial);
-            self.offer(
-                view,
-                region,
-                Action::Transfer { to },
-                shifts,
-                allowed,
-                0,
-                best,
-            );
+            let allowed = view
+                .may_lead(region, to)
+                .and_then(|()| view.allows(target, Side::Receives, TRANSFER_BYTES, dial));
+            let allowed = allowed.map(|()| Cost::default());
+            let action = Action::Transfer { to };
+            self.offer(view, region, action, shifts, allowed, best);
         }
     }
 
@@ -163,32 +160,30 @@ impl Hot {
         }
         let from = view.store(source);
         let leads = view.leader(region) == Some(source);
+        let before = view.violations(region);
         for &target in order.iter().take(CANDIDATES) {
             let to = view.store(target);
             if target == source || region.peer_on(to).is_some() {
                 continue;
             }
             let shifts = moved(&burden, source, target, leads);
-            let (before, after) = view.violations(region, from, to);
-            let allowed = if after > before {
-                Err("replicas would share a place")
-            } else {
-                view.receives(target, burden.size, dial)
-            };
+            let allowed = view.after_move(region, before, from, to).and_then(|after| {
+                view.receives(target, burden.size, dial)?;
+                let right = !leads || view.leads_well_moved(region, from, to);
+                right.then_some(after).ok_or("rules want another to lead")
+            });
             let action = Action::Move { from, to, leads };
-            self.offer(view, region, action, shifts, allowed, after, best);
+            self.offer(view, region, action, shifts, allowed, best);
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn offer(
         &self,
         view: &View,
         region: &RegionInfo,
         action: Action,
         shifts: Shifts,
-        allowed: Result<(), &'static str>,
-        violations: u64,
+        allowed: Result<Cost, &'static str>,
         best: &mut Best,
     ) {
         let to = match action {
@@ -199,12 +194,17 @@ impl Hot {
             let reason = "it would be as hot, or another kind of load would suffer";
             best.consider(to, -verdict.fall, reason);
             best.reject(reason);
-        } else if let Err(reason) = allowed {
-            best.consider(to, f64::INFINITY, reason);
-            best.reject(reason);
-        } else {
-            best.consider(to, -verdict.fall, "another is better");
-            best.offer(violations, verdict.fall, region.id(), action, shifts);
+            return;
+        }
+        match allowed {
+            Err(reason) => {
+                best.consider(to, f64::INFINITY, reason);
+                best.reject(reason);
+            }
+            Ok(violations) => {
+                best.consider(to, -verdict.fall, "another is better");
+                best.offer(violations, verdict.fall, region.id(), action, shifts);
+            }
         }
     }
 }

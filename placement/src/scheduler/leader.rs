@@ -6,6 +6,7 @@ use super::{Action, Best, ENDS, EVEN, Found, View};
 use crate::decision::{Decision, Who};
 use crate::dial::{Dial, Side, TRANSFER_BYTES};
 use crate::dice::Dice;
+use crate::rules::fit::Cost;
 use crate::score::{Dimension, Shifts};
 
 const WHO: Who = Who::BalanceLeader;
@@ -64,12 +65,21 @@ fn judge(view: &View, dial: &Dial, id: RegionId, only: Option<usize>, best: &mut
         if !verdict.accepted {
             best.consider(to, -verdict.fall, "the difference is within the hysteresis");
             best.reject("the difference is within the hysteresis");
-        } else if let Err(reason) = view.allows(target, Side::Receives, TRANSFER_BYTES, dial) {
+        } else if let Err(reason) = view
+            .may_lead(region, to)
+            .and_then(|()| view.allows(target, Side::Receives, TRANSFER_BYTES, dial))
+        {
             best.consider(to, f64::INFINITY, reason);
             best.reject(reason);
         } else {
             best.consider(to, -verdict.fall, "another is better");
-            best.offer(0, verdict.fall, id, Action::Transfer { to }, shifts);
+            best.offer(
+                Cost::default(),
+                verdict.fall,
+                id,
+                Action::Transfer { to },
+                shifts,
+            );
         }
     }
 }

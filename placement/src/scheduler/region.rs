@@ -3,6 +3,7 @@
 use proto::RegionId;
 
 use super::{Action, Best, CANDIDATES, ENDS, EVEN, Found, View};
+use crate::commands;
 use crate::decision::{Decision, Who};
 use crate::dial::Dial;
 use crate::dice::Dice;
@@ -101,14 +102,19 @@ fn judge(
     } else {
         None
     };
+    let before = view.violations(region);
     for &target in targets {
         let to = view.store(target);
         if target == source || region.peer_on(to).is_some() {
             continue;
         }
         let mut shifts = Shifts::default().peer(&burden, source, target);
+        let mut leads = false;
         if let Some(heir) = heir {
-            shifts = shifts.leader(&burden, source, heir);
+            leads = commands::leads_along(region, heir, from, to, view.places);
+            let leader = if leads { to } else { heir };
+            let leader = view.scores.position(leader).expect("both take part");
+            shifts = shifts.leader(&burden, source, leader);
         }
         let verdict = view.scores.judge(SIZE, &shifts);
         if !verdict.accepted {
@@ -116,23 +122,21 @@ fn judge(
             best.reject("the difference is within the hysteresis");
             continue;
         }
-        let (before, after) = view.violations(region, from, to);
-        if after > before {
-            best.consider(to, f64::INFINITY, "replicas would share a place");
-            best.reject("replicas would share a place");
-            continue;
-        }
+        let after = match view.after_move(region, before, from, to) {
+            Ok(after) => after,
+            Err(reason) => {
+                best.consider(to, f64::INFINITY, reason);
+                best.reject(reason);
+                continue;
+            }
+        };
         if let Err(reason) = view.receives(target, burden.size, dial) {
             best.consider(to, f64::INFINITY, reason);
             best.reject(reason);
             continue;
         }
         best.consider(to, -verdict.fall, "another is better");
-        let action = Action::Move {
-            from,
-            to,
-            leads: false,
-        };
+        let action = Action::Move { from, to, leads };
         best.offer(after, verdict.fall, id, action, shifts);
     }
 }

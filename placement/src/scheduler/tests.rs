@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::Space;
-use crate::isolation::Isolation;
+use crate::rules::{Layout, RuleSet};
 use crate::stores::Stores;
 
 /// A cluster whose moves are done at once.
@@ -19,6 +19,7 @@ struct Cluster {
     dial: Dial,
     dice: Dice,
     settings: Settings,
+    rules: RuleSet,
     labels: Vec<(StoreId, Vec<metapb::StoreLabel>)>,
     now: Now,
     next_peer: u64,
@@ -40,6 +41,7 @@ impl Cluster {
             dial: Dial::default(),
             dice: Dice::new(seed),
             settings: Settings::default(),
+            rules: RuleSet::default(),
             labels: Vec::new(),
             now: Now {
                 wall_ms: 0,
@@ -117,20 +119,21 @@ impl Cluster {
         self.regions.report(report).expect("it is new");
     }
 
-    fn fit(&self) -> Isolation {
+    fn fit(&self) -> Places {
         let labels = self.labels.iter().map(|(id, labels)| (*id, &labels[..]));
-        Isolation::new(&self.settings.balance.location_labels, labels)
+        let locations = &self.settings.balance.location_labels;
+        Places::new(Layout::new(&self.rules, 3, locations), labels)
     }
 
     /// The potentials of all dimensions, and the fit.
-    fn potentials(&self, fit: &Isolation) -> BTreeMap<Dimension, f64> {
+    fn potentials(&self, fit: &Places) -> BTreeMap<Dimension, f64> {
         let view = self.view(fit);
         Dimension::ALL
             .map(|dimension| (dimension, view.scores.column(dimension).potential()))
             .into()
     }
 
-    fn view<'a>(&'a self, fit: &'a Isolation) -> View<'a> {
+    fn view<'a>(&'a self, fit: &'a Places) -> View<'a> {
         View::new(
             &self.regions,
             &self.stores,
@@ -232,10 +235,7 @@ impl Cluster {
 
     fn violations(&self) -> u64 {
         let fit = self.fit();
-        let of = |region: &RegionInfo| {
-            let stores: Vec<_> = region.voters().map(|peer| StoreId(peer.store_id)).collect();
-            fit.violations(region, &stores)
-        };
+        let of = |region: &RegionInfo| fit.cost(region, None, None).shared;
         self.regions.after(RegionId(0)).map(of).sum()
     }
 

@@ -6,12 +6,12 @@ use proto::StoreId;
 
 use super::{Member, Relief, View};
 use crate::event::Now;
-use crate::isolation::Fit;
 use crate::operator::{Operator, Step};
 use crate::operators::Operators;
 use crate::regions::index::{Sums, leader_store};
 use crate::regions::{RegionInfo, Regions};
 use crate::rests::Rests;
+use crate::rules::Places;
 use crate::score::{Burden, Column, Dimension, Load, Scores, Shape};
 use crate::settings::Settings;
 use crate::stores::Stores;
@@ -28,7 +28,7 @@ impl<'a> View<'a> {
         operators: &'a Operators,
         rests: &'a Rests,
         relief: Relief,
-        fit: &'a dyn Fit,
+        places: &'a Places,
         settings: &'a Settings,
         now: Now,
     ) -> Self {
@@ -60,7 +60,7 @@ impl<'a> View<'a> {
             regions,
             operators,
             rests,
-            fit,
+            places,
             settings,
             now,
             taken: BTreeSet::new(),

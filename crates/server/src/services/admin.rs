@@ -116,6 +116,7 @@ impl AdminService {
             | Refusal::AddressInUse { .. }
             | Refusal::StaleBoot { .. }
             | Refusal::KeyspaceNotFound(_)
+            | Refusal::Rules(_)
             | Refusal::Invalid(_) => Kind::Invalid,
         };
         // A member that was just elected is not yet the leader it will name.

@@ -131,6 +131,7 @@ fn refuse<E: Engine>(http: &Http<E>, refusal: &Refusal) -> Response {
         | Refusal::StoreTombstone(_)
         | Refusal::AddressInUse { .. }
         | Refusal::StaleBoot { .. }
+        | Refusal::Rules(_)
         | Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
     };
     let leader = http.shared.placement.standing().leader;

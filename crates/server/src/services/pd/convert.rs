@@ -19,7 +19,7 @@ pub fn error(refusal: &Refusal) -> pdpb::Error {
         Refusal::StoreTombstone(_) => pdpb::ErrorType::StoreTombstone,
         Refusal::StaleBoot { .. } => pdpb::ErrorType::DuplicatedEntry,
         Refusal::StoreNotFound(_) | Refusal::KeyspaceNotFound(_) => pdpb::ErrorType::EntryNotFound,
-        Refusal::Invalid(_) => pdpb::ErrorType::InvalidValue,
+        Refusal::Rules(_) | Refusal::Invalid(_) => pdpb::ErrorType::InvalidValue,
     };
     pdpb::Error {
         r#type: kind.into(),
@@ -32,7 +32,9 @@ pub fn status(refusal: &Refusal) -> tonic::Status {
     match refusal {
         Refusal::NotLeader => tonic::Status::unavailable(refusal.to_string()),
         Refusal::Busy(_) => tonic::Status::resource_exhausted(refusal.to_string()),
-        Refusal::Invalid(_) => tonic::Status::invalid_argument(refusal.to_string()),
+        Refusal::Rules(_) | Refusal::Invalid(_) => {
+            tonic::Status::invalid_argument(refusal.to_string())
+        }
         Refusal::NotBootstrapped
         | Refusal::AlreadyBootstrapped
         | Refusal::RegionNotFound(_)
