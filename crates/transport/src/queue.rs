@@ -259,6 +259,7 @@ fn join_beats(to: &mut Option<HeartbeatBatch>, more: Option<HeartbeatBatch>) {
         terms,
         commits,
         rounds,
+        conf_vers,
     } = more;
     to.region_ids.extend(region_ids);
     to.from_peers.extend(from_peers);
@@ -266,6 +267,7 @@ fn join_beats(to: &mut Option<HeartbeatBatch>, more: Option<HeartbeatBatch>) {
     to.terms.extend(terms);
     to.commits.extend(commits);
     to.rounds.extend(rounds);
+    to.conf_vers.extend(conf_vers);
 }
 
 /// Takes messages from the front of `frame` until `bytes_max` is reached, at least one. The other lists are short and go
