@@ -510,7 +510,7 @@ impl Admin {
                     return Call::Answered(answer);
                 };
                 if error.kind() == admin_error::Kind::NotLeader {
-                    self.placement.doubt(&leader);
+                    self.placement.redirect(&leader, &error.leader);
                 }
                 return Call::Refused(error);
             }

@@ -41,6 +41,8 @@ pub(crate) struct Leader {
 pub(crate) struct Placement {
     options: Options,
     leader: RwLock<Option<Leader>>,
+    /// Who is asked first in the next search: a member that led no more named it.
+    hint: RwLock<Option<String>>,
     /// Held while the leader is searched, so that a hundred callers search once.
     members: Mutex<Members>,
 }
@@ -103,6 +105,7 @@ impl Placement {
         Self {
             options,
             leader: RwLock::default(),
+            hint: RwLock::default(),
             members: Mutex::new(members),
         }
     }
@@ -116,7 +119,12 @@ impl Placement {
         if let Some(leader) = self.known() {
             return Ok(leader);
         }
-        let leader = members.search(&self.options).await?;
+        let hint = self
+            .hint
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let leader = members.search(hint, &self.options).await?;
         tracing::debug!(cluster = leader.cluster_id, "placement leader found");
         *self.leader.write().unwrap_or_else(PoisonError::into_inner) = Some(leader.clone());
         Ok(leader)
@@ -138,6 +146,15 @@ impl Placement {
         {
             *leader = None;
         }
+    }
+
+    /// As [`Placement::doubt`], when the one that failed names who leads now; empty if it does not know.
+    pub(crate) fn redirect(&self, failed: &Leader, named: &str) {
+        if !named.is_empty() {
+            let mut hint = self.hint.write().unwrap_or_else(PoisonError::into_inner);
+            *hint = Some(named.to_owned());
+        }
+        self.doubt(failed);
     }
 
     /// Makes one call to the leader. A failure of any kind puts the leader in doubt: a member that lost office answers
@@ -236,10 +253,11 @@ impl Placement {
 }
 
 impl Members {
-    /// Asks members who leads until one knows, and connects to the leader.
-    async fn search(&mut self, options: &Options) -> Result<Leader, Cause> {
+    /// Asks members who leads until one knows, and connects to the leader. The first is the hint, if there is one.
+    async fn search(&mut self, hint: Option<String>, options: &Options) -> Result<Leader, Cause> {
         let mut why = Vec::new();
-        let candidates: Vec<String> = self.told.iter().chain(&self.given).cloned().collect();
+        let known = self.told.iter().chain(&self.given).cloned();
+        let candidates: Vec<String> = hint.into_iter().chain(known).collect();
         let mut asked: Vec<&String> = Vec::new();
         for candidate in &candidates {
             if asked.iter().any(|other| bare(other) == bare(candidate)) {
@@ -323,34 +341,4 @@ fn bare(address: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_compared_without_scheme() {
-        assert_eq!(bare("http://127.0.0.1:2379/"), bare("127.0.0.1:2379"));
-        assert_ne!(bare("127.0.0.1:2379"), bare("127.0.0.1:2380"));
-    }
-
-    #[test]
-    fn a_header_with_an_error_is_no_answer() {
-        let error = pdpb::Error {
-            r#type: pdpb::ErrorType::NotBootstrapped.into(),
-            message: "wait".to_owned(),
-        };
-        let header = Some(pdpb::ResponseHeader {
-            cluster_id: 1,
-            error: Some(error),
-        });
-        let refused = checked(pdpb::GetStoreResponse {
-            header,
-            ..Default::default()
-        })
-        .unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "placement gives no answer: NOT_BOOTSTRAPPED: wait"
-        );
-        assert!(checked(pdpb::GetStoreResponse::default()).is_ok());
-    }
-}
+mod tests;
