@@ -22,7 +22,7 @@ use bytes::{Bytes, BytesMut};
 
 pub use self::crash::{CrashMode, Keep};
 use self::file::{File, Writer};
-use self::state::{FAMILIES, State};
+use self::state::{Damage, FAMILIES, State};
 use self::tree::Tree;
 use crate::staging::{check_name, exists, missing};
 use crate::{
@@ -115,6 +115,15 @@ impl MemoryEngine {
         self.lock().fault = Some(fault);
     }
 
+    /// Lets the value of a key rot on disk: reads of it fail, in views from now on too, until something is written over it.
+    pub fn damage(&self, family: Family, key: &[u8]) {
+        let mut state = self.lock();
+        state
+            .table_mut(family)
+            .damage
+            .add(Bytes::copy_from_slice(key));
+    }
+
     /// Opens a copy made by [`Engine::checkpoint`] under `path`, if there is one. Checkpoints of this engine are kept in
     /// its memory, not in files, and survive crashes.
     pub fn open_checkpoint(&self, path: &Path) -> Option<MemoryEngine> {
@@ -133,16 +142,22 @@ impl MemoryEngine {
 #[derive(Clone, Debug)]
 pub struct MemoryView {
     contents: [Tree; FAMILIES.len()],
+    damage: [Damage; FAMILIES.len()],
 }
 
 impl MemoryView {
     fn tree(&self, family: Family) -> &Tree {
         &self.contents[family as usize]
     }
+
+    fn damage(&self, family: Family) -> &Damage {
+        &self.damage[family as usize]
+    }
 }
 
 impl View for MemoryView {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        self.damage(family).check(key)?;
         Ok(self.tree(family).get(key).cloned())
     }
 
@@ -154,9 +169,14 @@ impl View for MemoryView {
         direction: Direction,
         each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), Error> {
+        let damage = self.damage(family);
+        let mut readable = Ok(());
         self.tree(family)
-            .scan(lower, upper, direction, &mut |key, value| each(key, value));
-        Ok(())
+            .scan(lower, upper, direction, &mut |key, value| {
+                readable = damage.check(key);
+                readable.is_ok() && each(key, value)
+            });
+        readable
     }
 }
 
@@ -164,19 +184,28 @@ impl Engine for MemoryEngine {
     type View = MemoryView;
 
     fn view(&self) -> MemoryView {
+        let state = self.lock();
         MemoryView {
-            contents: self.lock().contents(),
+            contents: state.contents(),
+            damage: FAMILIES.map(|family| state.table(family).damage.clone()),
         }
     }
 
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        Ok(self.lock().table(family).current.get(key).cloned())
+        let state = self.lock();
+        let table = state.table(family);
+        table.damage.check(key)?;
+        Ok(table.current.get(key).cloned())
     }
 
     fn get_many(&self, family: Family, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>, Error> {
         let state = self.lock();
-        let tree = &state.table(family).current;
-        Ok(keys.iter().map(|key| tree.get(key).cloned()).collect())
+        let table = state.table(family);
+        let get = |key: &&[u8]| {
+            table.damage.check(key)?;
+            Ok(table.current.get(key).cloned())
+        };
+        keys.iter().map(get).collect()
     }
 
     fn get_flushed(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
@@ -211,11 +240,16 @@ impl Engine for MemoryEngine {
         let mut writer = Writer::new();
         let mut bytes = 0;
         let mut next = None;
+        let mut readable = Ok(());
         view.tree(family).scan(
             Bound::Included(start),
             Bound::Excluded(end),
             Direction::Forward,
             &mut |key, value| {
+                readable = view.damage(family).check(key);
+                if readable.is_err() {
+                    return false;
+                }
                 let with_this = bytes + (key.len() + value.len()) as u64;
                 if !writer.is_empty() && with_this > bytes_max {
                     next = Some(key.clone());
@@ -226,6 +260,7 @@ impl Engine for MemoryEngine {
                 true
             },
         );
+        readable?;
         let Some(content) = writer.finish() else {
             return Ok((None, None));
         };

@@ -5,7 +5,8 @@
 //! on (the plain path of D3); with [`Logging::Off`] the Raft log alone would bring it back after a crash, for which the
 //! store would have to flush before it cuts logs.
 //!
-//! A failure that only this node sees, such as damaged bytes, is an error and ends the node before anything more is applied.
+//! A failure that only this node sees is an error and ends the node before anything more is applied. Damaged data is the
+//! exception (R13): what a command should have read is `lost` then, and the region's state says so in the same batch.
 //! A command that does not fit the region is refused, on every peer alike, and that is its result.
 
 mod buckets;
@@ -77,6 +78,9 @@ impl<E: Engine> Applier<E> {
                         state.sizes.inherit(*buckets);
                     }
                 }
+                ApplyTask::MarkDamaged { region, peer } => {
+                    done.push(self.mark_damaged(&mut batch, region, peer));
+                }
                 ApplyTask::Close(region) => {
                     self.regions.remove(&region);
                 }
@@ -134,17 +138,31 @@ impl<E: Engine> Applier<E> {
         applied
             .answers
             .extend(unknown.map(|(request, _)| (request, Err(Refusal::Unknown))));
-        region.save(batch);
         applied.index = region.applied.index;
         applied.term = region.applied.term;
         applied.removed = region.removed;
-        region.prepare_split(&self.engine)?;
+        region.prepare_split(&self.engine, &mut applied)?;
+        region.save(batch);
+        applied.damaged = region.damaged;
         applied.bytes = region.sizes.bytes();
         applied.keys = region.sizes.keys();
         let buckets = &region.sizes.buckets;
         applied.split_keys = buckets.split_keys(&self.limits, self.split_keys_max);
         applied.last_key = region.sizes.take_last_key();
         Ok(applied)
+    }
+
+    /// A removed peer leaves a tombstone, which nothing may be written over.
+    fn mark_damaged(&mut self, batch: &mut PendingBatch, id: RegionId, peer: PeerId) -> Applied {
+        let mut applied = Applied::nothing(id, peer);
+        applied.marked = true;
+        let held = self.regions.get_mut(&id);
+        if let Some(region) = held.filter(|region| region.peer == peer && !region.removed) {
+            region.mark_damaged();
+            region.save(batch);
+            applied.damaged = true;
+        }
+        applied
     }
 
     fn write(&self, batch: &mut PendingBatch) -> Result<(), Error> {
@@ -174,6 +192,9 @@ impl Applied {
             absorbed: None,
             children: Vec::new(),
             removed: false,
+            damaged: false,
+            marked: false,
+            damage: None,
             bytes: 0,
             keys: 0,
             written_bytes: 0,

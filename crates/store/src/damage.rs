@@ -1,12 +1,17 @@
 //! Damaged data of one peer (R13): it costs the peer, not the store.
 //!
-//! A damaged block is an error when it is read, never a wrong answer. A peer that met one goes on taking log, voting and
-//! applying, none of which needs the block, so its group keeps the redundancy that it had. What it gives up is what another
-//! peer does better: it hands leadership over, and as long as nobody takes it sends no snapshot, since one cannot be built.
+//! A damaged block is an error when it is read, never a wrong answer. A read of a client, a build of a snapshot and a command
+//! that reads what it changes may meet one. The peer goes on taking log, voting and applying, so its group keeps the redundancy
+//! that it had; what a command should have read is lost then ([`crate::value::lost`]), which is as unreadable as the block. What
+//! the peer gives up is what another does better: it hands leadership over, and it sends no snapshot. Placement replaces it.
 //!
-//! Known gaps: the finding is not on disk, so after a restart the peer may lead until it meets the block again. Nothing
-//! replaces the peer by itself; an operator moves the replica to another store, or away and back. A damaged block met by a
-//! command that reads what it changes still stops the store, and so does one met by the engine's own compaction.
+//! The finding is in the region's state on disk, so a restart does not forget it: written by the applier, in the batch that
+//! first holds something lost, or by order of the store (STORAGE §9). Until it is written the peer counts as behind, lest the
+//! write come after that of its death. Children of a split and the target of a merge inherit it, and a snapshot that replaces
+//! all data ends it.
+//!
+//! What is left to the store as a whole: a damaged log, damaged states of regions, and a block met by the engine's own
+//! compaction.
 
 use engine::Engine;
 use proto::RegionId;
@@ -14,7 +19,8 @@ use proto::metapb::PeerRole;
 use raft::PeerId;
 
 use crate::context::Context;
-use crate::peer::Peer;
+use crate::event::{Applied, ApplyTask};
+use crate::peer::{Peer, Stage};
 use crate::store::Store;
 
 /// What a peer with damaged data remembers.
@@ -24,21 +30,57 @@ pub(crate) struct Damage {
     due_tick: u64,
     /// Counts tries, so that each goes to another voter: the best may be damaged as well.
     tries: usize,
+    /// The applier was asked to write it down and has not answered.
+    marking: bool,
+}
+
+impl Damage {
+    pub(crate) fn is_being_marked(&self) -> bool {
+        self.marking
+    }
 }
 
 impl<E: Engine> Store<E> {
-    /// A task met damaged data of a peer.
+    /// A task or a read met damaged data of a peer.
     pub(crate) fn on_damaged(&mut self, region: RegionId, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&region).filter(|peer| peer.id == id) else {
             return;
         };
-        peer.damage.get_or_insert_default();
-        peer.abandon_sending(&mut self.cx);
-        peer.tick_damage(&mut self.cx);
+        // Of one whose data is being replaced, taken over or removed there is nothing to say.
+        if peer.damage.is_some() || !matches!(peer.stage, Stage::Normal) {
+            return;
+        }
+        self.cx
+            .out
+            .apply
+            .push(ApplyTask::MarkDamaged { region, peer: id });
+        peer.set_damaged(true, &mut self.cx);
     }
 }
 
 impl Peer {
+    /// What an applier tells of damage: that it wrote a mark, or what it met or inherited itself.
+    pub(crate) fn on_applied_damage<E: Engine>(&mut self, applied: &Applied, cx: &mut Context<E>) {
+        if applied.marked
+            && let Some(damage) = &mut self.damage
+        {
+            damage.marking = false;
+        }
+        if applied.damaged && self.damage.is_none() && self.is_normal() {
+            self.set_damaged(false, cx);
+        }
+    }
+
+    fn set_damaged<E: Engine>(&mut self, marking: bool, cx: &mut Context<E>) {
+        self.damage = Some(Damage {
+            marking,
+            ..Damage::default()
+        });
+        self.publish(cx);
+        self.abandon_sending(cx);
+        self.tick_damage(cx);
+    }
+
     /// Hands leadership over to a peer whose data is whole, as far as anybody knows. One that got it back from all others
     /// keeps it for a while, so that a region whose peers are all damaged does not change leaders all the time.
     pub(crate) fn tick_damage<E: Engine>(&mut self, cx: &mut Context<E>) {

@@ -66,6 +66,13 @@ pub enum Event {
     },
     /// A background task ended.
     TaskDone(TaskDone),
+    /// A read met damaged data of a peer here (R13).
+    Damaged {
+        /// The region.
+        region: RegionId,
+        /// The peer.
+        peer: PeerId,
+    },
     /// A piece of a snapshot was built, streamed, received or put in place: it is not stuck, and may go on.
     Progress(Transfer),
     /// The store is to stop: hand every leadership over (best effort; [`Effects::drained`] tells when none is left).
@@ -313,6 +320,8 @@ pub struct RegionView {
     pub term: Term,
     /// Who leads, if known.
     pub leader: Option<metapb::Peer>,
+    /// Some of its data could not be read (R13).
+    pub damaged: bool,
 }
 
 /// Committed entries of one region for its applier, or a change of what the applier holds for it. Tasks of one region are
@@ -335,6 +344,13 @@ pub enum ApplyTask {
     },
     /// A region that a split made, opened just before: what its parent counted of it.
     Inherit(RegionId, Box<Buckets>),
+    /// The peer's data was found damaged: the applier, which alone writes a region's state, writes that into it.
+    MarkDamaged {
+        /// The region.
+        region: RegionId,
+        /// The peer.
+        peer: PeerId,
+    },
     /// The applier forgets the region.
     Close(RegionId),
 }
@@ -369,6 +385,12 @@ pub struct Applied {
     pub children: Vec<AppliedChild>,
     /// Whether the peer of this store was removed.
     pub removed: bool,
+    /// Whether its state says that its data is damaged (R13).
+    pub damaged: bool,
+    /// Whether this answers [`ApplyTask::MarkDamaged`].
+    pub marked: bool,
+    /// The first damage that these entries met.
+    pub damage: Option<engine::Error>,
     /// Estimated bytes and keys of the region.
     pub bytes: u64,
     /// Estimated keys.
@@ -428,6 +450,8 @@ pub struct AppliedChild {
     pub buckets: Box<Buckets>,
     /// Merges that the parent remembers.
     pub records: Vec<wire::MergeRecord>,
+    /// Whether the parent's data is damaged, and so perhaps the child's.
+    pub damaged: bool,
     /// False when the child's mark or tombstone here forbids it (REGIONS §4); its range stays unowned.
     pub created: bool,
 }

@@ -274,10 +274,12 @@ impl Peer {
         self.raft.as_ref().map_or(self.state.term, Raft::term)
     }
 
-    /// Less is applied than is durably known to be committed, or than was handed out: nothing from outside may destroy or
-    /// overwrite the peer (REGIONS §1, gate).
+    /// Less is applied than is durably known to be committed, or than was handed out, or the applier is about to write its
+    /// state for another reason: nothing from outside may destroy or overwrite the peer (REGIONS §1, gate).
     pub fn is_behind(&self) -> bool {
+        let marking = self.damage.as_ref().is_some_and(Damage::is_being_marked);
         self.applied.index < self.handed_out
+            || marking
             || !self.merging.held.is_empty()
             || self
                 .raft
@@ -351,6 +353,7 @@ impl Peer {
         };
         let leader = self.leader();
         let owns_range = self.is_normal();
+        let damaged = self.damage.is_some();
         if role != Role::Leader || term != self.merging.freezing_term {
             self.merging.freezing = false;
         }
@@ -361,6 +364,7 @@ impl Peer {
                 && view.leader == leader
                 && view.owns_range == owns_range
                 && view.frozen == frozen
+                && view.damaged == damaged
                 && view.peer == self.id
                 && view.region == self.region
         });
@@ -375,6 +379,7 @@ impl Peer {
             role,
             term,
             leader,
+            damaged,
         });
         self.published = Some(Arc::clone(&view));
         cx.out.views.push(ViewChange::Set(view));

@@ -14,6 +14,7 @@ use proto::{RegionId, StoreId, metapb};
 use raft::{Entry, Index, LogPosition, PeerId, Raft, Restored};
 
 use crate::context::{Context, Followup};
+use crate::damage::Damage;
 use crate::event::{ApplyTask, Task};
 use crate::merge::MergeState;
 use crate::peer::{Installing, Peer, Stage};
@@ -249,6 +250,7 @@ fn restore<E: Engine>(
         descriptor,
         peer: PeerId(state.peer_id),
         merge,
+        damaged: state.damaged,
         applied,
     };
     normal(region, found, raft, mark, cx).map(Some)
@@ -259,6 +261,7 @@ struct Normal {
     descriptor: metapb::Region,
     peer: PeerId,
     merge: MergeState,
+    damaged: bool,
     applied: wire::AppliedState,
 }
 
@@ -274,6 +277,7 @@ fn normal<E: Engine>(
         descriptor,
         peer: id,
         merge,
+        damaged,
         applied,
     } = found;
     let position = LogPosition {
@@ -302,6 +306,7 @@ fn normal<E: Engine>(
     };
     let mut peer = Box::new(Peer::new(id, descriptor, Stage::Normal, state, cx.tick));
     peer.merge = merge;
+    peer.damage = damaged.then(Damage::default);
     peer.applied = position;
     peer.handed_out = position.index;
     peer.bytes = applied.bytes;

@@ -86,6 +86,7 @@ impl<E: Engine> Store<E> {
             Event::Ids(ids) => self.on_ids(ids),
             Event::SnapshotReceived { from, head } => self.on_snapshot_received(from, head),
             Event::TaskDone(done) => self.on_task_done(done),
+            Event::Damaged { region, peer } => self.on_damaged(region, peer),
             Event::Progress(transfer) => self.on_progress(transfer),
             Event::Drain => self.on_drain(),
         }
@@ -236,6 +237,7 @@ impl<E: Engine> Store<E> {
         else {
             return;
         };
+        peer.on_applied_damage(&applied, &mut self.cx);
         if applied.index <= peer.applied.index {
             return;
         }

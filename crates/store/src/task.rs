@@ -162,6 +162,13 @@ impl Wanted {
         if state.state() != region_state::State::Normal || state.peer_id != from_peer.0 {
             return Ok(None);
         }
+        // Its files could hold what is lost, of which a snapshot must not make more.
+        if state.damaged {
+            return Err(Error::Corrupt {
+                what: format!("the data of region {region}"),
+                source: None,
+            });
+        }
         let Some(descriptor) = state.region else {
             return Ok(None);
         };

@@ -5,6 +5,8 @@ use engine::Error;
 
 const PLAIN: u8 = 0x00;
 const EXPIRING: u8 = 0x01;
+/// Not a value: what should be here could not be told, because what was here could not be read (R13).
+const LOST: u8 = 0xFF;
 
 /// A value with the Unix time in seconds at which it ends; 0 never.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,11 @@ pub fn encode(value: &[u8], expires_at: u64) -> Bytes {
     }
     bytes.put_slice(value);
     bytes.freeze()
+}
+
+/// What is written where a value cannot be told: [`header`] and [`decode`] find it damaged, until something is written over it.
+pub fn lost() -> Bytes {
+    Bytes::from_static(&[LOST])
 }
 
 /// The expiry of an encoded value and where the value begins.

@@ -1,6 +1,6 @@
 //! What a memory engine holds, and what a crash leaves of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,6 +17,41 @@ pub(super) const FAMILIES: [Family; 2] = [Family::Log, Family::State];
 /// What a change takes in the log besides its content, about. Never 0, so that every batch can be torn.
 const CHANGE_BYTES: u64 = 8;
 
+/// Keys whose values cannot be read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Damage(Arc<BTreeSet<Bytes>>);
+
+impl Damage {
+    /// Fails if the value of a key cannot be read.
+    pub(super) fn check(&self, key: &[u8]) -> Result<(), Error> {
+        if self.0.contains(key) {
+            return Err(Error::Corrupt {
+                what: "a value".to_owned(),
+                source: None,
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn add(&mut self, key: Bytes) {
+        Arc::make_mut(&mut self.0).insert(key);
+    }
+
+    /// Forgets what something newer lies above.
+    fn cover(&mut self, change: &Change) {
+        if self.0.is_empty() {
+            return;
+        }
+        let damaged = Arc::make_mut(&mut self.0);
+        match change {
+            Change::Put(key, _) | Change::Delete(key) => {
+                damaged.remove(key);
+            }
+            Change::DeleteRange(start, end) => damaged.retain(|key| key < start || key >= end),
+        }
+    }
+}
+
 /// One column family.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
@@ -24,6 +59,7 @@ pub(super) struct Table {
     pub(super) current: Tree,
     /// What files hold.
     pub(super) flushed: Tree,
+    pub(super) damage: Damage,
     /// The newest sequence in `flushed`. Log records above it are replayed after a crash.
     flushed_sequence: u64,
     /// Changes since the last flush, in order.
@@ -35,6 +71,7 @@ pub(super) struct Table {
 impl Table {
     fn apply(&mut self, changes: &[Change]) {
         for change in changes {
+            self.damage.cover(change);
             match change {
                 Change::Put(key, value) => self.current.insert(key.clone(), value.clone()),
                 Change::Delete(key) => self.current.remove(key),
@@ -109,6 +146,10 @@ impl State {
 
     pub(super) fn table(&self, family: Family) -> &Table {
         &self.tables[family as usize]
+    }
+
+    pub(super) fn table_mut(&mut self, family: Family) -> &mut Table {
+        &mut self.tables[family as usize]
     }
 
     /// Copies of what reads see.
@@ -225,6 +266,7 @@ impl State {
         self.files_sequence = self.sequence;
         let table = &mut self.tables[family as usize];
         for (key, value) in files.iter().flatten() {
+            table.damage.cover(&Change::Put(key.clone(), value.clone()));
             table.current.insert(key.clone(), value.clone());
             table.flushed.insert(key.clone(), value.clone());
         }

@@ -442,3 +442,44 @@ fn tree_stays_shallow() {
         tree.depth()
     );
 }
+
+#[test]
+fn damage_is_an_error_in_every_read_until_something_lies_above_it() {
+    let corrupt = |read: Result<(), Error>| matches!(read, Err(Error::Corrupt { .. }));
+    let reads = |engine: &MemoryEngine| {
+        let view = engine.view();
+        let scan = |end: &'static [u8]| {
+            view.scan(
+                Family::State,
+                Bound::Included(&b"a"[..]),
+                Bound::Excluded(end),
+                Direction::Forward,
+                &mut |_, _| true,
+            )
+        };
+        let staged = engine.stage_range(&view, Family::State, b"a", b"z", u64::MAX, "file");
+        assert_eq!(scan(b"b").map_err(drop), Ok(()), "it reads nothing of it");
+        [
+            corrupt(engine.get(Family::State, b"b").map(drop)),
+            corrupt(engine.get_many(Family::State, &[b"a", b"b"]).map(drop)),
+            corrupt(view.get(Family::State, b"b").map(drop)),
+            corrupt(scan(b"z")),
+            corrupt(staged.map(drop)),
+        ]
+    };
+    let engine = MemoryEngine::new();
+    for key in ["a", "b", "c"] {
+        engine
+            .write(put(Family::State, key, "x"), Logging::On)
+            .expect("no fault");
+    }
+    engine.flush(Family::State).expect("no fault");
+    engine.damage(Family::State, b"b");
+    assert_eq!(reads(&engine), [true; 5]);
+    let engine = engine.crash(CrashMode::Kill);
+    assert_eq!(reads(&engine), [true; 5], "a restart heals nothing");
+    engine
+        .write(put(Family::State, "b", "y"), Logging::On)
+        .expect("no fault");
+    assert_eq!(reads(&engine), [false; 5]);
+}

@@ -9,13 +9,14 @@ use std::time::Instant;
 
 use engine::Engine;
 use proto::RegionId;
-use raft::{Entry, Payload};
+use raft::{Entry, Payload, PeerId};
 use store::apply::Applier;
 use store::event::ApplyTask;
 
 use super::fatal::{FatalError, OnFatal};
 use super::inbox::{Control, Inbox};
 use super::queue::Queue;
+use crate::exit;
 use crate::metrics::Metrics;
 
 /// Everything one such thread needs.
@@ -61,6 +62,11 @@ impl<E: Engine> ApplyWorker<E> {
                 .apply_run_seconds
                 .observe(start.elapsed().as_secs_f64());
             self.metrics.applied_entries.inc_by(entries);
+            for region in &applied {
+                if let Some(error) = &region.damage {
+                    met_damage(region.region, region.peer, error, &self.metrics);
+                }
+            }
             // Before the worker hears of it, or it would find the queue as full as before.
             self.queue.finish(bytes);
             if !applied.is_empty() {
@@ -70,11 +76,19 @@ impl<E: Engine> ApplyWorker<E> {
     }
 }
 
+/// Tells people that data was found damaged (R13).
+pub(super) fn met_damage(region: RegionId, peer: PeerId, error: &engine::Error, metrics: &Metrics) {
+    let error = exit::chain(error);
+    tracing::error!(%region, %peer, error, "data is damaged: the replica hands over and is to be replaced");
+    metrics.damage_found.inc();
+}
+
 /// The region a task is for.
 pub(super) fn region_of(task: &ApplyTask) -> RegionId {
     match task {
         ApplyTask::Open(region)
         | ApplyTask::Inherit(region, _)
+        | ApplyTask::MarkDamaged { region, .. }
         | ApplyTask::Close(region)
         | ApplyTask::Entries { region, .. } => *region,
     }
@@ -83,7 +97,10 @@ pub(super) fn region_of(task: &ApplyTask) -> RegionId {
 /// Size of a task in memory, roughly.
 pub(super) fn task_bytes(task: &ApplyTask) -> u64 {
     match task {
-        ApplyTask::Open(_) | ApplyTask::Inherit(..) | ApplyTask::Close(_) => 0,
+        ApplyTask::Open(_)
+        | ApplyTask::Inherit(..)
+        | ApplyTask::MarkDamaged { .. }
+        | ApplyTask::Close(_) => 0,
         ApplyTask::Entries { entries, .. } => entries.iter().map(entry_bytes).sum(),
     }
 }

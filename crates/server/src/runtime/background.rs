@@ -6,12 +6,12 @@ use std::sync::Arc;
 use engine::Engine;
 use store::event::{Task, TaskDone, Transfer};
 
+use super::applier::met_damage;
 use super::fatal::{FatalError, OnFatal};
 use super::inbox::{Control, Inbox};
 use super::network::{Network, ReadFile};
 use super::queue::Queue;
 use super::transfers::{Ticket, Transfers};
-use crate::exit;
 use crate::metrics::Metrics;
 
 /// Everything one such thread needs. All share one queue, whose length the store bounds: it has one snapshot per peer and
@@ -62,9 +62,7 @@ impl<E: Engine> Background<E> {
                 error,
             }) = &done
             {
-                let error = exit::chain(error);
-                tracing::error!(%region, %peer, error, "data is damaged: hands over; move this replica elsewhere");
-                self.metrics.damage_found.inc();
+                met_damage(*region, *peer, error, &self.metrics);
             }
             if let Some(done) = done {
                 self.inbox.control(Control::TaskDone(done));

@@ -13,6 +13,7 @@ use raft::{PeerId, Role, Term};
 use store::event::{Keys, OperationResult, Order, Refusal, RegionView, Target, Transfer};
 use tokio::sync::{oneshot, watch};
 
+use super::applier::met_damage;
 use super::inbox::{Control, Inbox, Request, RequestKind};
 use super::log_writer::Busy;
 use super::news::News;
@@ -203,6 +204,19 @@ impl<E: Engine> Handle<E> {
     /// Something for this store was lost on the way.
     pub fn unreachable(&self, store: StoreId) {
         self.control(Control::Unreachable(store));
+    }
+
+    /// A read of a region could not be served: if damaged data is why, its replica here is done for (R13).
+    pub fn met_error(&self, region: RegionId, error: &engine::Error) {
+        let engine::Error::Corrupt { .. } = error else {
+            return;
+        };
+        // Known of one that reads meet again and again, until another leads.
+        let Some(view) = self.region(region).filter(|view| !view.damaged) else {
+            return;
+        };
+        met_damage(region, view.peer, error, self.metrics());
+        self.control(Control::Damaged(region, view.peer));
     }
 
     /// Counts what a read of a region returned.

@@ -16,7 +16,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use prost::Message;
 use proto::pontoon::v1::Frame;
-use proto::{StoreId, metapb};
+use proto::{RegionId, StoreId, metapb};
+use raft::PeerId;
 use store::event::{Applied, OperationResult, Order, Refusal, Target, TaskDone, Transfer};
 use tokio::sync::oneshot;
 
@@ -36,6 +37,8 @@ pub(super) enum Control {
     SnapshotReceived(StoreId, proto::pontoon::v1::SnapshotHead),
     /// See [`store::event::Event::TaskDone`].
     TaskDone(TaskDone),
+    /// See [`store::event::Event::Damaged`].
+    Damaged(RegionId, PeerId),
     /// See [`store::event::Event::Progress`].
     Progress(Transfer),
     /// See [`store::event::Event::Unreachable`].

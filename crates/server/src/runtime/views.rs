@@ -162,6 +162,7 @@ mod tests {
             role,
             term: 1,
             leader: None,
+            damaged: false,
         }))
     }
 

@@ -138,6 +138,7 @@ impl<E: Engine> Worker<E> {
                 Control::Located(key, region) => Event::Located { key, region },
                 Control::SnapshotReceived(from, head) => Event::SnapshotReceived { from, head },
                 Control::TaskDone(done) => Event::TaskDone(done),
+                Control::Damaged(region, peer) => Event::Damaged { region, peer },
                 Control::Progress(transfer) => Event::Progress(transfer),
                 Control::Unreachable(store) => Event::Unreachable(store),
                 Control::Drain => Event::Drain,

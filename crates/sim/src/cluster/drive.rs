@@ -452,6 +452,7 @@ fn event_word(event: &Event) -> u64 {
         Event::Located { .. } => 15,
         Event::Reads(_) => 13,
         Event::Progress(_) => 14,
+        Event::Damaged { region, .. } => 16 ^ region.0 << 8,
     }
 }
 

@@ -11,7 +11,7 @@ use raft::{LogPosition, MembershipChange, PeerId};
 
 use super::damaged;
 use super::pending::PendingBatch;
-use super::region::{ApplyRegion, save_descriptor};
+use super::region::{ApplyRegion, Saved};
 use crate::event::{Applied, AppliedChild};
 use crate::merge::{self, MergeState};
 use crate::planted::Bug;
@@ -112,7 +112,13 @@ impl ApplyRegion {
             };
             let created = !self.lived_here(engine, batch, RegionId(child.region_id), peer)?;
             if created {
-                save_descriptor(batch, peer, &descriptor, &inherited);
+                let saved = Saved {
+                    peer,
+                    descriptor: &descriptor,
+                    merge: &inherited,
+                    damaged: self.damaged,
+                };
+                saved.put(batch);
                 let state = AppliedState {
                     index: identity::BASE.index,
                     term: identity::BASE.term,
@@ -130,6 +136,7 @@ impl ApplyRegion {
                 keys,
                 buckets: Box::new(buckets),
                 records: inherited.records.clone(),
+                damaged: self.damaged,
                 created,
             });
         }

@@ -45,7 +45,10 @@ impl ApplyRegion {
             for operation in request {
                 results.push(self.operate(engine, batch, operation, applied)?);
             }
-            applied.answers.extend(id.map(|id| (id, Ok(results))));
+            // What cannot be told here, the others know.
+            let told = results.into_iter().collect::<Option<_>>();
+            let answer = told.ok_or(Refusal::Unknown);
+            applied.answers.extend(id.map(|id| (id, answer)));
         }
         applied
             .answers
@@ -68,36 +71,39 @@ impl ApplyRegion {
         })
     }
 
+    /// `None` when the result cannot be told, because what decides it could not be read.
     fn operate<E: Engine>(
         &mut self,
         engine: &E,
         batch: &mut PendingBatch,
         operation: wire::Operation,
         applied: &mut Applied,
-    ) -> Result<OperationResult, Error> {
+    ) -> Result<Option<OperationResult>, Error> {
         match operation
             .kind
             .expect("a request without a kind of operation was refused")
         {
             Kind::Put(put) => {
                 self.put(engine, batch, &put.key, &put.value, put.expires_at, applied)?;
-                Ok(OperationResult::Done)
+                Ok(Some(OperationResult::Done))
             }
             Kind::Delete(delete) => {
                 applied.written_bytes += delete.key.len() as u64;
                 applied.written_keys += 1;
                 self.sizes.delete(&delete.key);
                 batch.delete(keys::data(&delete.key));
-                Ok(OperationResult::Done)
+                Ok(Some(OperationResult::Done))
             }
             Kind::DeleteRange(range) => {
                 let (start, end) = (keys::data(&range.start_key), keys::data_end(&range.end_key));
                 if start < end {
-                    self.sizes
-                        .remove_range(engine, &range.start_key, &range.end_key)?;
+                    let counted = self
+                        .sizes
+                        .remove_range(engine, &range.start_key, &range.end_key);
+                    self.readable(counted, applied)?;
                     batch.delete_range(start, end);
                 }
-                Ok(OperationResult::Done)
+                Ok(Some(OperationResult::Done))
             }
             Kind::CompareAndSwap(swap) => self.swap(engine, batch, swap, applied),
         }
@@ -115,10 +121,10 @@ impl ApplyRegion {
         let key = keys::data(user_key);
         let stored = value::encode(user_value, expires_at);
         let bytes = (key.len() + stored.len()) as u64;
-        self.sizes.prepare(engine, &self.descriptor, &self.limits)?;
+        self.prepare_sizes(engine, applied)?;
         let replaced = if self.sizes.samples() {
-            let old = engine.get(Family::State, &key)?;
-            Some(old.map(|old| (key.len() + old.len()) as u64))
+            let old = self.readable(engine.get(Family::State, &key), applied)?;
+            old.map(|old| old.map(|old| (key.len() + old.len()) as u64))
         } else {
             None
         };
@@ -129,21 +135,24 @@ impl ApplyRegion {
         Ok(())
     }
 
-    /// Expiry is judged by the proposer's clock, which is in the command, so that every peer judges alike (R12).
+    /// Expiry is judged by the proposer's clock, which is in the command, so that every peer judges alike (R12). One that
+    /// cannot read what is there cannot judge: the value is lost here, which every read finds until it is written again.
     fn swap<E: Engine>(
         &mut self,
         engine: &E,
         batch: &mut PendingBatch,
         swap: wire::CompareAndSwap,
         applied: &mut Applied,
-    ) -> Result<OperationResult, Error> {
-        let previous = match batch.get(engine, &keys::data(&swap.key))? {
-            Some(bytes) => {
-                let stored = value::decode(bytes)?;
-                stored.is_live(swap.now).then_some(stored.value)
-            }
-            None => None,
+    ) -> Result<Option<OperationResult>, Error> {
+        let key = keys::data(&swap.key);
+        let found = batch.get(engine, &key);
+        let stored = found.and_then(|bytes| bytes.map(value::decode).transpose());
+        let Some(stored) = self.readable(stored, applied)? else {
+            batch.put(key, value::lost());
+            return Ok(None);
         };
+        let live = stored.filter(|stored| stored.is_live(swap.now));
+        let previous = live.map(|stored| stored.value);
         let succeeded = previous == swap.previous;
         if succeeded {
             self.put(
@@ -155,10 +164,10 @@ impl ApplyRegion {
                 applied,
             )?;
         }
-        Ok(OperationResult::Swapped {
+        Ok(Some(OperationResult::Swapped {
             succeeded,
             previous,
-        })
+        }))
     }
 }
 

@@ -101,6 +101,9 @@ impl ApplyRegion {
         let descriptor = merge::united(&self.descriptor, region);
         let version = descriptor.region_epoch.unwrap_or_default().version;
         self.sizes.absorb(sizes.bytes, sizes.keys);
+        if state.damaged {
+            self.mark_damaged();
+        }
         if !self.has_bug(Bug::RecordsNotInherited) {
             self.merge.inherit(state.records);
         }

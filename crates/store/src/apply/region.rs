@@ -26,6 +26,8 @@ pub(super) struct ApplyRegion {
     pub merge: MergeState,
     /// The log removed this peer: nothing more is applied.
     pub removed: bool,
+    /// Some of its data could not be read.
+    pub damaged: bool,
     descriptor_changed: bool,
     bug: Option<Bug>,
 }
@@ -68,6 +70,7 @@ impl ApplyRegion {
                 records: state.records,
             },
             removed: false,
+            damaged: state.damaged,
             descriptor_changed: false,
             bug,
         }))
@@ -86,16 +89,61 @@ impl ApplyRegion {
             codec::encode_record(&applied),
         );
         if std::mem::take(&mut self.descriptor_changed) {
-            save_descriptor(batch, self.peer, &self.descriptor, &self.merge);
+            let saved = Saved {
+                peer: self.peer,
+                descriptor: &self.descriptor,
+                merge: &self.merge,
+                damaged: self.damaged,
+            };
+            saved.put(batch);
         }
     }
 
     /// Learns where the contents lie when there is too much and that was not counted here.
-    pub fn prepare_split<E: Engine>(&mut self, engine: &E) -> Result<(), Error> {
+    pub fn prepare_split<E: Engine>(
+        &mut self,
+        engine: &E,
+        applied: &mut Applied,
+    ) -> Result<(), Error> {
         if self.sizes.buckets.is_over(&self.limits) {
-            self.sizes.prepare(engine, &self.descriptor, &self.limits)?;
+            self.prepare_sizes(engine, applied)?;
         }
         Ok(())
+    }
+
+    pub fn prepare_sizes<E: Engine>(
+        &mut self,
+        engine: &E,
+        applied: &mut Applied,
+    ) -> Result<(), Error> {
+        let prepared = self.sizes.prepare(engine, &self.descriptor, &self.limits);
+        self.readable(prepared, applied).map(drop)
+    }
+
+    /// Takes damage for what it is, something that is wrong with this peer alone: `None`. Only for what was read, since a
+    /// write that fails leaves nobody knowing what is on disk.
+    pub fn readable<T>(
+        &mut self,
+        read: Result<T, Error>,
+        applied: &mut Applied,
+    ) -> Result<Option<T>, Error> {
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(error @ Error::Corrupt { .. }) => {
+                self.mark_damaged();
+                applied.damage.get_or_insert(error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// From the next batch on its state says that it is damaged.
+    pub fn mark_damaged(&mut self) {
+        if !self.damaged {
+            self.damaged = true;
+            self.descriptor_changed = true;
+        }
     }
 
     /// Takes over a changed descriptor.
@@ -163,23 +211,28 @@ impl ApplyRegion {
     }
 }
 
-/// Writes the state of a region that lives here.
-pub(super) fn save_descriptor(
-    batch: &mut PendingBatch,
-    peer: PeerId,
-    descriptor: &metapb::Region,
-    merge: &MergeState,
-) {
-    let state = RegionState {
-        state: region_state::State::Normal as i32,
-        region: Some(descriptor.clone()),
-        peer_id: peer.0,
-        freeze: merge.freeze.clone(),
-        records: merge.records.clone(),
-        ..Default::default()
-    };
-    batch.put(
-        Bytes::copy_from_slice(&keys::region_state(RegionId(descriptor.id))),
-        codec::encode_record(&state),
-    );
+/// The state of a region that lives here.
+pub(super) struct Saved<'a> {
+    pub peer: PeerId,
+    pub descriptor: &'a metapb::Region,
+    pub merge: &'a MergeState,
+    pub damaged: bool,
+}
+
+impl Saved<'_> {
+    pub fn put(self, batch: &mut PendingBatch) {
+        let state = RegionState {
+            state: region_state::State::Normal as i32,
+            region: Some(self.descriptor.clone()),
+            peer_id: self.peer.0,
+            freeze: self.merge.freeze.clone(),
+            records: self.merge.records.clone(),
+            damaged: self.damaged,
+            ..Default::default()
+        };
+        batch.put(
+            Bytes::copy_from_slice(&keys::region_state(RegionId(self.descriptor.id))),
+            codec::encode_record(&state),
+        );
+    }
 }

@@ -95,6 +95,8 @@ impl Sizes {
     ) -> Result<(), Error> {
         let (start, end) = (&region.start_key[..], &region.end_key[..]);
         if self.last_key == LastKey::Unknown {
+            // What cannot be read is not tried again with every put.
+            self.last_key = LastKey::None;
             self.last_key = match rebuild::last_key(engine, start, end)? {
                 Some(key) => {
                     self.last_key_is_new = true;

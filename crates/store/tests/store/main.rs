@@ -3,6 +3,7 @@
 mod harness;
 
 mod basics;
+mod damage;
 mod durable;
 mod fetch;
 mod formats;

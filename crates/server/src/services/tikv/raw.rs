@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use engine::Engine;
+use proto::RegionId;
 use proto::kvrpcpb as kv;
 use proto::pontoon::v1 as wire;
 use proto::pontoon::v1::operation;
@@ -73,6 +74,7 @@ impl<E: Engine> TikvService<E> {
             .node()
             .permit(self.rules().target(context, Keys::Points(vec![key])))
             .await?;
+        let unreadable = |error| self.unreadable(context.region_id, error);
         let value = permit.get(&data_key)?.map_err(unreadable)?;
         let Some(value) = value else { return Ok(None) };
         let stored = store::value::decode(value).map_err(unreadable)?;
@@ -102,6 +104,7 @@ impl<E: Engine> TikvService<E> {
         } else {
             read()
         };
+        let unreadable = |error| self.unreadable(context.region_id, error);
         let values = values?.map_err(unreadable)?;
         let too_many = || {
             Reject::Text(format!(
@@ -299,6 +302,15 @@ impl<E: Engine> TikvService<E> {
         ))
     }
 
+    /// The engine cannot read what was asked for. Another replica can, so the client is sent away.
+    pub(super) fn unreadable(&self, region: u64, error: engine::Error) -> Reject {
+        self.node().met_error(RegionId(region), &error);
+        Reject::Region(Box::new(proto::errorpb::Error {
+            message: format!("cannot read: {}", crate::exit::chain(&error)),
+            ..Default::default()
+        }))
+    }
+
     /// Checks keys, all of them before any is used.
     fn keys(&self, context: &kv::Context, keys: &[Bytes]) -> Result<Vec<Bytes>, Reject> {
         keys.iter()
@@ -363,14 +375,4 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| Reject::Text("the store is stopping".to_owned()))
-}
-
-/// The engine cannot read what was asked for. Another replica can, so the client is sent away, and a person is told.
-pub(super) fn unreadable(error: engine::Error) -> Reject {
-    let text = crate::exit::chain(&error);
-    tracing::error!(error = %text, "cannot read data");
-    Reject::Region(Box::new(proto::errorpb::Error {
-        message: format!("cannot read: {text}"),
-        ..Default::default()
-    }))
 }

@@ -15,7 +15,7 @@ use store::read::Scan;
 use super::TikvService;
 use super::check::{PAGE_BYTES_MAX, Rules, now_seconds};
 use super::errors::Reject;
-use super::raw::{blocking, unreadable};
+use super::raw::blocking;
 
 /// What is wanted from one range: `[lower, upper)` in the region space, where an empty `upper` is unbounded.
 #[derive(Clone, Debug)]
@@ -125,7 +125,7 @@ impl<E: Engine> TikvService<E> {
             .read(self.rules().target(context, Keys::Clamped(begin)))
             .await?;
         let rules = *self.rules();
-        let node = self.node().clone();
+        let service = self.clone();
         blocking(move || {
             let mut page = Page {
                 rules,
@@ -134,8 +134,12 @@ impl<E: Engine> TikvService<E> {
                 bytes: 0,
             };
             for wanted in wanted {
-                page.add(&view, &region, &wanted)?;
+                match page.add(&view, &region, &wanted) {
+                    Ok(added) => added?,
+                    Err(error) => return Err(service.unreadable(region.region.id, error)),
+                }
             }
+            let node = service.node();
             node.count_read(RegionId(region.region.id), page.pairs.len(), page.bytes);
             Ok(page.pairs)
         })
@@ -152,18 +156,18 @@ struct Page {
 }
 
 impl Page {
-    /// Adds what the region holds of a range, up to its limit.
+    /// Adds what the region holds of a range, up to its limit. The outer error is one of the engine.
     fn add<V: View>(
         &mut self,
         view: &V,
         region: &RegionView,
         wanted: &Wanted,
-    ) -> Result<(), Reject> {
+    ) -> Result<Result<(), Reject>, engine::Error> {
         let (start_key, end_key) = (&region.region.start_key, &region.region.end_key);
         let Some((start, end)) =
             store::read::clamp(&wanted.lower, &wanted.upper, start_key, end_key)
         else {
-            return Ok(());
+            return Ok(Ok(()));
         };
         let scan = Scan {
             start,
@@ -174,7 +178,7 @@ impl Page {
             key_only: wanted.key_only,
             now: self.now,
         };
-        let found = store::read::scan(view, &scan).map_err(unreadable)?;
+        let found = store::read::scan(view, &scan)?;
         let cut = found.next.is_some() && found.pairs.len() < wanted.limit;
         for (key, value) in found.pairs {
             self.bytes += key.len() + value.len();
@@ -185,12 +189,12 @@ impl Page {
             });
         }
         if cut || self.bytes > PAGE_BYTES_MAX && self.pairs.len() > 1 {
-            return Err(Reject::Text(format!(
+            return Ok(Err(Reject::Text(format!(
                 "the pairs asked for have more than {PAGE_BYTES_MAX} bytes: ask for fewer at a time ({} fitted), or for \
                  keys only",
                 self.pairs.len()
-            )));
+            ))));
         }
-        Ok(())
+        Ok(Ok(()))
     }
 }
