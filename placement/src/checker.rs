@@ -2,8 +2,9 @@
 //!
 //! Every region is checked when it reports and by a slow sweep, as long as it has no operator. A check is a pure function
 //! of the region, the rules and the stores; the first thing found wins: edges, learners without operator, missing voters,
-//! extra ones, peers on stores that are lost or gone, then drained, voters outside the rules, learners that rules miss, the
-//! leader, voters that share a place, small neighbours. What is added is added before anything goes.
+//! extra ones, peers on stores that are lost, peers whose data is damaged, peers on stores that are gone, then drained, voters
+//! outside the rules, learners that rules miss, the leader, voters that share a place, small neighbours. What is added is added
+//! before anything goes, but where a damaged voter can only be replaced on its own store.
 
 mod look;
 mod merge;
@@ -67,6 +68,8 @@ pub(crate) enum Finding {
     Demote(metapb::Peer),
     /// Rules count on a voter as a learner.
     MakeLearner(metapb::Peer),
+    /// A voter with damaged data is to be replaced, and only its own store may take the next.
+    Rebuild(metapb::Peer),
     /// A voter is to go from its store.
     Move {
         /// The voter.
@@ -103,6 +106,8 @@ pub(crate) enum Finding {
 pub(crate) enum Leaves {
     /// Its store was silent for too long.
     Lost,
+    /// Its data is damaged.
+    Damaged,
     /// Its store leaves for good.
     Gone,
     /// Its store is drained.
@@ -116,7 +121,7 @@ pub(crate) enum Leaves {
 impl Leaves {
     fn who(self) -> Who {
         match self {
-            Self::Lost | Self::Gone => Who::Repair,
+            Self::Lost | Self::Damaged | Self::Gone => Who::Repair,
             Self::Drained => Who::Drain,
             Self::Outside | Self::Misplaced => Who::Rule,
         }
@@ -127,6 +132,7 @@ impl std::fmt::Display for Leaves {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Lost => "lost",
+            Self::Damaged => "damaged",
             Self::Gone => "leaving",
             Self::Drained => "drained",
             Self::Outside => "outside the rules",
@@ -407,6 +413,7 @@ impl Checker<'_> {
             Some((*peer, why))
         };
         find(Leaves::Lost, &|peer| self.lost(region, peer))
+            .or_else(|| find(Leaves::Damaged, &|peer| region.is_damaged(peer.id)))
             .or_else(|| {
                 find(Leaves::Gone, &|peer| {
                     self.stores.gone(StoreId(peer.store_id))
@@ -452,8 +459,35 @@ impl Checker<'_> {
                 return Ok(None);
             }
         }
-        let (to, decision) = self.target(region, Comes::Successor(store), decision)?;
-        found(Finding::Move { from, to, why }, decision)
+        match self.target(region, Comes::Successor(store), decision) {
+            Ok((to, decision)) => found(Finding::Move { from, to, why }, decision),
+            Err(refused) if why == Leaves::Damaged && self.may_rebuild(region, &from, &refused) => {
+                let decision = self.decision(why.who(), region);
+                let decision = decision.candidates(refused.candidates);
+                found(
+                    Finding::Rebuild(from),
+                    decision.between(Some(store), Some(store)),
+                )
+            }
+            Err(refused) => Err(refused),
+        }
+    }
+
+    /// Whether a damaged voter may go before the next comes, because no other store takes one. It still votes, so its group is
+    /// one failure worse off until then: only if all others are well, and enough to go on.
+    fn may_rebuild(&self, region: &RegionInfo, from: &metapb::Peer, refused: &Decision) -> bool {
+        let store = StoreId(from.store_id);
+        let well =
+            |peer: &metapb::Peer| region.may_lead(peer.id) && !self.down(StoreId(peer.store_id));
+        let leads = region.leader.as_ref().map(|leader| leader.id) == Some(from.id);
+        let mut others = region.voters().filter(|peer| peer.id != from.id);
+        !target::waits(refused)
+            && !leads
+            && from.role() == metapb::PeerRole::Voter
+            && region.voters().count() >= 3
+            && others.all(well)
+            && self.takes_peers(store)
+            && !self.stores.leaving(store)
     }
 
     /// Who takes the leadership over from a voter that goes: where rules want it, and the one whose store leads fewest.
@@ -468,7 +502,7 @@ impl Checker<'_> {
 
     fn can_take_over(&self, region: &RegionInfo, peer: &metapb::Peer) -> bool {
         let store = StoreId(peer.store_id);
-        region.caught_up(peer.id)
+        region.may_lead(peer.id)
             && !self.stores.leaving(store)
             && !self.down(store)
             && self.operators.busy(store) < self.settings.store_operators_max
@@ -517,6 +551,9 @@ impl Checker<'_> {
         }
         if self.stores.leaving(store) || self.down(store) {
             return remove("its store is down or leaving");
+        }
+        if region.is_damaged(learner.id) {
+            return remove("its data is damaged");
         }
         if !region.caught_up(learner.id) || !self.takes_peers(store) {
             let patience = crate::operators::catch_up_deadline(region, self.settings);

@@ -137,7 +137,7 @@ pub(crate) fn heir<'r>(
     from: StoreId,
     places: &Places,
 ) -> Option<&'r metapb::Peer> {
-    let stays = |peer: &&metapb::Peer| peer.store_id != from.0 && region.caught_up(peer.id);
+    let stays = |peer: &&metapb::Peer| peer.store_id != from.0 && region.may_lead(peer.id);
     let wrong = |peer: &&metapb::Peer| !places.may_lead(region, StoreId(peer.store_id));
     region.voters().filter(stays).min_by_key(wrong)
 }
@@ -211,6 +211,15 @@ pub(crate) fn take_place(
         },
         Step::RemoveLearner(*from),
     ]
+}
+
+/// The steps that take a voter away.
+pub(crate) fn remove_steps(peer: &metapb::Peer) -> Vec<Step> {
+    let demotion = Step::Swap {
+        promote: Vec::new(),
+        demote: vec![*peer],
+    };
+    vec![demotion, Step::RemoveLearner(*peer)]
 }
 
 /// The steps that add a voter.

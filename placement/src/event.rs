@@ -88,6 +88,8 @@ pub enum Request {
         boot: Option<u64>,
         /// What it has.
         space: Space,
+        /// Regions whose data on it is damaged.
+        damaged: Vec<RegionId>,
     },
     /// Empty a store: leaders go first, then peers.
     DrainStore(StoreId),

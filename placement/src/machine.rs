@@ -287,10 +287,18 @@ impl Leader {
             Request::AllocateSplitIds { children, peers } => self.split_ids(children, peers),
             Request::Timestamps(count) => return self.on_timestamps(id, count),
             Request::PutStore { store, boot } => self.put_store(store, boot, now),
-            Request::StoreHeartbeat { store, boot, space } => self
+            Request::StoreHeartbeat {
+                store,
+                boot,
+                space,
+                damaged,
+            } => self
                 .bootstrapped()
                 .and_then(|()| self.stores.heard(store, boot, space, now))
-                .map(|()| Answer::Done),
+                .map(|()| {
+                    self.on_damaged(store, damaged, now);
+                    Answer::Done
+                }),
             Request::Store(store) => self
                 .store_info(store, now)
                 .map(|info| Answer::Store(Box::new(info)))

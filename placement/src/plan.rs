@@ -364,6 +364,7 @@ impl Rehearsal {
                 store: StoreId(store.store.id),
                 boot: (store.boot > 0).then_some(store.boot),
                 space: store.space,
+                damaged: Vec::new(),
             });
         }
     }

@@ -28,6 +28,8 @@ pub struct RegionInfo {
     pub down: Vec<(metapb::Peer, u64)>,
     /// Peers that are not caught up.
     pub pending: Vec<metapb::Peer>,
+    /// Peers whose stores told that their data is damaged (R13).
+    pub damaged: Vec<metapb::Peer>,
     /// Estimated size.
     pub bytes: u64,
     /// Estimated number of keys.
@@ -105,6 +107,16 @@ impl RegionInfo {
             && self.pending.iter().all(|peer| peer.id != id)
             && self.down.iter().all(|(peer, _)| peer.id != id)
     }
+
+    /// Whether a peer's store told that its data is damaged.
+    pub fn is_damaged(&self, id: u64) -> bool {
+        self.damaged.iter().any(|peer| peer.id == id)
+    }
+
+    /// Whether a peer is one to lead: caught up, with whole data.
+    pub fn may_lead(&self, id: u64) -> bool {
+        self.caught_up(id) && !self.is_damaged(id)
+    }
 }
 
 /// Why a report was not taken.
@@ -141,6 +153,12 @@ impl Regions {
             }
         }
         load::average(&mut report, self.by_id.get(&id));
+        // Leaders do not tell it.
+        let known = self.by_id.get(&id);
+        report.damaged = known.map_or(Vec::new(), |known| known.damaged.clone());
+        report
+            .damaged
+            .retain(|peer| report.region.peers.iter().any(|other| other.id == peer.id));
         let overlapping = self.overlapping(&report.region.start_key, &report.region.end_key);
         let mut evicted = Vec::new();
         for other in overlapping {
@@ -158,6 +176,22 @@ impl Regions {
         self.remove(id);
         self.insert(report);
         Ok(evicted)
+    }
+
+    /// Takes over what a store says of the data of its peer of a region. Returns whether that is news.
+    pub fn set_damaged(&mut self, id: RegionId, store: StoreId, damaged: bool) -> bool {
+        let Some(region) = self.by_id.get_mut(&id) else {
+            return false;
+        };
+        let before = region.damaged.len();
+        let known = region.damaged.iter().any(|peer| peer.store_id == store.0);
+        if !damaged {
+            region.damaged.retain(|peer| peer.store_id != store.0);
+        } else if !known {
+            let peer = region.peer_on(store).copied();
+            region.damaged.extend(peer);
+        }
+        region.damaged.len() != before
     }
 
     /// The region of a key.

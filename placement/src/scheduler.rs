@@ -195,6 +195,8 @@ impl View<'_> {
             Err("its members change")
         } else if !region.pending.is_empty() || !region.down.is_empty() {
             Err("a peer lags or is down")
+        } else if !region.damaged.is_empty() {
+            Err("a peer is damaged")
         } else if self.taken.contains(&id) || self.operators.of_region(id).is_some() {
             Err("it has an operator")
         } else if self.operators.backs_off(id, self.now) {

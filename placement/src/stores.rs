@@ -1,11 +1,11 @@
 //! The registered stores: durable metadata and soft state from heartbeats.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use prost::Message;
 use proto::pontoon::v1 as wire;
-use proto::{StoreId, metapb};
+use proto::{RegionId, StoreId, metapb};
 
 use crate::drains;
 use crate::event::{Now, Refusal, Space};
@@ -48,6 +48,8 @@ struct Entry {
     record: wire::PlacementStore,
     space: Option<Space>,
     heard: Option<Duration>,
+    /// Regions that it told to be damaged there.
+    damaged: BTreeSet<RegionId>,
 }
 
 /// All stores of the cluster.
@@ -67,6 +69,7 @@ impl Stores {
             record,
             space: None,
             heard: None,
+            damaged: BTreeSet::new(),
         };
         Self {
             entries: records
@@ -153,6 +156,7 @@ impl Stores {
             record: record.clone(),
             space: None,
             heard: None,
+            damaged: BTreeSet::new(),
         });
         entry.record = record;
         entry.heard = Some(now.monotonic);
@@ -187,6 +191,14 @@ impl Stores {
         entry.space = Some(space);
         entry.heard = Some(now.monotonic);
         Ok(())
+    }
+
+    /// Remembers which regions a store tells to be damaged there; returns those that it told before.
+    pub fn tell_damaged(&mut self, id: StoreId, damaged: BTreeSet<RegionId>) -> BTreeSet<RegionId> {
+        let entry = self.entries.get_mut(&id);
+        entry.map_or_else(BTreeSet::new, |entry| {
+            std::mem::replace(&mut entry.damaged, damaged)
+        })
     }
 
     /// A sign of life that carries nothing else.

@@ -6,7 +6,8 @@
 //! Commands: `lead TERM`, `lose`, `hold` and `release` (writes are applied at once unless held), `stale` (leadership is
 //! lost with the held write on its way) and `late` (it arrives), `bootstrap STORE`,
 //! `store ID ADDRESS [boot=N]`, `beat ID...`, `wait MS` (ticks every 100 ms, all beating stores beat), `silence ID`,
-//! `clock MS` (the wall clock jumps), `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS] [bytes=N]`
+//! `damage STORE REGION...` (what the store tells from now on to be damaged there), `clock MS` (the wall clock jumps),
+//! `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS] [bytes=N]`
 //! [interval=SECONDS] [down=ID:SECONDS,...] with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `split REGION KEY...`,
 //! `merge REGION [TARGET]`, `move REGION FROM TO`, `transfer REGION STORE`, `refuse OPERATOR STEP KIND region=N at=CONF:VERSION term=N`, `get KEY`, `previous KEY`, `scan START END`
 //! (a key may be `k*N`: k, N times), `drain ID`, `undrain ID`, `remove ID`, `cancel OPERATOR`,
@@ -75,6 +76,14 @@ fn run(script: &str) -> String {
     text
 }
 
+/// What every store has.
+const SPACE: Space = Space {
+    capacity_bytes: 1 << 40,
+    available_bytes: 1 << 39,
+    used_bytes: 0,
+    regions: 0,
+};
+
 /// A machine, the region it writes to, and the clocks.
 struct World {
     machine: Placement,
@@ -86,6 +95,8 @@ struct World {
     /// A write of a leadership that is over, still on its way.
     stale: Option<Write>,
     beating: BTreeSet<u64>,
+    /// Regions that stores tell to be damaged there.
+    damaged: BTreeMap<u64, Vec<RegionId>>,
     output: Vec<String>,
 }
 
@@ -116,6 +127,7 @@ impl World {
             held: None,
             stale: None,
             beating: BTreeSet::new(),
+            damaged: BTreeMap::new(),
             output: Vec::new(),
         }
     }
@@ -182,6 +194,17 @@ impl World {
                     self.beating.insert(number(at));
                     self.beat(number(at));
                 }
+            }
+            "damage" => {
+                let regions = (2..words.len()).map(|at| RegionId(number(at)));
+                let damaged: Vec<_> = regions.collect();
+                self.damaged.insert(number(1), damaged.clone());
+                self.request(Request::StoreHeartbeat {
+                    store: StoreId(number(1)),
+                    boot: None,
+                    space: SPACE,
+                    damaged,
+                });
             }
             "silence" => {
                 self.beating.remove(&number(1));
@@ -312,16 +335,12 @@ impl World {
     }
 
     fn beat(&mut self, store: u64) {
-        let space = Space {
-            capacity_bytes: 1 << 40,
-            available_bytes: 1 << 39,
-            ..Space::default()
-        };
         self.request += 1;
         let request = Request::StoreHeartbeat {
             store: StoreId(store),
             boot: None,
-            space,
+            space: SPACE,
+            damaged: self.damaged.get(&store).cloned().unwrap_or_default(),
         };
         let effects = self.machine.step(
             Event::Request(RequestId(self.request), Box::new(request)),

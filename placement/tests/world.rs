@@ -365,6 +365,7 @@ impl World {
                 store: StoreId(id),
                 boot: None,
                 space,
+                damaged: Vec::new(),
             });
         }
         self.step(Event::Tick);

@@ -255,6 +255,7 @@ impl World {
         self.ask(Request::StoreHeartbeat {
             store,
             boot: Some(1),
+            damaged: Vec::new(),
             space: Space {
                 capacity_bytes: CAPACITY_BYTES,
                 available_bytes: CAPACITY_BYTES,

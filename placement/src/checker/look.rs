@@ -112,6 +112,7 @@ impl Checker<'_> {
             !region.caught_up(peer.id),
             self.down(store),
             self.stores.leaving(store),
+            region.is_damaged(peer.id),
             self.lost(region, peer),
             self.stores.gone(store),
         ];

@@ -10,6 +10,14 @@ use crate::rules::fit::Cost;
 /// What a shared place weighs in the score of a candidate, against one peer.
 const PLACE: f64 = 1e6;
 
+/// Why nothing is chosen now where something will be.
+const WAITS: &str = "every store that may take it has operators enough";
+
+/// Whether a store that was looked for will be found when operators end.
+pub(super) fn waits(refused: &Decision) -> bool {
+    matches!(&refused.outcome, Outcome::Refused { reason } if reason == WAITS)
+}
+
 /// What comes to a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Comes {
@@ -80,7 +88,7 @@ impl Checker<'_> {
         }
         let Some((_, _, to)) = best else {
             let reason = if waits {
-                "every store that may take it has operators enough"
+                WAITS
             } else if kept_away {
                 "no store that rules admit may take it"
             } else {

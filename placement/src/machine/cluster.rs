@@ -1,5 +1,6 @@
 //! Stores and regions: what heartbeats and registrations change, and lookups.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,9 @@ use crate::operator::Epoch;
 use crate::regions::{RegionInfo, Stale};
 use crate::state;
 use crate::stores::StoreInfo;
+
+/// Damaged regions that one heartbeat may name. What is beyond them is told when these are repaired.
+const DAMAGED_MAX: usize = 1 << 16;
 
 impl Leader {
     pub(super) fn bootstrap(
@@ -107,6 +111,22 @@ impl Leader {
             if let Some(store) = leader {
                 self.stores.seen(store, now);
             }
+            self.look_after(id, now);
+        }
+    }
+
+    /// Takes over which regions a store says are damaged there: all of them, with every heartbeat.
+    pub(super) fn on_damaged(&mut self, store: StoreId, damaged: Vec<RegionId>, now: Now) {
+        let told: BTreeSet<RegionId> = damaged.into_iter().take(DAMAGED_MAX).collect();
+        let before = self.stores.tell_damaged(store, told.clone());
+        let mut news = Vec::new();
+        for id in before.union(&told) {
+            if self.regions.set_damaged(*id, store, told.contains(id)) {
+                news.push(*id);
+            }
+        }
+        for id in news {
+            self.view_version += 1;
             self.look_after(id, now);
         }
     }

@@ -18,9 +18,19 @@ use crate::state;
 
 fn priority(why: Leaves) -> Priority {
     match why {
-        Leaves::Lost | Leaves::Gone => Priority::Repair,
+        Leaves::Lost | Leaves::Damaged | Leaves::Gone => Priority::Repair,
         Leaves::Drained => Priority::Drain,
         Leaves::Outside | Leaves::Misplaced => Priority::Rule,
+    }
+}
+
+/// What is wrong, for people.
+fn goes(peer: &metapb::Peer, why: Leaves) -> String {
+    match why {
+        Leaves::Damaged => format!("peer {} on store {} is {why}", peer.id, peer.store_id),
+        Leaves::Lost | Leaves::Gone | Leaves::Drained | Leaves::Outside | Leaves::Misplaced => {
+            format!("store {} is {why}", peer.store_id)
+        }
     }
 }
 
@@ -172,15 +182,14 @@ impl Leader {
                     wanted,
                     peer.id
                 );
-                let demotion = Step::Swap {
-                    promote: Vec::new(),
-                    demote: vec![peer],
-                };
-                repair(
-                    Kind::RemoveLearner,
-                    vec![demotion, Step::RemoveLearner(peer)],
-                    cause,
-                )
+                repair(Kind::RemoveLearner, commands::remove_steps(&peer), cause)
+            }
+            Finding::Rebuild(peer) => {
+                let cause = format!(
+                    "peer {} on store {} is damaged; no other store may take it, so it goes first",
+                    peer.id, peer.store_id
+                );
+                repair(Kind::RemoveLearner, commands::remove_steps(&peer), cause)
             }
             Finding::Move { from, to, why } => {
                 let cause = match why {
@@ -188,8 +197,12 @@ impl Leader {
                         "its replicas are farther apart on store {to} than on store {}",
                         from.store_id
                     ),
-                    Leaves::Lost | Leaves::Gone | Leaves::Drained | Leaves::Outside => {
-                        format!("store {} is {why}; store {to} fits best", from.store_id)
+                    Leaves::Lost
+                    | Leaves::Damaged
+                    | Leaves::Gone
+                    | Leaves::Drained
+                    | Leaves::Outside => {
+                        format!("{}; store {to} fits best", goes(&from, why))
                     }
                 };
                 let peer = self.new_learner(to)?;
@@ -204,8 +217,9 @@ impl Leader {
             }
             Finding::Replace { learner, from, why } => {
                 let cause = format!(
-                    "store {} is {why}; learner {} takes its place",
-                    from.store_id, learner.id
+                    "{}; learner {} takes its place",
+                    goes(&from, why),
+                    learner.id
                 );
                 let mut steps = commands::move_steps(region, &from, &learner, &self.places);
                 steps.retain(|step| *step != Step::AddLearner(learner));
@@ -227,7 +241,12 @@ impl Leader {
                 steps: vec![Step::TransferLeader(to)],
                 cause: match why {
                     Leaves::Drained => format!("store {from} is drained: leaders go first"),
-                    Leaves::Lost | Leaves::Gone | Leaves::Outside | Leaves::Misplaced => format!(
+                    // A damaged leader hands over by itself.
+                    Leaves::Lost
+                    | Leaves::Damaged
+                    | Leaves::Gone
+                    | Leaves::Outside
+                    | Leaves::Misplaced => format!(
                         "rules want it led from elsewhere than store {from}: store {} fits best",
                         to.store_id
                     ),
@@ -257,7 +276,7 @@ impl Leader {
                 )
             },
             Finding::MoveLearner { from, to, why } => {
-                let cause = format!("store {} is {why}; store {to} fits best", from.store_id);
+                let cause = format!("{}; store {to} fits best", goes(&from, why));
                 let peer = self.new_learner(to)?;
                 let steps = vec![
                     Step::AddLearner(peer),

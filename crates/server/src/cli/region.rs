@@ -285,10 +285,11 @@ fn detail(region: &Region) -> String {
     let peers = output::rows(
         ["PEER", "STORE", "ROLE", "STATE"],
         region.peers.iter().map(|peer| {
-            let state = match (peer.down, peer.pending) {
-                (true, _) => "down",
-                (false, true) => "catching up",
-                (false, false) => "up to date",
+            let state = match (peer.damaged, peer.down, peer.pending) {
+                (true, ..) => "damaged",
+                (false, true, _) => "down",
+                (false, false, true) => "catching up",
+                (false, false, false) => "up to date",
             };
             [
                 peer.id.to_string(),

@@ -30,6 +30,8 @@ pub struct Overview {
     regions: u64,
     /// Regions without a leader, or with fewer healthy replicas than they should have.
     regions_unhealthy: u64,
+    /// Regions with a replica whose data is damaged.
+    regions_damaged: u64,
     stores_up: u32,
     operators_running: u32,
     stores: Vec<Store>,
@@ -66,6 +68,10 @@ pub async fn look(remote: &Remote) -> Result<Overview> {
         .iter()
         .filter(|region| region.leader_store.is_none() || region.healthy_voters() < replicas)
         .count();
+    let damaged = regions
+        .iter()
+        .filter(|region| region.peers.iter().any(|peer| peer.damaged))
+        .count();
     Ok(Overview {
         cluster_id: status.cluster_id,
         bootstrapped: status.bootstrapped,
@@ -74,6 +80,7 @@ pub async fn look(remote: &Remote) -> Result<Overview> {
         placement_term: status.term,
         regions: status.regions,
         regions_unhealthy: unhealthy as u64,
+        regions_damaged: damaged as u64,
         stores_up: status.stores_up,
         operators_running: status.operators_running,
         stores,
@@ -99,7 +106,10 @@ pub fn table(overview: &Overview) -> String {
                     0 => "all healthy".to_owned(),
                     count => format!("{count} without a leader or a replica"),
                 }
-            ),
+            ) + &match overview.regions_damaged {
+                0 => String::new(),
+                count => format!(", {count} with damaged data"),
+            },
         ),
         (
             "operators",

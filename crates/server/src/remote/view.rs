@@ -112,6 +112,8 @@ pub struct Peer {
     pub down: bool,
     /// Behind, and not caught up yet.
     pub pending: bool,
+    /// Some of its data cannot be read: it is to be replaced.
+    pub damaged: bool,
 }
 
 impl Peer {
@@ -153,11 +155,11 @@ pub struct Region {
 }
 
 impl Region {
-    /// Voters that are neither down nor behind.
+    /// Voters that are neither down nor behind nor damaged.
     pub fn healthy_voters(&self) -> usize {
         self.peers
             .iter()
-            .filter(|peer| peer.votes() && !peer.down && !peer.pending)
+            .filter(|peer| peer.votes() && !peer.down && !peer.pending && !peer.damaged)
             .count()
     }
 
@@ -195,7 +197,9 @@ impl Region {
             if peer.role != "voter" {
                 text.push_str(&format!(" {}", peer.role));
             }
-            if peer.down {
+            if peer.damaged {
+                text.push_str(" damaged");
+            } else if peer.down {
                 text.push_str(" down");
             } else if peer.pending {
                 text.push_str(" behind");
@@ -225,6 +229,7 @@ impl From<RegionStatus> for Region {
                 },
                 down: among(&status.down_peers, peer.id),
                 pending: among(&status.pending_peers, peer.id),
+                damaged: among(&status.damaged_peers, peer.id),
             })
             .collect();
         Self {

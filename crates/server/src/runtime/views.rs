@@ -20,6 +20,7 @@ pub struct Views {
     /// Regions that own their range, by start key.
     ranges: RwLock<BTreeMap<Bytes, Arc<RegionView>>>,
     changed: Notify,
+    damage_changed: Notify,
     leaders: AtomicUsize,
 }
 
@@ -77,6 +78,17 @@ impl Views {
         self.changed.notified()
     }
 
+    /// Regions whose data here is damaged (R13), in no order.
+    pub fn damaged(&self) -> Vec<u64> {
+        let damaged = self.regions.iter().filter(|entry| entry.damaged);
+        damaged.map(|entry| entry.region.id).collect()
+    }
+
+    /// Completes when [`Views::damaged`] changed since it was last awaited. For one task.
+    pub async fn damage_changed(&self) {
+        self.damage_changed.notified().await;
+    }
+
     /// Publishes changes. Called by one thread only.
     pub fn publish(&self, changes: Vec<ViewChange>) {
         if changes.is_empty() {
@@ -121,6 +133,10 @@ impl Views {
     }
 
     fn count(&self, old: Option<&RegionView>, new: Option<&RegionView>) {
+        let damaged = |view: Option<&RegionView>| view.is_some_and(|view| view.damaged);
+        if damaged(old) != damaged(new) {
+            self.damage_changed.notify_one();
+        }
         let leads =
             |view: Option<&RegionView>| view.is_some_and(|view| view.role == raft::Role::Leader);
         match (leads(old), leads(new)) {

@@ -201,6 +201,7 @@ fn region_status(info: RegionInfo) -> RegionStatus {
         approximate_keys: info.keys,
         down_peers: info.down.into_iter().map(|(peer, _)| peer).collect(),
         pending_peers: info.pending,
+        damaged_peers: info.damaged,
         written_bytes: info.written_bytes,
         read_bytes: info.read_bytes,
         written_keys: info.written_keys,

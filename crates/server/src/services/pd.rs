@@ -265,6 +265,7 @@ impl Pd for PdService {
             store: StoreId(stats.store_id),
             boot,
             space: convert::space(&stats),
+            damaged: stats.damaged_regions_id.into_iter().map(RegionId).collect(),
         };
         let (_, header) = self.ask(request.header.as_ref(), ask).await;
         Ok(Response::new(pdpb::StoreHeartbeatResponse {

@@ -101,6 +101,8 @@ impl<E: Engine> Registration<E> {
                 () = tokio::time::sleep(pause) => {}
                 // Somebody is looked for who may just have registered; not more often than placement can bear.
                 () = self.addresses.wanted() => tokio::time::sleep(PAUSE / 5).await,
+                // Damage is told at once: placement repairs it.
+                () = self.node.views().damage_changed() => {}
                 // Stopping is told at once, and once.
                 Ok(()) = stopping.changed(), if !told => {}
             }
@@ -146,6 +148,7 @@ impl<E: Engine> Registration<E> {
             start_time: u32::try_from(self.store.start_timestamp).unwrap_or(u32::MAX),
             is_busy: statistics.stalled,
             is_stopping: *self.stopping.borrow(),
+            damaged_regions_id: self.node.views().damaged(),
             ..Default::default()
         }
     }

@@ -66,6 +66,7 @@ pub fn report(request: pdpb::RegionHeartbeatRequest) -> Option<RegionInfo> {
         term: request.term,
         down: request.down_peers.into_iter().filter_map(down).collect(),
         pending: request.pending_peers,
+        damaged: Vec::new(),
         bytes: request.approximate_size,
         keys: request.approximate_keys,
         written_bytes: rate(request.bytes_written),
