@@ -481,6 +481,86 @@ async fn a_store_that_stays_away_is_replaced() -> Result<()> {
     Ok(())
 }
 
+/// F13, R13: a byte of a store's data rots. The replica that it is of is found by the first read, told to placement, and
+/// replaced; the store goes on, and every read gets the right answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_with_rotten_data_is_replaced() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::start(Wanted {
+        stores: 4,
+        placements: 1,
+        ..Wanted::default()
+    })?;
+    cluster.pause_balance()?;
+    let client = client::Client::connect(&cluster.placement(), Default::default()).await?;
+    // Many blocks of a file, so that neither the store's own records nor the ends of the region are in the rotten one.
+    let padding = ".".repeat(1000);
+    let value = |number: u32| format!("the value of key {number:03} {padding}");
+    for number in 0..100 {
+        let key = format!("k{number:03}");
+        client.put(key, value(number).into_bytes()).await?;
+    }
+    let region = cluster.find("k000")?;
+    let store = cluster.region(region)?.leader_store.context("a leader")?;
+    let name = cluster.store_name(store)?;
+    // Opening a directory brings what its log holds into files.
+    cluster.dev(&["kill", &name])?;
+    cluster.dev(&["restart", &name])?;
+    cluster.dev(&["kill", &name])?;
+    let rotten = disk::rot(&cluster.dir().join(&name), value(42).as_bytes())?;
+    ensure!(rotten == 1, "{rotten} files hold the value");
+    // What repairs waits, for a look at what it repairs.
+    let placement = cluster.placement().join(",");
+    cluster.pontoon(&[
+        "scheduler",
+        "pause",
+        "repair",
+        "1h",
+        "--placement",
+        &placement,
+    ])?;
+    cluster.dev(&["restart", &name])?;
+
+    cluster.transfer_leader(region, store).await?;
+    ensure!(client.get("k042".to_owned()).await?.as_deref() == Some(value(42).as_bytes()));
+    cluster.wait_led(|leader| leader != store).await?;
+    wait_for("placement knows of it", async || {
+        Ok(cluster.ask(&["status"])?["regions_damaged"] == 1)
+    })
+    .await?;
+    let shown = cluster.ask(&["region", "show", &region.to_string()])?;
+    let damaged = |peer: &&serde_json::Value| peer["damaged"] == true;
+    let peers = shown["peers"].as_array().context("peers")?;
+    let damaged: Vec<_> = peers.iter().filter(damaged).collect();
+    ensure!(
+        damaged.len() == 1 && damaged[0]["store"] == store,
+        "{shown}"
+    );
+
+    cluster.pontoon(&["scheduler", "resume", "repair", "--placement", &placement])?;
+    wait_for("the replica is elsewhere", async || {
+        let region = cluster.region(region)?;
+        Ok(region.settled && region.stores.len() == 3 && !region.stores.contains(&store))
+    })
+    .await?;
+    ensure!(cluster.ask(&["status"])?["regions_damaged"] == 0);
+    let journal = cluster.ask(&["region", "explain", &region.to_string()])?;
+    let repairs = |entry: &serde_json::Value| {
+        let cause = entry["cause"].as_str().unwrap_or_default();
+        entry["who"] == "repair" && cause.contains("is damaged")
+    };
+    let journal = journal.as_array().context("a journal")?;
+    ensure!(journal.iter().any(repairs), "{journal:?}");
+    for number in 0..100 {
+        let read = client.get(format!("k{number:03}")).await?;
+        ensure!(read.as_deref() == Some(value(number).as_bytes()));
+    }
+    let log = cluster.log(&name)?;
+    ensure!(log.contains("data is damaged") && !log.contains("stopping: storage failed"));
+    cluster.passed();
+    Ok(())
+}
+
 /// F20: stores that are told to stop hand every leadership over first, under writers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_told_to_stop_hands_its_leaderships_over() -> Result<()> {

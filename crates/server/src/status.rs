@@ -150,6 +150,7 @@ fn region(view: &RegionView) -> Value {
         "peers": view.region.peers.iter().map(peer).collect::<Vec<_>>(),
         "owns_range": view.owns_range,
         "frozen": view.frozen,
+        "damaged": view.damaged,
     })
 }
 

@@ -78,7 +78,6 @@ impl Peer {
         });
         self.publish(cx);
         self.abandon_sending(cx);
-        self.tick_damage(cx);
     }
 
     /// Hands leadership over to a peer whose data is whole, as far as anybody knows. One that got it back from all others

@@ -450,8 +450,6 @@ pub struct AppliedChild {
     pub buckets: Box<Buckets>,
     /// Merges that the parent remembers.
     pub records: Vec<wire::MergeRecord>,
-    /// Whether the parent's data is damaged, and so perhaps the child's.
-    pub damaged: bool,
     /// False when the child's mark or tombstone here forbids it (REGIONS §4); its range stays unowned.
     pub created: bool,
 }

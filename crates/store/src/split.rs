@@ -14,7 +14,6 @@ use proto::pontoon::v1::command::Structural;
 use raft::{CampaignReason, Event as RaftEvent, LogPosition, Payload, PeerId};
 
 use crate::context::Context;
-use crate::damage::Damage;
 use crate::event::{AppliedChild, ApplyTask, OrderRefusal};
 use crate::peer::{Peer, Stage};
 use crate::store::{Store, step_quietly};
@@ -190,7 +189,6 @@ fn start_child<E: Engine>(
     peer.keys = child.keys;
     peer.split_tick = Some(cx.tick);
     peer.merge.records = child.records;
-    peer.damage = child.damaged.then(Damage::default);
     peer.log_bytes = entries
         .iter()
         .map(|entry| entry.payload.size_bytes() as u64)

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use engine::{Engine, Fault, MemoryEngine};
-use proto::pontoon::v1::{Delete, Frame, Operation, Put, SnapshotHead, operation};
+use engine::{Engine, Family, Fault, MemoryEngine};
+use proto::pontoon::v1::{CompareAndSwap, Delete, Frame, Operation, Put, SnapshotHead, operation};
 use proto::{RegionId, StoreId, metapb};
 use raft::Role;
 use store::event::{Keys, OperationResult, Refusal, Target};
@@ -412,5 +412,66 @@ async fn a_request_that_passes_the_byte_limit_is_refused_as_busy() {
         node.propose(target("k"), put("k", "small")).await.is_ok(),
         "room comes back"
     );
+    cluster.end();
+}
+
+/// Lets the value of a key rot on the disk of a node.
+fn rot(engine: &MemoryEngine, key: &str) {
+    engine.flush(Family::State).expect("no fault");
+    engine.damage(Family::State, &store::keys::data(key.as_bytes()));
+}
+
+/// R13: what met damage is told so, another leads and answers, and no node stops.
+#[tokio::test]
+async fn damage_costs_the_replica_and_not_the_node() {
+    let cluster = Cluster::start(3);
+    let (first, node) = cluster.leader_other_than(None).await;
+    for key in ["k", "l"] {
+        let done = node.propose(target(key), put(key, "v")).await;
+        assert_eq!(done, Ok(vec![OperationResult::Done]));
+    }
+    rot(&cluster.engines[&first], "k");
+    let permit = node.permit(target("k")).await.expect("it leads");
+    let error = permit
+        .get(&store::keys::data(b"k"))
+        .expect("it leads")
+        .expect_err("it cannot be read");
+    node.met_error(REGION, &error);
+    tokio::time::timeout(Duration::from_secs(30), node.views().damage_changed())
+        .await
+        .expect("whoever beats for the store is woken");
+    assert_eq!(node.views().damaged(), [REGION.0]);
+
+    let (second, other) = cluster.leader_other_than(Some(first)).await;
+    assert_eq!(get(&other, "k").await, Ok(Some("v".into())));
+    assert_eq!(other.views().damaged(), [0; 0]);
+
+    rot(&cluster.engines[&second], "l");
+    let swap = CompareAndSwap {
+        key: "l".into(),
+        value: "w".into(),
+        previous: Some("v".into()),
+        ..Default::default()
+    };
+    let swap = vec![Operation {
+        kind: Some(operation::Kind::CompareAndSwap(swap)),
+    }];
+    assert_eq!(
+        other.propose(target("l"), swap).await,
+        Err(Refusal::Unknown)
+    );
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let swapped = loop {
+        let leader = cluster.leader().await;
+        if leader.views().damaged().is_empty()
+            && let Ok(value) = get(&leader, "l").await
+        {
+            break value;
+        }
+        assert!(Instant::now() < deadline, "nobody whole leads");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(swapped, Some("w".into()));
+    assert!(cluster.failure.0.get().is_none());
     cluster.end();
 }

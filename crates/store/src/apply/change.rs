@@ -136,7 +136,6 @@ impl ApplyRegion {
                 keys,
                 buckets: Box::new(buckets),
                 records: inherited.records.clone(),
-                damaged: self.damaged,
                 created,
             });
         }
