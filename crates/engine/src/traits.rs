@@ -74,8 +74,8 @@ pub trait Engine: Clone + Send + Sync + 'static {
     /// [`Error::Staging`] when the file is finished.
     fn stage_append(&self, name: &str, bytes: &[u8]) -> Result<(), Error>;
 
-    /// Makes a received file durable and describes it (keys counted, whole checksum computed). Finishing a finished file
-    /// describes it again.
+    /// Makes a received file durable and describes it by what is in it: every key is read, the whole checksum computed.
+    /// Finishing a finished file describes it again.
     ///
     /// # Errors
     /// [`Error::Staging`] when there is no such file; [`Error::Corrupt`] when it is not a sorted file as

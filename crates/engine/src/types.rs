@@ -60,6 +60,10 @@ pub struct StagedFile {
     pub keys: u64,
     /// CRC-32C of the whole file.
     pub crc32c: u32,
+    /// The smallest key in it.
+    pub first: Bytes,
+    /// The largest key in it.
+    pub last: Bytes,
 }
 
 /// Counters and sizes of an engine.

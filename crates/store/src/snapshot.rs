@@ -15,8 +15,11 @@
 //! sees none of its own: while the leader builds it repeats its offer, and while the receiver puts the snapshot in place it
 //! repeats its grant. Both look like what a lossy network does anyway and are read the same way.
 
+mod file;
 mod receive;
 mod send;
+
+pub use file::{FileRefusal, check_file};
 
 use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId, metapb};

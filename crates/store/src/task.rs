@@ -10,6 +10,7 @@ use raft::PeerId;
 
 use crate::advance::read_entries;
 use crate::event::{Task, TaskDone};
+use crate::snapshot::check_file;
 use crate::{codec, keys};
 
 /// Largest file of a snapshot (STORAGE §5).
@@ -231,7 +232,7 @@ fn install<E: Engine>(
     let mut sizes = (0, 0);
     for file in &head.files {
         match engine.stage_finish(&file.name) {
-            Ok(staged) if staged.crc32c == file.crc32c && staged.bytes == file.bytes => {}
+            Ok(staged) if check_file(head, file, &staged).is_ok() => {}
             Ok(_)
             | Err(Error::Staging { .. } | Error::StagingName { .. } | Error::Corrupt { .. }) => {
                 return Ok(Some(TaskDone::SnapshotUnusable { region, peer }));

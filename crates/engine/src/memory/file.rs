@@ -72,12 +72,18 @@ impl Writer {
 
 /// Checks a file and describes it.
 pub(super) fn describe(name: &str, content: &Bytes) -> Result<StagedFile, Error> {
-    let keys = entries(name, content)?.len() as u64;
+    let entries = entries(name, content)?;
+    let key = |entry: Option<&(Bytes, Bytes)>| {
+        let (key, _) = entry.expect("a file without entries is refused");
+        key.clone()
+    };
     Ok(StagedFile {
         name: name.to_owned(),
         bytes: content.len() as u64,
-        keys,
+        keys: entries.len() as u64,
         crc32c: crc32c::crc32c(content),
+        first: key(entries.first()),
+        last: key(entries.last()),
     })
 }
 

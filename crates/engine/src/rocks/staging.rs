@@ -173,10 +173,10 @@ fn open(name: &str, path: &Path) -> Result<(File, u64), Error> {
     })
 }
 
-/// Reads a file once for its checksum, and its properties.
+/// Reads a file for its checksum, and for its keys.
 fn describe(name: &str, path: &Path) -> Result<StagedFile, Error> {
     let (mut file, bytes) = open(name, path)?;
-    let keys = table::count_keys(name, &file, bytes)?;
+    let keys = table::read_keys(name, &file, bytes)?;
     let mut crc32c = 0;
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
@@ -188,8 +188,10 @@ fn describe(name: &str, path: &Path) -> Result<StagedFile, Error> {
                 return Ok(StagedFile {
                     name: name.to_owned(),
                     bytes,
-                    keys,
+                    keys: keys.count,
                     crc32c,
+                    first: keys.first.into(),
+                    last: keys.last.into(),
                 });
             }
             read => crc32c = crc32c::crc32c_append(crc32c, &chunk[..read]),

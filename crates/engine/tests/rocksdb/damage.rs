@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use engine::{Engine, Error, Family, Logging};
+use bytes::Bytes;
+use engine::{Batch, Change, Engine, Error, Family, Logging};
 
 use crate::support::*;
 
@@ -196,4 +197,99 @@ fn damaged_staged_files_are_refused() {
         );
     }
     put(&engine, Family::State, 200, Logging::On);
+}
+
+/// What is told of a file is what its blocks hold, whatever their compression and number.
+#[test]
+fn keys_are_read_from_the_file_itself() {
+    let directory = directory();
+    let engine = open(directory.path());
+    let mut random = Random(11);
+    // Values that LZ4 makes small, and some that it does not; keys that share much, and the empty one.
+    let mut changes = vec![Change::Put(Bytes::new(), Bytes::from_static(b"first"))];
+    for number in 0..2_000_u64 {
+        let mut value = vec![b'.'; random.below(400) as usize];
+        if number % 3 == 0 {
+            value
+                .iter_mut()
+                .for_each(|byte| *byte = random.below(256) as u8);
+        }
+        let key = format!("a key with a long beginning {number:05}");
+        changes.push(Change::Put(key.into(), value.into()));
+    }
+    let large = vec![b'x'; 5 << 20];
+    changes.push(Change::Put("b".into(), large.into()));
+    let family = Family::State;
+    let batch = Batch { family, changes };
+    engine.write(batch, Logging::On).expect("the disk works");
+    let view = engine.view();
+    let staged = engine.stage_range(&view, family, b"", b"z", u64::MAX, "all");
+    let (file, _) = staged.expect("sound");
+    let file = file.expect("it has keys");
+    assert_eq!(
+        (file.keys, &file.first[..], &file.last[..]),
+        (2_002, &b""[..], &b"b"[..])
+    );
+    assert_eq!(engine.stage_finish("all").expect("it is sound"), file);
+
+    let staged = engine.stage_range(&view, family, b"a", b"b", 10_000, "part");
+    let (file, next) = staged.expect("sound");
+    let file = file.expect("it has keys");
+    assert_eq!(&file.first[..], b"a key with a long beginning 00000");
+    assert!(file.last < next.expect("there is more"));
+}
+
+/// RocksDB would take these in, or see other keys than a look from one end to the other does.
+#[test]
+fn files_that_rocksdb_would_read_otherwise_are_refused() {
+    let directory = directory();
+    let engine = open(directory.path());
+    let mut random = Random(3);
+    let family = Family::State;
+    let changes = (0..40).map(|number| {
+        // Nothing that could be packed.
+        let value: Vec<u8> = (0..100).map(|_| random.below(256) as u8).collect();
+        Change::Put(key(number), value.into())
+    });
+    let changes = changes.collect();
+    let batch = Batch { family, changes };
+    engine.write(batch, Logging::On).expect("the disk works");
+    let staged = engine.stage_range(&engine.view(), family, b"", b"z", u64::MAX, "good");
+    staged.expect("sound").0.expect("it has keys");
+    let good = engine.stage_read("good", 0, usize::MAX).expect("it exists");
+    // One plain data block, which begins the file: its entries, two restarts and their number, compression, checksum.
+    let block_end = (4..good.len() - 5)
+        .find(|end| {
+            let checksum = mask(crc32c::crc32c(&good[..end + 1]));
+            good[*end] == 0 && good[end + 1..end + 5] == checksum.to_le_bytes()
+        })
+        .expect("the block is not packed, or it has no checksum of ours");
+    let mut refused = 0;
+    for (at, what) in [
+        (block_end - 4, "number of restarts"),
+        (block_end - 8, "place of a restart"),
+        (3, "first key"),
+        (0, "shared bytes of the first key"),
+    ] {
+        for change in [1, 2, 0x80] {
+            let mut bad = good.to_vec();
+            bad[at] ^= change;
+            let checksum = mask(crc32c::crc32c(&bad[..block_end + 1]));
+            bad[block_end + 1..block_end + 5].copy_from_slice(&checksum.to_le_bytes());
+            let name = format!("bad-{at}-{change}");
+            engine.stage_append(&name, &bad).expect("the disk works");
+            match engine.stage_finish(&name) {
+                Err(Error::Corrupt { .. }) => refused += 1,
+                // A first key may be another one that is as good.
+                Ok(found) if what == "first key" => assert_ne!(found.first[..], good[3..7]),
+                other => panic!("{what} changed by {change}: {other:?}"),
+            }
+        }
+    }
+    assert_eq!(refused, 10);
+}
+
+/// How RocksDB stores a checksum.
+fn mask(checksum: u32) -> u32 {
+    checksum.rotate_right(15).wrapping_add(0xA282_EAD8)
 }

@@ -191,10 +191,8 @@ impl<E: Engine> Staging<E> {
             .engine()
             .stage_finish(&wanted.name)
             .map_err(io::Error::other)?;
-        if (staged.bytes, staged.keys, staged.crc32c) != (wanted.bytes, wanted.keys, wanted.crc32c)
-        {
-            return Err(invalid("a file is not what was announced"));
-        }
+        store::check_file(&self.head, wanted, &staged)
+            .map_err(|refusal| io::Error::new(io::ErrorKind::InvalidData, refusal))?;
         self.finished += 1;
         Ok(())
     }

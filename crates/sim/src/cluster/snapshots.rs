@@ -213,7 +213,8 @@ impl World {
                     .map_err(broken)?;
                 target.stage_append(&file.name, &bytes).map_err(broken)?;
                 let staged = target.stage_finish(&file.name).map_err(broken)?;
-                debug_assert_eq!(staged.crc32c, file.crc32c, "copied byte for byte");
+                let checked = store::check_file(&head, file, &staged);
+                debug_assert_eq!(checked, Ok(()), "copied byte for byte");
             }
             let delay = self.network_delay(Some(to));
             self.count("snapshot sent");

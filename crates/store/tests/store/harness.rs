@@ -487,7 +487,7 @@ impl Cluster {
                     .stage_append(&file.name, &bytes)
                     .expect("staging works");
                 let staged = target.stage_finish(&file.name).expect("the file is whole");
-                assert!(staged.crc32c == file.crc32c && staged.bytes == file.bytes);
+                assert_eq!(store::check_file(&head, file, &staged), Ok(()));
             }
             self.step(
                 to,

@@ -397,3 +397,31 @@ fn damaged_data_costs_the_peer_its_leadership() {
         cluster.leader(r(1)).is_some_and(|leader| leader != s(1))
     });
 }
+
+/// R16: what is installed is looked at by the task itself, right before it is taken in.
+#[test]
+fn an_install_takes_no_keys_of_others_in() {
+    let mut cluster = one_behind();
+    let install = held_task(&mut cluster, s(3), is_install);
+    let Task::InstallSnapshot {
+        mut head,
+        clear,
+        tombstones,
+    } = install
+    else {
+        panic!("an install");
+    };
+    // The file holds k0 to k9 and more; the region that it is said to be of ends before.
+    let narrow = head.region.as_mut().expect("a region");
+    narrow.end_key = Bytes::from_static(b"k5");
+    let task = Task::InstallSnapshot {
+        head: head.clone(),
+        clear: clear.clone(),
+        tombstones,
+    };
+    let engine = cluster.nodes[&s(3)].engine.clone();
+    let before = engine.sequence();
+    let done = task::run(&engine, task, &mut || true).expect("the store goes on");
+    assert!(matches!(done, Some(TaskDone::SnapshotUnusable { .. })));
+    assert_eq!(engine.sequence(), before, "nothing was changed");
+}

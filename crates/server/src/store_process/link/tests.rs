@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Engine, MemoryEngine};
+use bytes::Bytes;
+use engine::{Batch, Change, Engine, Family, Logging, MemoryEngine};
 use futures::stream;
 use proto::pontoon::v1::peer_client::PeerClient;
 use proto::pontoon::v1::peer_server::{Peer, PeerServer};
@@ -304,14 +305,16 @@ async fn a_hung_receiver_costs_one_attempt_and_holds_up_no_stop() {
     pair.stop().await;
 }
 
-/// Opens the stream of every snapshot, says what it is, and then nothing, whatever its own store thinks of that.
-struct Silent {
+/// Opens the stream of every snapshot, says what it is, and then sends a file of its own, or nothing, whatever its own store
+/// thinks of that.
+struct Rogue {
     outgoing: Outgoing,
     address: watch::Receiver<String>,
     ends: mpsc::UnboundedSender<Status>,
+    file: Option<(SnapshotFile, Bytes)>,
 }
 
-impl Network for Silent {
+impl Network for Rogue {
     fn send(&self, to: StoreId, frame: Frame) {
         self.outgoing.send(to, frame);
     }
@@ -324,12 +327,22 @@ impl Network for Silent {
         _ticket: Ticket,
     ) -> bool {
         let address = self.address.borrow().clone();
-        let messages = messages(head.clone(), None);
+        let mut head = head.clone();
+        let chunk = self.file.clone().map(|(file, data)| {
+            head.files = vec![file];
+            SnapshotChunk {
+                file: 0,
+                offset: 0,
+                crc32c: crc32c::crc32c(&data),
+                data,
+            }
+        });
+        let messages = messages(head, chunk);
         let ended = self.outgoing.runtime.block_on(async move {
             let mut client = PeerClient::connect(format!("http://{address}")).await?;
             let quiet = futures::StreamExt::chain(messages, stream::pending());
             let answer = client.snapshot(quiet).await;
-            Ok::<_, tonic::transport::Error>(answer.expect_err("nothing was sent"))
+            Ok::<_, tonic::transport::Error>(answer.expect_err("that was no snapshot"))
         });
         if let Ok(ended) = ended {
             self.ends.send(ended).ok();
@@ -354,15 +367,16 @@ fn messages(
     stream::iter(messages)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_silent_sender_is_let_go() {
+/// How a snapshot of a rogue ends, and the pair afterwards.
+async fn end_of(file: Option<(SnapshotFile, Bytes)>) -> (Status, Pair) {
     let (address, addresses) = watch::channel(String::new());
     let (ends, mut ended) = mpsc::unbounded_channel();
     let pair = Pair::start(|outgoing| {
-        Arc::new(Silent {
+        Arc::new(Rogue {
             outgoing,
             address: addresses,
             ends,
+            file,
         })
     })
     .await;
@@ -371,10 +385,52 @@ async fn a_silent_sender_is_let_go() {
     let ended = tokio::time::timeout(DEADLINE, ended.recv()).await;
     let status = ended.expect("it ends").expect("the network lives");
     assert_eq!(status.code(), Code::Aborted, "{status:?}");
+    (status, pair)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_sender_is_let_go() {
+    let (_, pair) = end_of(None).await;
     assert_eq!(
         pair.there.handle().engine().stage_list().expect("a list"),
         [""; 0]
     );
+}
+
+/// R16: a sound file, announced as it is, that holds what is not of the region: a record of the store itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_keys_of_others_is_refused() {
+    let foreign = store::keys::region_state(RegionId(9));
+    let packer = MemoryEngine::new();
+    let put = |key: &[u8]| Change::Put(Bytes::copy_from_slice(key), Bytes::from_static(b"x"));
+    let changes = vec![put(&store::keys::data(b"a")), put(&foreign)];
+    let family = Family::State;
+    packer
+        .write(Batch { family, changes }, Logging::On)
+        .expect("memory does not fail");
+    let staged = packer.stage_range(&packer.view(), family, b"", &[0xFF], u64::MAX, "packed.sst");
+    let (staged, _) = staged.expect("memory does not fail");
+    let staged = staged.expect("it has keys");
+    let data = packer.stage_read(&staged.name, 0, usize::MAX);
+    let file = SnapshotFile {
+        name: staged.name,
+        bytes: staged.bytes,
+        keys: staged.keys,
+        crc32c: staged.crc32c,
+    };
+    let (status, pair) = end_of(Some((file, data.expect("it is staged")))).await;
+    let refusal = store::FileRefusal::OutsideRegion {
+        name: "packed.sst".to_owned(),
+        region: REGION,
+    };
+    assert!(
+        status.message().contains(&refusal.to_string()),
+        "{status:?}"
+    );
+    let there = pair.there.handle();
+    assert_eq!(there.engine().stage_list().expect("a list"), [""; 0]);
+    let got = there.engine().get(family, &foreign);
+    assert_eq!(got.expect("memory does not fail"), None, "it was taken in");
 }
 
 #[tokio::test(flavor = "multi_thread")]
