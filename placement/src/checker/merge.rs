@@ -143,6 +143,10 @@ impl Checker<'_> {
         if !region.pending.is_empty() || !region.down.is_empty() {
             return Err("a peer of one of them is not caught up");
         }
+        // The whole would be damaged there.
+        if !region.damaged.is_empty() {
+            return Err("a peer of one of them is damaged");
+        }
         let stays = |peer: &metapb::Peer| {
             let store = StoreId(peer.store_id);
             !self.down(store) && !self.stores.leaving(store) && !self.stores.gone(store)
