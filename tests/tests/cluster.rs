@@ -493,21 +493,36 @@ async fn a_replica_with_rotten_data_is_replaced() -> Result<()> {
     })?;
     cluster.pause_balance()?;
     let client = client::Client::connect(&cluster.placement(), Default::default()).await?;
-    // Many blocks of a file, so that neither the store's own records nor the ends of the region are in the rotten one.
-    let padding = ".".repeat(1000);
-    let value = |number: u32| format!("the value of key {number:03} {padding}");
+    // Many blocks of a file, so that neither the store's own records nor the ends of the region are in the rotten one, and none
+    // that can be packed, so that the value is found in it.
+    let value = |number: u32| {
+        let mut state = 0x9E37_79B9 ^ number;
+        let bytes = (0..1000).map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as u8
+        });
+        bytes.collect::<Vec<u8>>()
+    };
     for number in 0..100 {
         let key = format!("k{number:03}");
-        client.put(key, value(number).into_bytes()).await?;
+        client.put(key, value(number)).await?;
     }
     let region = cluster.find("k000")?;
     let store = cluster.region(region)?.leader_store.context("a leader")?;
     let name = cluster.store_name(store)?;
-    // Opening a directory brings what its log holds into files.
+    // Opening a directory brings what its log holds into files, which RocksDB then writes once more.
+    let directory = cluster.dir().join(&name);
     cluster.dev(&["kill", &name])?;
     cluster.dev(&["restart", &name])?;
+    wait_for("the files are as they stay", async || {
+        disk::is_at_rest(&directory)
+    })
+    .await?;
     cluster.dev(&["kill", &name])?;
-    let rotten = disk::rot(&cluster.dir().join(&name), value(42).as_bytes())?;
+    cluster.wait_led(|leader| leader != store).await?;
+    let rotten = disk::rot_value(&directory, &value(42))?;
     ensure!(rotten == 1, "{rotten} files hold the value");
     // What repairs waits, for a look at what it repairs.
     let placement = cluster.placement().join(",");
@@ -522,7 +537,11 @@ async fn a_replica_with_rotten_data_is_replaced() -> Result<()> {
     cluster.dev(&["restart", &name])?;
 
     cluster.transfer_leader(region, store).await?;
-    ensure!(client.get("k042".to_owned()).await?.as_deref() == Some(value(42).as_bytes()));
+    ensure!(client.get("k042".to_owned()).await?.as_deref() == Some(&value(42)[..]));
+    ensure!(
+        cluster.counter(&name, "server_damage_found_total")? > 0,
+        "the read was not answered by way of store {store}"
+    );
     cluster.wait_led(|leader| leader != store).await?;
     wait_for("placement knows of it", async || {
         Ok(cluster.ask(&["status"])?["regions_damaged"] == 1)
@@ -546,14 +565,14 @@ async fn a_replica_with_rotten_data_is_replaced() -> Result<()> {
     ensure!(cluster.ask(&["status"])?["regions_damaged"] == 0);
     let journal = cluster.ask(&["region", "explain", &region.to_string()])?;
     let repairs = |entry: &serde_json::Value| {
-        let cause = entry["cause"].as_str().unwrap_or_default();
-        entry["who"] == "repair" && cause.contains("is damaged")
+        let text = entry["text"].as_str().unwrap_or_default();
+        entry["who"] == "repair" && text.contains("is damaged")
     };
     let journal = journal.as_array().context("a journal")?;
     ensure!(journal.iter().any(repairs), "{journal:?}");
     for number in 0..100 {
         let read = client.get(format!("k{number:03}")).await?;
-        ensure!(read.as_deref() == Some(value(number).as_bytes()));
+        ensure!(read.as_deref() == Some(&value(number)[..]));
     }
     let log = cluster.log(&name)?;
     ensure!(log.contains("data is damaged") && !log.contains("stopping: storage failed"));

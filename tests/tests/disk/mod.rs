@@ -10,6 +10,9 @@ const IDENTITY: [u8; 10] = [9, 255, 255, 255, 255, 255, 255, 255, 255, 255];
 const FORMAT: [u8; 4] = [0x20, 1, 0x28, 1];
 /// Checksum, length and kind in front of each record of RocksDB's log.
 const HEADER: usize = 7;
+/// What precedes a value of a client in a sorted file that was compacted: RocksDB's end of a key, without a sequence, and the
+/// store's word that it never ends.
+const VALUE: [u8; 9] = [1, 0, 0, 0, 0, 0, 0, 0, 0];
 /// Records do not cross the blocks of a log; the first one holds what the first start writes.
 const BLOCK: usize = 32 << 10;
 
@@ -53,15 +56,31 @@ fn raise_in_log(log: &mut [u8], format: u8) -> Result<usize> {
     Ok(raised)
 }
 
-/// Changes a bit in the last byte of this text in the sorted files of a process that does not run. Returns how many files
-/// had it.
-pub fn rot(directory: &Path, text: &[u8]) -> Result<usize> {
+/// Whether RocksDB has compacted the state of a store that was opened just before, and is not compacting.
+pub fn is_at_rest(directory: &Path) -> Result<bool> {
+    let log = std::fs::read_to_string(directory.join("db/LOG"))?;
+    let began = |line: &&str| line.contains(r#""event": "compaction_started""#);
+    let (begun, ended) = (
+        log.lines().filter(began).count(),
+        log.matches(r#""event": "compaction_finished""#).count(),
+    );
+    let of_state = log
+        .lines()
+        .filter(began)
+        .any(|line| line.contains(r#""cf_name": "state""#));
+    Ok(of_state && begun == ended)
+}
+
+/// Changes a bit in the last byte of a value in the sorted files of a store that does not run. Returns how many files had it.
+/// Those of the log have it, too, in another form.
+pub fn rot_value(directory: &Path, value: &[u8]) -> Result<usize> {
+    let text = [&VALUE[..], value].concat();
     let mut rotten = 0;
     for entry in std::fs::read_dir(directory.join("db"))? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "sst") {
             let mut file = std::fs::read(&path)?;
-            if let Some(at) = position(&file, text) {
+            if let Some(at) = position(&file, &text) {
                 file[at + text.len() - 1] ^= 1;
                 std::fs::write(&path, file)?;
                 rotten += 1;
