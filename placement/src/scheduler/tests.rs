@@ -404,6 +404,21 @@ fn a_full_store_takes_nothing() {
     assert_eq!(round.proposals, []);
 }
 
+/// What has a damaged peer is left to repair.
+#[test]
+fn regions_with_damaged_peers_are_not_balanced() {
+    let regions: Vec<_> = (0..60).map(|region| (region, 96, 0, 0)).collect();
+    let mut cluster = Cluster::new(&alike(4), &regions, 1);
+    cluster.add_store(9, 1000);
+    assert_eq!(cluster.ask().proposals.len(), 1);
+    let ids: Vec<_> = cluster.regions.after(RegionId(0)).collect();
+    let peers = ids.iter().map(|region| (region.id(), region.region.peers[0]));
+    for (id, peer) in peers.collect::<Vec<_>>() {
+        assert!(cluster.regions.set_damaged(id, StoreId(peer.store_id), true));
+    }
+    assert_eq!(cluster.ask().proposals, []);
+}
+
 /// Why nothing moves is told with what it rests on.
 #[test]
 fn decisions_say_what_they_rest_on() {
