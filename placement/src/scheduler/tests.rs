@@ -412,9 +412,15 @@ fn regions_with_damaged_peers_are_not_balanced() {
     cluster.add_store(9, 1000);
     assert_eq!(cluster.ask().proposals.len(), 1);
     let ids: Vec<_> = cluster.regions.after(RegionId(0)).collect();
-    let peers = ids.iter().map(|region| (region.id(), region.region.peers[0]));
+    let peers = ids
+        .iter()
+        .map(|region| (region.id(), region.region.peers[0]));
     for (id, peer) in peers.collect::<Vec<_>>() {
-        assert!(cluster.regions.set_damaged(id, StoreId(peer.store_id), true));
+        assert!(
+            cluster
+                .regions
+                .set_damaged(id, StoreId(peer.store_id), true)
+        );
     }
     assert_eq!(cluster.ask().proposals, []);
 }
