@@ -10,6 +10,7 @@ use bytes::Bytes;
 use engine::{Direction, Engine, Family, View};
 use proto::pontoon::v1 as wire;
 use proto::pontoon::v1::region_state::State;
+use proto::pontoon::v1::snapshot_answer::Kind;
 use proto::{RegionId, StoreId, metapb};
 use raft::{Entry, Index, LogPosition, PeerId, Raft, Restored};
 
@@ -201,7 +202,10 @@ fn restore<E: Engine>(
         .max(mark.peer_id);
 
     let installing = mark.installing.as_ref();
-    if let Some(head) = installing.filter(|_| mark.peer_id > mark.dead_peer_id) {
+    let installing = installing.filter(|_| mark.peer_id > mark.dead_peer_id);
+    if let Some(head) =
+        installing.filter(|head| !is_in_place(head, state.as_ref(), applied.as_ref()))
+    {
         let raft = raft.ok_or(corrupt("the raft state beside an install mark"))?;
         return resume_install(region, raft, head.clone(), mark.replaces, state, cx).map(Some);
     }
@@ -330,7 +334,18 @@ fn normal<E: Engine>(
         cx.log.put(&keys::raft_state(region), &peer.state);
         peer.hold(cx);
     }
-    if mark.peer_id < id.0 {
+    if let Some(head) = &mark.installing {
+        // Its sender may wait to hear of it.
+        let answer = wire::SnapshotAnswer {
+            region_id: region.0,
+            from_peer: id.0,
+            to_peer: head.from_peer,
+            kind: Some(Kind::Installed(head.index)),
+        };
+        let to_store = StoreId(head.from_store);
+        cx.frame(to_store, false).answers.push(answer);
+    }
+    if mark.peer_id < id.0 || mark.installing.is_some() {
         peer.put_mark(cx);
     }
     peer.publish(cx);
@@ -380,6 +395,17 @@ fn reborn<E: Engine>(
     }
     peer.publish(cx);
     Ok(peer)
+}
+
+/// Whether the snapshot of an install mark was put in place, and only the mark is left. The region's state was written last. The
+/// leader may know of it already, so that nothing of it may be lost any more, whatever became of the files.
+fn is_in_place(
+    head: &wire::SnapshotHead,
+    state: Option<&wire::RegionState>,
+    applied: Option<&wire::AppliedState>,
+) -> bool {
+    state.is_some_and(|state| state.state() == State::Normal && state.peer_id == head.to_peer)
+        && applied.is_some_and(|applied| applied.index >= head.index)
 }
 
 /// A snapshot was past its point of no return: it is put in place again from its files, if they are there.

@@ -302,9 +302,8 @@ fn snapshot_crash_points() {
     }
 }
 
-/// A cluster of four stores in which store 3 was stopped in the middle of an install, past its point of no return, and is
-/// still down. Store 1 led.
-fn stopped_while_installing() -> Cluster {
+/// A cluster of four stores in which store 3 is in the middle of an install, past its point of no return. Store 1 leads.
+fn installing() -> Cluster {
     let mut cluster = Cluster::with(
         4,
         &[region(1, "", "", &[1, 2, 3])],
@@ -321,6 +320,12 @@ fn stopped_while_installing() -> Cluster {
         let mut tasks = cluster.nodes[&s(3)].tasks.iter();
         tasks.any(|task| matches!(task, Task::InstallSnapshot { .. }))
     });
+    cluster
+}
+
+/// The same, and store 3 is down.
+fn stopped_while_installing() -> Cluster {
+    let mut cluster = installing();
     cluster.crash(s(3), KILL);
     cluster
 }
@@ -343,6 +348,28 @@ fn an_install_whose_files_are_lost_takes_another_snapshot() {
         cluster.owns(3, r(1))
     });
     cluster.put(r(1), "b", "2");
+    cluster.assert_same_data(&[1, 2, 3]);
+}
+
+/// What was put in place is not lost with the files, though the mark is still there: the leader knows of it.
+#[test]
+fn an_install_that_has_ended_needs_no_files() {
+    let mut cluster = installing();
+    cluster.hold_log.insert(s(3));
+    cluster.hold_tasks.remove(&s(3));
+    while cluster.run_task(s(3)) {}
+    assert!(cluster.owns(3, r(1)));
+    cluster.deliver();
+    cluster.crash(s(3), POWER);
+    lose_files(&cluster, 3);
+    cluster.restart(s(3));
+    assert!(cluster.owns(3, r(1)));
+    cluster.put(r(1), "b", "2");
+    cluster.assert_same_data(&[1, 2, 3]);
+    assert_eq!(cluster.happened.installs, 1);
+    cluster.crash(s(3), KILL);
+    cluster.restart(s(3));
+    cluster.put(r(1), "c", "3");
     cluster.assert_same_data(&[1, 2, 3]);
 }
 
