@@ -116,11 +116,14 @@ fn merges_hold_every_rule() {
 fn planted_bugs_of_merging_are_caught() {
     for bug in [
         store::Bug::RollbackByTimer,
+        store::Bug::CommitWithoutEpoch,
         store::Bug::FrozenApplies,
         store::Bug::VerdictAtSameEpoch,
         store::Bug::SourceLogDeletedEarly,
         store::Bug::SnapshotOverUnnamed,
+        store::Bug::OrphanDestroyedEarly,
         store::Bug::FreezeKeepsVersion,
+        store::Bug::VerdictOnlyFromTarget,
         store::Bug::VerdictFromAnyRegion,
         store::Bug::AdminWhileFrozen,
     ] {
