@@ -7,11 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use bytes::Bytes;
 use proto::{RegionId, StoreId, metapb};
 
 use crate::event::{Order, OrderKind};
 use crate::operator::Epoch;
 use crate::regions::RegionInfo;
+
+/// Made-up identities are above this, and those of a cluster below.
+const MADE_UP: u64 = 1 << 62;
 
 /// What things cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +44,10 @@ pub struct Model {
     receiving: BTreeMap<StoreId, Duration>,
     /// Bytes of all snapshots so far.
     sent_bytes: u64,
+    /// Identities that were made up for pieces of splits.
+    made_up: u64,
+    /// Pieces of splits that are not reported yet.
+    born: Vec<RegionId>,
 }
 
 impl Model {
@@ -52,6 +60,8 @@ impl Model {
             sequence: 0,
             receiving: BTreeMap::new(),
             sent_bytes: 0,
+            made_up: MADE_UP,
+            born: Vec::new(),
         }
     }
 
@@ -138,11 +148,9 @@ impl Model {
                 Due::Order(order) => self.apply(*order, at),
                 Due::CaughtUp(region, peer) => self.caught_up(region, peer),
             };
-            reports.extend(
-                changed
-                    .and_then(|region| self.regions.get(&region))
-                    .cloned(),
-            );
+            let born = std::mem::take(&mut self.born);
+            let told = changed.into_iter().chain(born);
+            reports.extend(told.filter_map(|region| self.regions.get(&region).cloned()));
         }
         reports
     }
@@ -188,14 +196,68 @@ impl Model {
                 region.term += 1;
                 0
             }
-            // Keys are not modelled, so what is asked for is not done: its operator ends by its deadline.
-            OrderKind::Split(_) | OrderKind::Merge(_) => return None,
+            OrderKind::Split(keys) => return self.split(order.region, keys),
+            // Nobody asks a model for merges: an operator that does ends by its deadline.
+            OrderKind::Merge(_) => return None,
         };
         let region = self.regions.get_mut(&order.region)?;
         if let Some(epoch) = &mut region.region.region_epoch {
             epoch.conf_ver += membership;
         }
         Some(order.region)
+    }
+
+    /// Splits a region into pieces of one size; it keeps the first.
+    fn split(&mut self, id: RegionId, keys: Vec<Bytes>) -> Option<RegionId> {
+        let region = self.regions.get_mut(&id)?;
+        let inside = |key: &Bytes| region.contains(key) && *key > region.region.start_key;
+        if keys.is_empty() || !keys.iter().all(inside) || !keys.is_sorted() {
+            return None;
+        }
+        if let Some(epoch) = &mut region.region.region_epoch {
+            epoch.version += 1;
+        }
+        let pieces = keys.len() as u64 + 1;
+        let share = |of: &mut u64| *of /= pieces;
+        share(&mut region.bytes);
+        share(&mut region.keys);
+        share(&mut region.written_bytes);
+        share(&mut region.written_keys);
+        share(&mut region.read_bytes);
+        share(&mut region.read_keys);
+        share(&mut region.write_requests);
+        share(&mut region.read_requests);
+        let whole = region.clone();
+        region.region.end_key = keys[0].clone();
+        for (at, start) in keys.iter().enumerate() {
+            let mut piece = whole.clone();
+            piece.region.id = self.make_up();
+            piece.region.start_key = start.clone();
+            if let Some(end) = keys.get(at + 1) {
+                piece.region.end_key = end.clone();
+            }
+            let leader = whole.leader.map(|leader| leader.store_id);
+            for peer in &mut piece.region.peers {
+                peer.id = self.make_up();
+            }
+            let mine = |peer: &metapb::Peer| piece.peer_on(StoreId(peer.store_id)).copied();
+            let down = whole.down.iter();
+            let down = down.filter_map(|(peer, seconds)| Some((mine(peer)?, *seconds)));
+            let (down, pending) = (
+                down.collect(),
+                whole.pending.iter().filter_map(mine).collect(),
+            );
+            (piece.down, piece.pending) = (down, pending);
+            piece.leader = leader.and_then(|store| piece.peer_on(StoreId(store)).copied());
+            self.born.push(piece.id());
+            self.put(piece);
+        }
+        Some(id)
+    }
+
+    fn make_up(&mut self) -> u64 {
+        self.made_up += 1;
+        self.made_up
     }
 
     fn snapshot(&mut self, region: RegionId, peer: metapb::Peer, bytes: u64, at: Duration) {

@@ -5,6 +5,8 @@
 //! dial grants, makes the change, and writes down what is ordered until nothing is any more. Identities are made up, and no
 //! order leaves it, so nothing of a plan can be carried out.
 
+mod rules;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use crate::event::{
 use crate::machine::Placement;
 use crate::model::{Costs, Model};
 use crate::regions::RegionInfo;
+use crate::rules::Group;
 use crate::settings::Settings;
 use crate::state::LoadError;
 
@@ -73,6 +76,13 @@ pub enum Question {
         /// Its value.
         value: String,
     },
+    /// All placement rules are replaced.
+    Rules {
+        /// The version that was read.
+        read: u64,
+        /// All groups from then on.
+        groups: Vec<Group>,
+    },
 }
 
 /// Something that would be ordered.
@@ -110,6 +120,8 @@ pub struct Forecast {
     pub unplaced: Vec<(RegionId, String)>,
     /// How many.
     pub unplaced_total: u64,
+    /// What is asked for and can never be, as the stores are.
+    pub warnings: Vec<String>,
 }
 
 /// Why there is no forecast.
@@ -213,6 +225,7 @@ impl Rehearsal {
                 self.ask(Request::DrainStore(*store))?;
             }
             Question::AddStores(count) => self.add_stores(*count)?,
+            Question::Rules { read, groups } => self.replace_rules(*read, groups)?,
             Question::Lose { label, value } => {
                 let has = |store: &StoreMetadata| {
                     let told = &store.store.labels;
@@ -291,6 +304,12 @@ impl Rehearsal {
         // What must happen before silence means anything: a lost store is waited for.
         let patience = match question {
             Question::Lose { .. } => self.machine.settings().store_lost_after + QUIET,
+            // The checkers look at a part of all regions each second.
+            Question::Rules { .. } => {
+                let part = self.machine.settings().sweep_regions_max.max(1);
+                let regions = self.model.regions().count();
+                QUIET + Duration::from_secs(regions.div_ceil(part) as u64)
+            }
             Question::Drain(_) | Question::AddStores(_) => QUIET,
         };
         let ended = loop {
@@ -326,6 +345,7 @@ impl Rehearsal {
                 let reason = "no store can take the place of its lost voter";
                 unplaced.extend(self.short.iter().map(|id| (*id, reason.to_owned())));
             }
+            Question::Rules { .. } => unplaced.extend(self.outside()),
             Question::AddStores(_) => {}
         }
         self.forecast.unplaced_total = unplaced.len() as u64;
@@ -434,6 +454,7 @@ impl Rehearsal {
                     stores(promote)
                 )
             }
+            OrderKind::Split(keys) => format!("split it into {}", keys.len() + 1),
             other => format!("{other:?}"),
         };
         if self.forecast.steps.len() < STEPS_MAX {

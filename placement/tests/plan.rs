@@ -5,7 +5,8 @@
 mod world;
 
 use placement::plan::{PlanError, Question, plan};
-use placement::{Refusal, Request, Settings};
+use placement::rules::{Constraint, Group, Role, Rule, RuleError, Test};
+use placement::{Refusal, RegionInfo, Request, Settings};
 use proto::{StoreId, metapb};
 use world::{Shape, World};
 
@@ -150,4 +151,80 @@ fn a_lost_zone_is_a_window_of_risk() {
     let three = lose("b").unwrap();
     assert!(three.unavailable > 0, "{three:?}");
     assert!(matches!(lose("c"), Err(PlanError::NoSuchLabel { .. })));
+}
+
+/// A rule for a range: the range is split off, its peers go where the rule says, nothing else moves; what no store can do
+/// is told beforehand. What is planned can be applied, and what was read before then not any more.
+#[test]
+fn rules_are_planned_as_they_would_go() {
+    let mut world = world(8, 200);
+    for at in 2..6 {
+        world.ask(Request::LabelStore {
+            store: world.stores[at],
+            labels: vec![metapb::StoreLabel {
+                key: "disk".into(),
+                value: "ssd".into(),
+            }],
+        });
+    }
+    let metadata = || world.machine.metadata(world.now).expect("it leads");
+    let first = metadata().regions.into_iter().min_by_key(RegionInfo::id);
+    let first = first.expect("there are regions").region;
+    let mut start = first.start_key.to_vec();
+    start.push(0);
+    let rule = |count, value: &str| Rule {
+        id: "ssd".into(),
+        start: start.clone().into(),
+        end: first.end_key.clone(),
+        role: Role::Voter,
+        count,
+        constraints: vec![Constraint {
+            label: "disk".into(),
+            test: Test::In(vec![value.into()]),
+        }],
+        location_labels: Vec::new(),
+    };
+    let question = |read, rule| Question::Rules {
+        read,
+        groups: vec![Group {
+            name: "pins".into(),
+            index: 1,
+            rules: vec![rule],
+        }],
+    };
+    let go = |question: &Question| plan(metadata(), question, world.now);
+
+    let planned = go(&question(0, rule(3, "ssd"))).expect("it can be");
+    assert!(planned.warnings.is_empty(), "{:?}", planned.warnings);
+    assert_eq!(planned.unplaced_total, 0, "{:?}", planned.unplaced);
+    let ordered = |text: &str| {
+        let steps = planned.steps.iter();
+        steps.filter(|step| step.text.contains(text)).count()
+    };
+    assert_eq!(ordered("split it into 2"), 1, "{:?}", planned.steps);
+    let stores = &world.stores;
+    let away = first.peers.iter().filter(|peer| {
+        let at = stores.iter().position(|store| store.0 == peer.store_id);
+        at.is_some_and(|at| !(2..6).contains(&at))
+    });
+    let away = away.count() as u64;
+    assert!(away > 0, "{:?}", first.peers);
+    assert_eq!(planned.moves, away, "{:?}", planned.steps);
+    assert!(planned.eta.is_some());
+
+    let none = go(&question(0, rule(3, "tape"))).expect("it can be asked for");
+    assert_eq!(none.warnings.len(), 1, "{:?}", none.warnings);
+    assert!(none.warnings[0].contains("pins/ssd asks for 3 peers"));
+    assert_eq!((none.moves, none.unplaced_total), (0, 1));
+    assert!(matches!(
+        go(&question(0, rule(0, "ssd"))),
+        Err(PlanError::Refused(Refusal::Rules(RuleError::NoCount(_))))
+    ));
+    assert!(matches!(
+        go(&question(7, rule(3, "ssd"))),
+        Err(PlanError::Refused(Refusal::Rules(RuleError::Version {
+            read: 7,
+            current: 0
+        })))
+    ));
 }

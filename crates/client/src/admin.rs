@@ -12,11 +12,12 @@ use proto::{
         AdminError, AdminHeader, CancelOperatorRequest, ClusterStatusRequest,
         ClusterStatusResponse, CommandResponse, JournalEntry, LabelStoreRequest,
         ListOperatorsRequest, ListOperatorsResponse, ListRegionsRequest, ListRegionsResponse,
-        ListSchedulersRequest, ListSchedulersResponse, ListStoresRequest, ListStoresResponse,
-        MergeRegionRequest, MoveReplicaRequest, OperatorResponse, OperatorStatus,
-        PauseSchedulerRequest, PlanRequest, PlanResponse, ReadJournalRequest, ReadJournalResponse,
-        RegionStatus, SchedulerStatus, SplitRegionRequest, StoreCommandRequest, StoreStatus,
-        TransferLeaderRequest, admin_client::AdminClient, admin_error, plan_request,
+        ListRulesRequest, ListRulesResponse, ListSchedulersRequest, ListSchedulersResponse,
+        ListStoresRequest, ListStoresResponse, MergeRegionRequest, MoveReplicaRequest,
+        OperatorResponse, OperatorStatus, PauseSchedulerRequest, PlacementGroup, PlanRequest,
+        PlanResponse, ReadJournalRequest, ReadJournalResponse, RegionStatus, ReplaceRulesRequest,
+        ReplaceRulesResponse, SchedulerStatus, SplitRegionRequest, StoreCommandRequest,
+        StoreStatus, TransferLeaderRequest, admin_client::AdminClient, admin_error, plan_request,
     },
 };
 use tokio::time::timeout;
@@ -75,11 +76,13 @@ refusable!(
     CommandResponse,
     ListOperatorsResponse,
     ListRegionsResponse,
+    ListRulesResponse,
     ListSchedulersResponse,
     ListStoresResponse,
     OperatorResponse,
     PlanResponse,
-    ReadJournalResponse
+    ReadJournalResponse,
+    ReplaceRulesResponse
 );
 
 /// What one call came to.
@@ -381,6 +384,37 @@ impl Admin {
             async move { client.pause_scheduler(request).await }
         };
         self.call(Effect::Once, call).await.map(drop)
+    }
+
+    /// The placement rules.
+    ///
+    /// # Errors
+    /// As [`Admin::status`].
+    pub async fn rules(&self) -> Result<ListRulesResponse, Error> {
+        let list = |mut client: AdminClient<Channel>, header| async move {
+            client.list_rules(ListRulesRequest { header }).await
+        };
+        self.call(Effect::None, list).await
+    }
+
+    /// Replaces all placement rules if those of version `read` still hold; returns the new version.
+    ///
+    /// # Errors
+    /// As [`Admin::split_region`].
+    pub async fn replace_rules(
+        &self,
+        read: u64,
+        groups: Vec<PlacementGroup>,
+    ) -> Result<u64, Error> {
+        let replace = |mut client: AdminClient<Channel>, header| {
+            let request = ReplaceRulesRequest {
+                header,
+                read,
+                groups: groups.clone(),
+            };
+            async move { client.replace_rules(request).await }
+        };
+        Ok(self.call(Effect::Once, replace).await?.version)
     }
 
     /// What a change would bring; changes nothing.

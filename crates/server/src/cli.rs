@@ -7,6 +7,7 @@ mod kv;
 mod operator;
 mod plan;
 mod region;
+mod rule;
 mod scheduler;
 mod serve;
 pub(crate) mod status;
@@ -48,6 +49,8 @@ enum Command {
     Operator(operator::OperatorArgs),
     /// Look at who moves regions by itself; pause them
     Scheduler(scheduler::SchedulerArgs),
+    /// Look at rules of placement; find out what others would bring, replace them
+    Rule(rule::RuleArgs),
     /// Find out what a change would bring; changes nothing
     Plan(plan::PlanArgs),
     /// Read and write single keys
@@ -103,6 +106,7 @@ fn dispatch(command: Command) -> exit::Result<()> {
         Command::Region(args) => block_on(region::run(args)),
         Command::Operator(args) => block_on(operator::run(args)),
         Command::Plan(args) => block_on(plan::run(args)),
+        Command::Rule(args) => block_on(rule::run(args)),
         Command::Scheduler(args) => block_on(scheduler::run(args)),
         Command::Kv(args) => block_on(kv::run(args)),
         Command::Bench(args) => block_on(bench::run(args)),

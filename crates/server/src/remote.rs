@@ -11,8 +11,9 @@ pub use keys::Keys;
 use proto::{
     RegionId, StoreId, metapb,
     pontoon::v1::{
-        ClusterStatusResponse, JournalEntry, OperatorStatus, PlanResponse, ReadJournalRequest,
-        SchedulerStatus, admin_error, operator_status, plan_request,
+        ClusterStatusResponse, JournalEntry, ListRulesResponse, OperatorStatus, PlacementGroup,
+        PlanResponse, ReadJournalRequest, SchedulerStatus, admin_error, operator_status,
+        plan_request,
     },
 };
 pub use view::{Drain, Peer, Region, Store};
@@ -228,6 +229,23 @@ impl Remote {
     /// As [`Remote::status`].
     pub async fn plan(&self, question: plan_request::Question) -> Result<PlanResponse> {
         self.admin.plan(question).await.map_err(failure)
+    }
+
+    /// The placement rules.
+    ///
+    /// # Errors
+    /// As [`Remote::status`].
+    pub async fn rules(&self) -> Result<ListRulesResponse> {
+        self.admin.rules().await.map_err(failure)
+    }
+
+    /// Replaces all placement rules if those of version `read` still hold; returns the new version.
+    ///
+    /// # Errors
+    /// As [`Remote::status`].
+    pub async fn replace_rules(&self, read: u64, groups: Vec<PlacementGroup>) -> Result<u64> {
+        let replaced = self.admin.replace_rules(read, groups).await;
+        replaced.map_err(failure)
     }
 
     /// Who decides by itself.

@@ -74,6 +74,8 @@ struct Plan {
     regions_unavailable: u64,
     regions_unplaced: u64,
     unplaced: Vec<Unplaced>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     steps: Vec<Step>,
 }
 
@@ -101,6 +103,7 @@ impl From<PlanResponse> for Plan {
             regions_at_risk: plan.at_risk,
             regions_unavailable: plan.unavailable,
             regions_unplaced: plan.unplaced_total,
+            warnings: plan.warnings,
             unplaced: plan
                 .unplaced
                 .into_iter()
@@ -140,9 +143,13 @@ pub async fn run(args: PlanArgs) -> Result<()> {
             shown,
         } => (Question::Lose(label), target, shown),
     };
-    let plan = Plan::from(target.remote().plan(question).await?);
-    output::print(shown.output, &plan, tell);
+    show(target.remote().plan(question).await?, &shown);
     Ok(())
+}
+
+/// Shows what would happen.
+pub(super) fn show(plan: PlanResponse, shown: &Shown) {
+    output::print(shown.output, &Plan::from(plan), tell);
 }
 
 fn tell(plan: &Plan) -> String {
@@ -190,5 +197,7 @@ fn tell(plan: &Plan) -> String {
             thousands(more as u64)
         ),
     };
-    format!("{facts}\n{unplaced}{steps}{more}")
+    let warnings = plan.warnings.iter();
+    let warnings: String = warnings.map(|text| format!("warning: {text}\n")).collect();
+    format!("{facts}\n{warnings}{unplaced}{steps}{more}")
 }

@@ -13,10 +13,11 @@ use proto::pontoon::v1::admin_server::Admin;
 use proto::pontoon::v1::{
     AdminError, AdminHeader, CancelOperatorRequest, ClusterStatusRequest, ClusterStatusResponse,
     CommandResponse, DrainStatus, LabelStoreRequest, ListOperatorsRequest, ListOperatorsResponse,
-    ListRegionsRequest, ListRegionsResponse, ListSchedulersRequest, ListSchedulersResponse,
-    ListStoresRequest, ListStoresResponse, MergeRegionRequest, MoveReplicaRequest,
-    OperatorResponse, OperatorStatus, PauseSchedulerRequest, PlanRequest, PlanResponse,
-    PlannedStep, ReadJournalRequest, ReadJournalResponse, RegionStatus, SchedulerStatus,
+    ListRegionsRequest, ListRegionsResponse, ListRulesRequest, ListRulesResponse,
+    ListSchedulersRequest, ListSchedulersResponse, ListStoresRequest, ListStoresResponse,
+    MergeRegionRequest, MoveReplicaRequest, OperatorResponse, OperatorStatus,
+    PauseSchedulerRequest, PlanRequest, PlanResponse, PlannedStep, ReadJournalRequest,
+    ReadJournalResponse, RegionStatus, ReplaceRulesRequest, ReplaceRulesResponse, SchedulerStatus,
     SplitRegionRequest, StoreCommandRequest, StoreStatus, TransferLeaderRequest, UnplacedRegion,
     admin_error, operator_status, plan_request,
 };
@@ -24,6 +25,8 @@ use proto::{RegionId, StoreId};
 use tonic::{Request, Response, Status};
 
 use crate::placement_process::{Members, Placement};
+
+mod rules;
 
 /// Regions of one answer, when the request names no limit.
 const REGIONS_DEFAULT: usize = 1024;
@@ -189,6 +192,7 @@ fn plan_response(forecast: Forecast) -> PlanResponse {
             })
             .collect(),
         unplaced_total: forecast.unplaced_total,
+        warnings: forecast.warnings,
     }
 }
 
@@ -454,6 +458,46 @@ impl Admin for AdminService {
         self.command(request.header, ask).await
     }
 
+    async fn list_rules(&self, request: Request<ListRulesRequest>) -> Called<ListRulesResponse> {
+        let response = match self.ask(request.into_inner().header, Ask::Rules).await? {
+            Ok(Answer::Rules { set, default }) => rules::listed(set, default),
+            Ok(_) => return Err(unexpected()),
+            Err(error) => ListRulesResponse {
+                error: Some(error),
+                ..Default::default()
+            },
+        };
+        Ok(Response::new(response))
+    }
+
+    async fn replace_rules(
+        &self,
+        request: Request<ReplaceRulesRequest>,
+    ) -> Called<ReplaceRulesResponse> {
+        let request = request.into_inner();
+        let refused = |error| {
+            Ok(Response::new(ReplaceRulesResponse {
+                error: Some(error),
+                version: 0,
+            }))
+        };
+        let ask = match rules::groups(request.groups) {
+            Ok(groups) => Ask::ReplaceRules {
+                read: request.read,
+                groups,
+            },
+            Err(refusal) => return refused(self.error(&refusal)),
+        };
+        match self.ask(request.header, ask).await? {
+            Ok(Answer::RulesVersion(version)) => Ok(Response::new(ReplaceRulesResponse {
+                error: None,
+                version,
+            })),
+            Ok(_) => Err(unexpected()),
+            Err(error) => refused(error),
+        }
+    }
+
     async fn plan(&self, request: Request<PlanRequest>) -> Called<PlanResponse> {
         let request = request.into_inner();
         let refused = |error| {
@@ -470,6 +514,13 @@ impl Admin for AdminService {
             Some(plan_request::Question::Lose(label)) => Question::Lose {
                 label: label.key,
                 value: label.value,
+            },
+            Some(plan_request::Question::Rules(rules)) => match rules::groups(rules.groups) {
+                Ok(groups) => Question::Rules {
+                    read: rules.read,
+                    groups,
+                },
+                Err(refusal) => return refused(self.error(&refusal)),
             },
             None => return Err(Status::invalid_argument("question is missing")),
         };
