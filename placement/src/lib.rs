@@ -11,6 +11,7 @@
 //! - `stores`: metadata, boot counters, heartbeats (R30).
 //! - `regions`: the view of regions from reports of their leaders (R32); soft, never replicated.
 //! - `operator`, `operators`: steps on one region, judged by reports (R22).
+//! - [`rules`]: which replicas ranges of keys have, and where.
 //! - `checker`, `commands`: who makes operators: repair, and administrators.
 //! - [`decision`]: what was decided or refused, and from what; `journal` keeps it.
 //! - `machine`: puts them together.

@@ -454,6 +454,103 @@ async fn a_drain_survives_the_loss_of_the_placement_leader() -> Result<()> {
     Ok(())
 }
 
+/// REGIONS §9: a rule pins a range to stores of one zone. Its edges become boundaries and its replicas move there, with the
+/// placement leader killed while they do and under writers; the others stay. Without the rule another store may have them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_survives_the_loss_of_the_placement_leader() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::start(Wanted {
+        stores: 4,
+        ..Wanted::default()
+    })?;
+    cluster.pause_balance()?;
+    let writers = Writers::start(&cluster, 4).await?;
+    // The zone is the store that has no replica and two that have one.
+    let region = cluster.region(cluster.find("w4")?)?;
+    let stores = cluster.stores()?;
+    let outside = *region.stores.first().context("a replica")?;
+    let zone: Vec<_> = stores.into_iter().filter(|id| *id != outside).collect();
+    for store in &zone {
+        cluster.ask(&["store", "label", &store.to_string(), "site=z1"])?;
+    }
+    let file = cluster.dir().join("rules.toml");
+    let write = |version: u64, site: &str| {
+        let text = format!(
+            "version = {version}\n[[group]]\nname = \"pins\"\nindex = 1\n[[group.rule]]\nid = \"z1\"\n\
+             start = \"w4\"\nend = \"w6\"\nrole = \"voter\"\ncount = 3\n\
+             [[group.rule.constraint]]\nlabel = \"site\"\nin = [\"{site}\"]\n"
+        );
+        std::fs::write(&file, text)
+    };
+    let path = file.to_str().context("a path of text")?;
+    write(0, "z2")?;
+    let planned = cluster.ask(&["rule", "plan", path])?;
+    ensure!(
+        planned["warnings"]
+            .as_array()
+            .is_some_and(|all| all.len() == 1),
+        "{planned}"
+    );
+    write(0, "z1")?;
+    let planned = cluster.ask(&["rule", "plan", path])?;
+    ensure!(
+        planned["moves"] == 1 && planned["regions_unplaced"] == 0,
+        "{planned}"
+    );
+
+    cluster.ask(&["rule", "apply", path])?;
+    let again = cluster.ask(&["rule", "apply", path]);
+    ensure!(again.is_err(), "version 0 was replaced twice");
+    let leader = cluster.placement_leader()?;
+    cluster.dev(&["kill", &leader])?;
+    wait_for("the range is where its rule says", async || {
+        let regions = cluster.regions()?;
+        let pinned = regions.iter().find(|region| region.start == "w4");
+        let settled = regions
+            .iter()
+            .all(|region| region.settled && region.stores.len() == 3);
+        Ok(settled
+            && regions.iter().any(|region| region.start == "w6")
+            && pinned.is_some_and(|region| region.stores.iter().all(|id| zone.contains(id))))
+    })
+    .await?;
+    let regions = cluster.regions()?;
+    for other in regions.iter().filter(|other| other.start != "w4") {
+        let same = other.stores.iter().all(|id| region.stores.contains(id));
+        ensure!(same, "{other:?} moved, and no rule is about it");
+    }
+    let shown = cluster.ask(&["rule", "show"])?;
+    ensure!(
+        shown["version"] == 1 && shown["group"][0]["name"] == "pins",
+        "{shown}"
+    );
+    cluster.dev(&["restart", &leader])?;
+    writers.make_progress(100).await?;
+
+    // While it holds, a store of the zone cannot be drained; without it, it can.
+    let id = zone[0].to_string();
+    let refused = cluster.ask(&["store", "drain", &id]).err();
+    let refused = refused.context("its replica has no other place")?;
+    ensure!(
+        format!("{refused:#}").contains("rules keep it away"),
+        "{refused:#}"
+    );
+    std::fs::write(&file, "{\"version\": 1}")?;
+    cluster.ask(&["rule", "apply", path])?;
+    wait_for("the drain begins", async || {
+        cluster.ask(&["store", "drain", &id])?;
+        Ok(true)
+    })
+    .await?;
+    wait_for("the store is empty", async || {
+        Ok(state(&cluster, zone[0])? == "drained")
+    })
+    .await?;
+    writers.stop_and_verify().await?;
+    cluster.passed();
+    Ok(())
+}
+
 /// REGIONS §9: a store that is killed and stays away is replaced by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_stays_away_is_replaced() -> Result<()> {
