@@ -104,6 +104,8 @@ pub enum Request {
         /// The labels.
         labels: Vec<metapb::StoreLabel>,
     },
+    /// Spread regions, such as the pieces of a split, evenly over stores.
+    Scatter(Vec<RegionId>),
     /// The placement rules.
     Rules,
     /// Replace all placement rules at once.
@@ -273,6 +275,11 @@ pub enum Answer {
     Journal(Vec<wire::JournalEntry>),
     /// Who decides.
     Schedulers(Vec<SchedulerInfo>),
+    /// Operators were begun for those of a group that were not spread evenly.
+    Scattered {
+        /// Regions that are not known, or that something else is under way with.
+        failed: Vec<RegionId>,
+    },
     /// The placement rules.
     Rules {
         /// Those that were set.

@@ -16,9 +16,8 @@
 //! - [`decision`]: what was decided or refused, and from what; `journal` keeps it.
 //! - `machine`: puts them together.
 //! - `scheduler`: who keeps the cluster even, by the scores of `score` and within the bytes of `dial`.
+//! - `scatter`: regions of a group go apart.
 //! - [`plan`], [`model`]: what would happen if, against a cluster that is only a model.
-//!
-//! Not here yet: merging, scattering. They add findings to `checker` and kinds to `operator`.
 
 mod checker;
 mod commands;
@@ -40,6 +39,7 @@ pub mod plan;
 mod regions;
 mod rests;
 pub mod rules;
+mod scatter;
 mod scheduler;
 mod score;
 mod settings;

@@ -5,6 +5,7 @@ mod cluster;
 mod explaining;
 mod leaving;
 mod ruling;
+mod scattering;
 mod scheduling;
 
 use std::collections::BTreeMap;
@@ -319,6 +320,7 @@ impl Leader {
             Request::UndrainStore(store) => self.undrain_store(store, now),
             Request::RemoveStore(store) => self.remove_store(store, now),
             Request::LabelStore { store, labels } => self.label_store(store, labels, now),
+            Request::Scatter(regions) => self.scatter(&regions, now),
             Request::Rules => Ok(self.rule_info()),
             Request::ReplaceRules { read, groups } => self.replace_rules(read, groups, now),
             Request::ReportSplit(pieces) => self.report_split(pieces, now),

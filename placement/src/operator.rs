@@ -87,6 +87,8 @@ pub enum Kind {
     TransferLeader,
     /// A voter becomes a learner.
     Demote,
+    /// Its group goes apart.
+    Scatter,
     /// More regions.
     Split,
     /// Fewer regions.
@@ -102,6 +104,7 @@ impl Kind {
             Self::MoveReplica => "move-replica",
             Self::TransferLeader => "transfer-leader",
             Self::Demote => "demote",
+            Self::Scatter => "scatter",
             Self::Split => "split",
             Self::Merge => "merge",
         }
@@ -344,6 +347,7 @@ impl Operator {
             Kind::MoveReplica => part::Kind::MoveReplica,
             Kind::TransferLeader => part::Kind::TransferLeader,
             Kind::Demote => part::Kind::Demote,
+            Kind::Scatter => part::Kind::Scatter,
             Kind::Split => part::Kind::Split,
             Kind::Merge => part::Kind::MergeRegions,
         };
@@ -387,6 +391,7 @@ impl Operator {
                 part::Kind::MoveReplica => Kind::MoveReplica,
                 part::Kind::TransferLeader => Kind::TransferLeader,
                 part::Kind::Demote => Kind::Demote,
+                part::Kind::Scatter => Kind::Scatter,
                 part::Kind::Split => Kind::Split,
                 part::Kind::MergeRegions => Kind::Merge,
             };

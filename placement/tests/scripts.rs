@@ -11,7 +11,7 @@
 //! [interval=SECONDS] [down=ID:SECONDS,...] with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `split REGION KEY...`,
 //! `merge REGION [TARGET]`, `move REGION FROM TO`, `transfer REGION STORE`, `refuse OPERATOR STEP KIND region=N at=CONF:VERSION term=N`, `get KEY`, `previous KEY`, `scan START END`
 //! (a key may be `k*N`: k, N times), `drain ID`, `undrain ID`, `remove ID`, `cancel OPERATOR`,
-//! `rules`, `rule VERSION [GROUP INDEX RULE;...]` (see `rule`), `pause WHO MS`, `schedulers`, `journal [region=ID] [store=ID] [operator=ID]` (newest first), `label ID KEY=VALUE...`, `ids N`, `tso N`, `operators`, `stores`.
+//! `scatter REGION...`, `rules`, `rule VERSION [GROUP INDEX RULE;...]` (see `rule`), `pause WHO MS`, `schedulers`, `journal [region=ID] [store=ID] [operator=ID]` (newest first), `label ID KEY=VALUE...`, `ids N`, `tso N`, `operators`, `stores`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -308,6 +308,10 @@ impl World {
                     operator: told("operator="),
                     limit: 20,
                 }));
+            }
+            "scatter" => {
+                let regions = (1..words.len()).map(|at| RegionId(number(at)));
+                self.request(Request::Scatter(regions.collect()));
             }
             "rules" => self.request(Request::Rules),
             "rule" => {

@@ -57,7 +57,10 @@ impl Balancer {
 
     /// A region that is moved now is left alone for a while.
     pub fn rest(&mut self, region: &RegionInfo, kind: Kind, now: Now, settings: &Settings) {
-        if matches!(kind, Kind::MoveReplica | Kind::TransferLeader) {
+        if matches!(
+            kind,
+            Kind::MoveReplica | Kind::TransferLeader | Kind::Scatter
+        ) {
             let (burden, rest) = (Burden::of(region), settings.balance.rest);
             self.rests.begin(region.id(), &burden, now.monotonic, rest);
         }

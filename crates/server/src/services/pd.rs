@@ -449,6 +449,37 @@ impl Pd for PdService {
         Ok(Response::new(response))
     }
 
+    async fn scatter_region(
+        &self,
+        request: Request<pdpb::ScatterRegionRequest>,
+    ) -> Called<pdpb::ScatterRegionResponse> {
+        let request = request.into_inner();
+        let mut regions = request.regions_id;
+        // The older form names one region.
+        if regions.is_empty() {
+            let told = request.region.map(|region| region.id);
+            let told = told.into_iter().chain([request.region_id]);
+            regions.extend(told.filter(|id| *id != 0).take(1));
+        }
+        let asked = regions.len();
+        let ask = Ask::Scatter(regions.into_iter().map(RegionId).collect());
+        let (answer, header) = self.ask(request.header.as_ref(), ask).await;
+        let (failed_regions_id, finished_percentage) = match answer {
+            Some(Answer::Scattered { failed }) => {
+                let done = asked.saturating_sub(failed.len());
+                let percentage = (done * 100).checked_div(asked).unwrap_or(100);
+                let failed = failed.into_iter().map(|region| region.0).collect();
+                (failed, percentage as u64)
+            }
+            _ => (Vec::new(), 0),
+        };
+        Ok(Response::new(pdpb::ScatterRegionResponse {
+            header: Some(header),
+            finished_percentage,
+            failed_regions_id,
+        }))
+    }
+
     async fn ask_split(
         &self,
         request: Request<pdpb::AskSplitRequest>,
