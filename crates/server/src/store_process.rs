@@ -257,7 +257,14 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
     let status_listener = listen(status_socket, &config.status_addr)?;
     let serving = report(
         failed.clone(),
-        server::serve(listener, config.addr.clone(), tikv, peers.clone(), closing),
+        server::serve(
+            listener,
+            config.addr.clone(),
+            tikv,
+            peers.clone(),
+            stopping,
+            closing,
+        ),
     );
     let serving = tokio::spawn(serving);
     let status = Status::new(handle.clone(), metrics, &identity);
@@ -371,6 +378,9 @@ impl Signals {
     }
 }
 
+/// Longest tick. A request waits 300 ms for a leader (REGIONS §8), which is counted in ticks, and not in less than one.
+const TICK_MAX: Duration = Duration::from_millis(300);
+
 fn check(config: &StoreConfig) -> Result<(), Error> {
     let wrong = |setting, reason: &str| {
         Err(Error::Setting {
@@ -381,8 +391,18 @@ fn check(config: &StoreConfig) -> Result<(), Error> {
     if config.placement.is_empty() {
         return wrong("placement", "it names no member");
     }
-    if config.raft.tick.is_zero() {
-        return wrong("raft.tick", "it is zero");
+    let tick = *config.raft.tick;
+    if tick.is_zero() || !tick.subsec_nanos().is_multiple_of(1_000_000) || tick > TICK_MAX {
+        return wrong(
+            "raft.tick",
+            "it must be a whole number of milliseconds, from 1 to 300: so long clients wait for a leader",
+        );
+    }
+    if *config.raft.heartbeat < tick {
+        return wrong(
+            "raft.heartbeat",
+            "it must be at least raft.tick, in which it is counted",
+        );
     }
     if config.raft.heartbeat.is_zero() || *config.raft.heartbeat * 5 > *config.raft.election_timeout
     {

@@ -65,6 +65,7 @@ pub async fn serve<E: Engine, R: Receiver>(
     health.set_serving::<PdServer<PdService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| failed(error.into()))?;
     let pd = PdService::new(placement.clone(), members.clone());

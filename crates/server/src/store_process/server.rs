@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
 use transport::{PeerService, Receiver};
 
 use super::error::Error;
@@ -23,12 +24,14 @@ const STREAMS_MAX: u32 = 4096;
 /// A connection that leaves a ping unanswered for this long is closed.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// Serves until `closing` is true or its sender is gone, then finishes what is under way.
+/// Serves until `closing` is true or its sender is gone, then finishes what is under way. Once `stopping` is true probers
+/// are told not to send anybody here any more, while what comes is served.
 pub async fn serve<E: Engine, R: Receiver>(
     listener: TcpListener,
     address: String,
     tikv: TikvService<E>,
     peers: PeerService<R>,
+    mut stopping: watch::Receiver<bool>,
     mut closing: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Serving {
@@ -37,8 +40,17 @@ pub async fn serve<E: Engine, R: Receiver>(
     };
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<TikvServer<TikvService<E>>>().await;
+    tokio::spawn(async move {
+        // Fired, or its owner is gone: either way the end is near.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+        health.set_not_serving::<TikvServer<TikvService<E>>>().await;
+        health
+            .set_service_status("", ServingStatus::NotServing)
+            .await;
+    });
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| failed(error.into()))?;
     // The size of a message is checked before it is read.

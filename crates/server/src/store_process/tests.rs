@@ -56,6 +56,7 @@ struct Running {
     node: Option<Node<RocksEngine>>,
     client: TikvClient<Channel>,
     channel: Channel,
+    stop: watch::Sender<bool>,
     close: watch::Sender<bool>,
     api: ApiVersion,
 }
@@ -127,6 +128,7 @@ impl Running {
             store_id: 1,
             api,
         };
+        let (stop, stopping) = watch::channel(false);
         let (close, closing) = watch::channel(false);
         let tikv = TikvService::new(handle.clone(), rules, Arc::new(Alone), closing.clone());
         let me = transport::Identity {
@@ -141,6 +143,7 @@ impl Running {
             address.clone(),
             tikv,
             peers,
+            stopping,
             closing,
         ));
 
@@ -167,6 +170,7 @@ impl Running {
             node: Some(node),
             client,
             channel,
+            stop,
             close,
             api,
         }
@@ -700,10 +704,17 @@ async fn batched_commands_are_answered_by_id() {
             ..Default::default()
         }),
     );
+    // What is not served is answered as well, and costs the others nothing.
+    add(203, Ask::Get(kv::GetRequest::default()));
+    add(204, Ask::Prewrite(Box::default()));
+    batch.request_ids.push(205);
+    batch
+        .requests
+        .push(batch_commands_request::Request { cmd: None });
     sender.send(batch).await.expect("the stream is open");
 
     let mut seen = std::collections::BTreeSet::new();
-    while seen.len() < 203 {
+    while seen.len() < 206 {
         let batch = answers
             .message()
             .await
@@ -712,13 +723,21 @@ async fn batched_commands_are_answered_by_id() {
         assert_eq!(batch.responses.len(), batch.request_ids.len());
         for (id, answer) in batch.request_ids.into_iter().zip(batch.responses) {
             assert!(seen.insert(id), "{id} is answered twice");
-            match (id, answer.cmd.expect("an answer")) {
-                (0..200, Answer::RawPut(answer)) => {
+            match (id, answer.cmd) {
+                (0..200, Some(Answer::RawPut(answer))) => {
                     assert_eq!(answer, kv::RawPutResponse::default())
                 }
-                (200, Answer::Empty(answer)) => assert_eq!(answer.test_id, 42),
-                (201, Answer::RawGet(answer)) => assert!(answer.not_found),
-                (202, Answer::RawGet(answer)) => assert!(answer.region_error.is_some()),
+                (200, Some(Answer::Empty(answer))) => assert_eq!(answer.test_id, 42),
+                (201, Some(Answer::RawGet(answer))) => assert!(answer.not_found),
+                (202, Some(Answer::RawGet(answer))) => assert!(answer.region_error.is_some()),
+                (203, Some(Answer::Get(answer))) => {
+                    let error = answer.error.expect("an error");
+                    assert_eq!(error.abort, "transactions are not served");
+                }
+                (204, Some(Answer::Prewrite(answer))) => {
+                    assert_eq!(answer.errors[0].abort, "transactions are not served");
+                }
+                (205, None) => {}
                 (id, answer) => panic!("{id} is answered with {answer:?}"),
             }
         }
@@ -753,7 +772,7 @@ async fn batched_commands_are_answered_by_id() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_and_reflection_are_served() {
     use tonic_health::pb::health_check_response::ServingStatus;
-    let store = Running::start(ApiVersion::V1).await;
+    let mut store = Running::start(ApiVersion::V1).await;
     let mut health = tonic_health::pb::health_client::HealthClient::new(store.channel.clone());
     for service in ["", "tikvpb.Tikv"] {
         let request = tonic_health::pb::HealthCheckRequest {
@@ -784,7 +803,31 @@ async fn health_and_reflection_are_served() {
         .await
         .expect("no error")
         .expect("one answer");
-    assert!(format!("{answer:?}").contains("tikvpb.Tikv"));
+    let listed = format!("{answer:?}");
+    for service in ["tikvpb.Tikv", "grpc.health.v1.Health"] {
+        assert!(listed.contains(service), "{service} is not in {listed}");
+    }
+    // A store that is told to stop says so, and serves while it hands over.
+    let watched = tonic_health::pb::HealthCheckRequest {
+        service: "tikvpb.Tikv".to_owned(),
+    };
+    let mut watching = health.watch(watched).await.expect("a stream").into_inner();
+    let mut next = async || {
+        let told = watching.message().await.expect("no error");
+        told.expect("it goes on").status()
+    };
+    assert_eq!(next().await, ServingStatus::Serving);
+    store.stop.send_replace(true);
+    assert_eq!(next().await, ServingStatus::NotServing);
+    let all = tonic_health::pb::HealthCheckRequest::default();
+    let mut watching = health.watch(all).await.expect("a stream").into_inner();
+    loop {
+        let told = watching.message().await.expect("no error");
+        if told.expect("it goes on").status() == ServingStatus::NotServing {
+            break;
+        }
+    }
+    assert!(store.get(1, "absent").await.not_found);
     store.end().await;
 }
 
@@ -811,6 +854,20 @@ fn settings_that_make_no_sense_are_named() {
             .to_string()
             .contains("key=value")
     );
+    // Times are counted in ticks: none may be rounded to nothing, nor the tick itself.
+    for (tick, wrong) in [
+        ("0ms", "raft.tick is wrong"),
+        ("1500us", "raft.tick is wrong"),
+        ("301ms", "raft.tick is wrong"),
+        ("101ms", "raft.heartbeat is wrong"),
+    ] {
+        config = StoreConfig::default();
+        config.raft.tick = tick.parse().expect("a span");
+        let refused = check(&config).expect_err(tick).to_string();
+        assert!(refused.starts_with(wrong), "{tick}: {refused}");
+    }
+    config.raft.tick = config.raft.heartbeat;
+    assert!(check(&config).is_ok());
     config = StoreConfig::default();
     config.raft.heartbeat = config.raft.election_timeout;
     assert!(

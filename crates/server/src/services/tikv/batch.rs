@@ -6,6 +6,10 @@
 //!
 //! A client that sends and does not listen is held back twice: at most [`RUNNING_MAX`] requests and [`BYTES_MAX`] bytes run
 //! for a stream before it is read on, and answers wait for room on the wire.
+//!
+//! A command that is not served costs its sender an answer, never the stream, on which the requests of others run: a
+//! transactional one is aborted, one of a later version is answered with a response that holds nothing.
+//! Only a message that cannot be taken apart ends the stream.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -16,6 +20,7 @@ use engine::Engine;
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use prost::Message;
+use proto::kvrpcpb as kv;
 use proto::tikvpb::batch_commands_request::request::Cmd as Ask;
 use proto::tikvpb::batch_commands_response::Response as Answered;
 use proto::tikvpb::batch_commands_response::response::Cmd as Answer;
@@ -54,8 +59,8 @@ pub(super) fn serve<E: Engine>(
     })
 }
 
-/// An answered request: its id, the size it had, the answer or why the stream must end.
-type Done = (u64, usize, Result<Answer, Status>);
+/// An answered request: its id, the size it had, and the answer.
+type Done = (u64, usize, Option<Answer>);
 
 struct Serving<E: Engine> {
     service: TikvService<E>,
@@ -67,7 +72,7 @@ struct Serving<E: Engine> {
     failure: Option<Status>,
     running: FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>,
     running_bytes: usize,
-    answered: VecDeque<(u64, Answer)>,
+    answered: VecDeque<(u64, Option<Answer>)>,
 }
 
 impl<E: Engine> Stream for Serving<E> {
@@ -84,10 +89,7 @@ impl<E: Engine> Stream for Serving<E> {
             {
                 progressed = true;
                 this.running_bytes -= bytes;
-                match answer {
-                    Ok(answer) => this.answered.push_back((id, answer)),
-                    Err(status) => this.fail(status),
-                }
+                this.answered.push_back((id, answer));
             }
             if let Some(batch) = this.batch() {
                 return Poll::Ready(Some(Ok(batch)));
@@ -158,7 +160,7 @@ impl<E: Engine> Serving<E> {
         let mut bytes = 0;
         let mut batch = BatchCommandsResponse::default();
         while let Some((id, answer)) = self.answered.pop_front() {
-            let answer = Answered { cmd: Some(answer) };
+            let answer = Answered { cmd: answer };
             bytes += answer.encoded_len();
             batch.request_ids.push(id);
             batch.responses.push(answer);
@@ -171,9 +173,9 @@ impl<E: Engine> Serving<E> {
 }
 
 impl<E: Engine> TikvService<E> {
-    /// Carries out one request of a batch.
-    async fn command(self, ask: Option<Ask>) -> Result<Answer, Status> {
-        Ok(match ask {
+    /// Carries out one request of a batch. The answer is empty when this version does not know the request.
+    async fn command(self, ask: Option<Ask>) -> Option<Answer> {
+        Some(match ask {
             Some(Ask::RawGet(request)) => {
                 Answer::RawGet(self.measured(Kind::RawGet, self.get(request)).await)
             }
@@ -213,27 +215,70 @@ impl<E: Engine> TikvService<E> {
             Some(Ask::Empty(request)) => Answer::Empty(BatchCommandsEmptyResponse {
                 test_id: request.test_id,
             }),
-            Some(
-                Ask::Get(_)
-                | Ask::Scan(_)
-                | Ask::Prewrite(_)
-                | Ask::Commit(_)
-                | Ask::Cleanup(_)
-                | Ask::BatchGet(_)
-                | Ask::BatchRollback(_)
-                | Ask::ScanLock(_)
-                | Ask::ResolveLock(_)
-                | Ask::PessimisticLock(_)
-                | Ask::PessimisticRollback(_)
-                | Ask::CheckTxnStatus(_)
-                | Ask::TxnHeartBeat(_)
-                | Ask::CheckSecondaryLocks(_),
-            ) => return Err(Status::unimplemented("transactions are not served")),
-            None => {
-                return Err(Status::unimplemented(
-                    "the batch holds a command that this version does not know",
-                ));
-            }
+            Some(Ask::Get(_)) => Answer::Get(not_served()),
+            Some(Ask::Scan(_)) => Answer::Scan(not_served()),
+            Some(Ask::Prewrite(_)) => Answer::Prewrite(not_served()),
+            Some(Ask::Commit(_)) => Answer::Commit(not_served()),
+            Some(Ask::Cleanup(_)) => Answer::Cleanup(not_served()),
+            Some(Ask::BatchGet(_)) => Answer::BatchGet(not_served()),
+            Some(Ask::BatchRollback(_)) => Answer::BatchRollback(not_served()),
+            Some(Ask::ScanLock(_)) => Answer::ScanLock(not_served()),
+            Some(Ask::ResolveLock(_)) => Answer::ResolveLock(not_served()),
+            Some(Ask::PessimisticLock(_)) => Answer::PessimisticLock(not_served()),
+            Some(Ask::PessimisticRollback(_)) => Answer::PessimisticRollback(not_served()),
+            Some(Ask::CheckTxnStatus(_)) => Answer::CheckTxnStatus(not_served()),
+            Some(Ask::TxnHeartBeat(_)) => Answer::TxnHeartBeat(not_served()),
+            Some(Ask::CheckSecondaryLocks(_)) => Answer::CheckSecondaryLocks(not_served()),
+            // A command of a later version, whose answer has no place here either.
+            None => return None,
         })
     }
+}
+
+/// The answer to a transactional command: the one that clients hand to their caller without another try
+/// (`proto/facts/client_errors.csv`).
+fn not_served<A: Transactional>() -> A {
+    A::failed(kv::KeyError {
+        abort: "transactions are not served".to_owned(),
+        ..Default::default()
+    })
+}
+
+/// An answer that can hold the error of a transaction.
+trait Transactional {
+    fn failed(error: kv::KeyError) -> Self;
+}
+
+macro_rules! transactional {
+    ($($answer:ident: $field:ident = $of:path;)*) => {$(
+        impl Transactional for kv::$answer {
+            fn failed(error: kv::KeyError) -> Self {
+                kv::$answer {
+                    $field: $of(error),
+                    ..Default::default()
+                }
+            }
+        }
+    )*};
+}
+
+transactional! {
+    GetResponse: error = Some;
+    ScanResponse: error = Some;
+    CommitResponse: error = Some;
+    CleanupResponse: error = Some;
+    BatchGetResponse: error = Some;
+    BatchRollbackResponse: error = Some;
+    ScanLockResponse: error = Some;
+    ResolveLockResponse: error = Some;
+    CheckTxnStatusResponse: error = Some;
+    TxnHeartBeatResponse: error = Some;
+    CheckSecondaryLocksResponse: error = Some;
+    PrewriteResponse: errors = one;
+    PessimisticLockResponse: errors = one;
+    PessimisticRollbackResponse: errors = one;
+}
+
+fn one(error: kv::KeyError) -> Vec<kv::KeyError> {
+    vec![error]
 }
