@@ -1,8 +1,8 @@
-//! The demonstration: load, split, move, kill, verify.
+//! The demonstration: load, add, drain, kill, delete; verify.
 //!
-//! A cluster of real processes gets data, is split into regions and spread, gains a store that takes over replicas while
-//! writers go on, and loses its busiest store to SIGKILL. Every write that the cluster acknowledged, from the first to
-//! the last, is then read back and compared.
+//! A cluster of real processes gets data, gains a store, has one drained, and loses its busiest one to SIGKILL, while writers
+//! go on. That regions split, move, are replaced and merge is placement's own doing; the demonstration only waits for it.
+//! Every write that the cluster acknowledged, from the first to the last, is read back and compared.
 
 mod ledger;
 mod load;

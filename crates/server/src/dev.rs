@@ -45,6 +45,8 @@ pub struct Wanted {
 pub struct Cluster {
     dir: PathBuf,
     layout: Layout,
+    /// For the processes that this object starts.
+    environment: Vec<(String, String)>,
     _lock: File,
 }
 
@@ -76,6 +78,7 @@ impl Cluster {
         Ok(Self {
             dir,
             layout,
+            environment: Vec::new(),
             _lock: lock,
         })
     }
@@ -103,8 +106,15 @@ impl Cluster {
         Ok(Self {
             dir: dir_full,
             layout,
+            environment: Vec::new(),
             _lock: lock,
         })
+    }
+
+    /// Settings that override the files of the processes started from now on, as `PONTOON_CONFIG_…` variables; `pontoon
+    /// config show` tells their names. They are not written down.
+    pub fn set(&mut self, environment: Vec<(String, String)>) {
+        self.environment = environment;
     }
 
     /// What the cluster consists of.
@@ -380,7 +390,7 @@ impl Cluster {
             Failure::environment(format!("cannot write {}", path.display()), error)
         })?;
         let dir = self.dir.clone();
-        process::spawn(&dir, self.layout.member_mut(name)?)
+        process::spawn(&dir, self.layout.member_mut(name)?, &self.environment)
     }
 
     fn configuration(&mut self, name: &str) -> Result<String> {

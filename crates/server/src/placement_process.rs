@@ -76,8 +76,26 @@ section! {
         pub rpc_threads: usize = 2,
     }
     sections {
+        /// How regions are kept even over the stores.
+        pub balance: BalanceConfig,
         /// When small neighbours are merged by themselves.
         pub merge: MergeConfig,
+    }
+}
+
+section! {
+    /// How regions are kept even over the stores: space, leaders and load.
+    pub struct BalanceConfig {
+        /// Whether anything is moved for that. Lost and drained stores are emptied all the same.
+        pub enabled: bool = true,
+        /// Percent of `store_rate` that may be taken, each way; repair gets 50 at the least.
+        pub rebalance_share: u32 = 30,
+        /// Bytes per second that the disk and the network of a store can take in and give out.
+        pub store_rate: Size = Size::mib(100),
+        /// Time after a member began to lead before anything is moved: stores tell first what they have.
+        pub settle: Span = Span::secs(30),
+        /// A region that was moved is left alone for so long, unless its load doubles.
+        pub rest: Span = Span::secs(600),
     }
 }
 
@@ -408,6 +426,14 @@ fn settings(config: &PlacementConfig) -> Settings {
         replicas: config.replicas,
         store_down_after: *config.store_down_after,
         store_lost_after: (*config.store_lost_after).max(*config.store_down_after),
+        balance: placement::BalanceSettings {
+            enabled: config.balance.enabled,
+            share_percent: config.balance.rebalance_share,
+            store_rate_bytes: config.balance.store_rate.bytes(),
+            settle: *config.balance.settle,
+            rest: *config.balance.rest,
+            ..Default::default()
+        },
         merge: placement::MergeSettings {
             enabled: config.merge.enabled,
             after: *config.merge.after,

@@ -165,7 +165,7 @@ impl Plan {
     }
 
     /// Keys that cut the data into `parts` of about the same size.
-    pub fn split_keys(&self, parts: usize) -> Vec<Bytes> {
+    pub fn part_keys(&self, parts: usize) -> Vec<Bytes> {
         // Generated keys are in the order of their numbers, not sorted.
         let mut keys: Vec<(&Bytes, u64)> = self
             .items
@@ -321,9 +321,9 @@ mod tests {
     }
 
     #[test]
-    fn split_keys_cut_generated_records_evenly() {
+    fn part_keys_cut_generated_records_evenly() {
         let plan = Plan::made();
-        let splits = plan.split_keys(8);
+        let splits = plan.part_keys(8);
         assert_eq!(splits.len(), 7);
         assert!(splits.is_sorted());
         let mut counts = [0; 8];

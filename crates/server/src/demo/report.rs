@@ -24,20 +24,30 @@ pub struct Report {
     pub regions: u64,
     /// Stores that lead regions at the end.
     pub leading_stores: u64,
-    /// Replicas moved through joint consensus.
+    /// Regions that came from splits.
+    pub splits: u64,
+    /// Regions that became part of a neighbour.
+    pub merges: u64,
+    /// Replicas that came to a region through joint consensus.
     pub moves: u64,
-    /// Leaders handed over on request.
-    pub transfers: u64,
-    /// Terms that began: transfers and the takeover after the kill.
+    /// Terms that began: transfers of leadership and the takeover after the kill.
     pub elections: u64,
+    /// The store that was drained.
+    pub drained: String,
     /// The store that was killed.
     pub killed: String,
     /// Regions that it led.
     pub killed_led: u64,
     /// The longest time that a writer waited between two acknowledgements while replicas moved.
     pub stall_moving_ms: u64,
+    /// The same while a store was drained.
+    pub stall_draining_ms: u64,
     /// The same around the kill.
     pub unavailable_ms: u64,
+    /// Time from the kill until no region missed a replica.
+    pub replaced_ms: u64,
+    /// Keys that were deleted.
+    pub deleted: u64,
     /// Writes that were not acknowledged.
     pub refused_writes: u64,
     /// What the first of them was told.
@@ -79,14 +89,11 @@ pub fn table(report: &Report) -> String {
         (
             "regions",
             format!(
-                "{}, led by {} stores",
-                report.regions, report.leading_stores
+                "{}, led by {} stores ({} splits, {} merges)",
+                report.regions, report.leading_stores, report.splits, report.merges
             ),
         ),
-        (
-            "moves",
-            format!("{} replicas, {} leaders", report.moves, report.transfers),
-        ),
+        ("moves", format!("{} replicas", report.moves)),
         (
             "elections",
             format!("{} (transfers included)", report.elections),
@@ -94,15 +101,20 @@ pub fn table(report: &Report) -> String {
         (
             "killed",
             format!(
-                "{} with SIGKILL, leading {} regions",
-                report.killed, report.killed_led
+                "{} with SIGKILL, leading {} regions; replaced after {:.0} s",
+                report.killed,
+                report.killed_led,
+                report.replaced_ms as f64 / 1e3
             ),
         ),
         (
             "unavailable",
             format!(
-                "{} ms after the kill, {} ms while moving (longest wait of any writer)",
-                report.unavailable_ms, report.stall_moving_ms
+                "{} ms after the kill, {} ms while moving, {} ms while draining {} (longest wait of any writer)",
+                report.unavailable_ms,
+                report.stall_moving_ms,
+                report.stall_draining_ms,
+                report.drained
             ),
         ),
         (
@@ -135,7 +147,14 @@ pub fn table(report: &Report) -> String {
         }),
     );
     let verdict = output::facts([
-        ("acknowledged", number(report.acknowledged)),
+        (
+            "acknowledged",
+            format!(
+                "{}, of these {} deletes",
+                number(report.acknowledged),
+                number(report.deleted)
+            ),
+        ),
         ("verified", number(report.verified)),
         ("lost", number(report.lost)),
     ]);

@@ -11,12 +11,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::TempDir;
 
 use super::{
-    load::{Plan, Skipped},
+    load::{Loaded, Plan, Skipped},
     monitor::Monitor,
     report::{self, Report},
-    stage,
-    verify::verify,
-    writers::Writers,
+    stage::{self, Reached},
+    verify::{After, Verdict, delete_most, verify},
+    writers::{Part, Writers},
 };
 use crate::{
     bench::Latencies,
@@ -27,26 +27,23 @@ use crate::{
     remote::{Keys, Region, Remote},
 };
 
-/// Regions at least.
-const REGIONS_MIN: usize = 8;
-/// Regions at most; beyond that a demonstration shows nothing more.
-const REGIONS_MAX: usize = 32;
-/// Bytes of a region that is worth splitting further.
-const REGION_BYTES: u64 = 48 << 20;
+/// Regions at least, and parts of the keys in which writers work.
+const PARTS: usize = 8;
+/// Size at which regions split, at the least and at the most. In between it is what gives twice as many regions as parts.
+const REGION_BYTES: (u64, u64) = (1 << 20, 48 << 20);
 /// How long a cluster may take until it serves.
 const SERVE_LIMIT: Duration = Duration::from_secs(60);
 /// How long the regions of a dead store may stay without a leader before the demonstration gives up.
 const TAKEOVER_LIMIT: Duration = Duration::from_secs(60);
-/// How long the writers go on after the takeover.
-const AFTER_TAKEOVER: Duration = Duration::from_secs(2);
 /// First port offset that is tried, and the step to the next.
 const OFFSETS: (u16, u16) = (10_000, 100);
 
-/// Show that nothing is lost: load, split, move, kill a store, verify every acknowledged write.
+/// Show that nothing is lost while the cluster keeps itself in order.
 ///
-/// Starts three placement members and three stores in a temporary folder and loads data. Splits it into regions spread
-/// over the stores, adds a fourth store and moves replicas to it while writers run, kills the busiest store with SIGKILL,
-/// waits until its regions are led elsewhere, and reads back every write that was acknowledged. Exits with 1 if one was
+/// Starts three placement members and three stores in a temporary folder and loads data, which splits into regions that
+/// spread over the stores. Adds a fourth store, drains another, and kills the busiest with SIGKILL, while writers run: the
+/// first fills, the second empties, the third is replaced. Then reads back every write that was acknowledged, deletes nine of
+/// ten keys, waits until small regions have merged, and reads again. Nothing is moved by command. Exits with 1 if anything was
 /// lost.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
@@ -70,7 +67,7 @@ pub async fn run(args: DemoArgs) -> Result<()> {
         None => Plan::made(),
     };
     let mut interrupts = Interrupts::new()?;
-    let mut show = Show::begin()?;
+    let mut show = Show::begin(settings(plan.bytes))?;
     let played = tokio::select! {
         played = show.play(plan) => played,
         () = interrupts.next() => Err(Failure::new(Kind::Interrupted, "interrupted")),
@@ -106,7 +103,7 @@ impl Drop for Show {
 
 impl Show {
     /// Lays out a cluster in a fresh folder, on ports that are free.
-    fn begin() -> Result<Self> {
+    fn begin(settings: Vec<(String, String)>) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("pontoon-demo-")
             .tempdir()
@@ -120,6 +117,7 @@ impl Show {
             };
             let folder = dir.path().join("cluster");
             let mut cluster = Cluster::create(&folder, wanted)?;
+            cluster.set(settings.clone());
             match cluster.start() {
                 Ok(_) => {
                     return Ok(Self {
@@ -167,11 +165,9 @@ impl Show {
         let keys = Keys::connect(&self.cluster.layout().placement_addrs()).await?;
         let monitor = Monitor::start(self.cluster.remote());
 
-        let parts = ((plan.bytes / REGION_BYTES) as usize).clamp(REGIONS_MIN, REGIONS_MAX);
-        let splits = plan.split_keys(parts);
-        let first_key = plan.first_key();
-        let planned_bytes = plan.bytes;
-        let bar = phase("load", planned_bytes);
+        let mut bases = vec![plan.first_key()];
+        bases.extend(plan.part_keys(PARTS));
+        let bar = phase("load", plan.bytes);
         let load = Arc::new(Latencies::default());
         let (loaded, skipped) = plan.write(&keys, &load, &bar).await?;
         let (loaded_keys, loaded_bytes) = (loaded.len() as u64, bar.position());
@@ -184,45 +180,79 @@ impl Show {
             ),
         );
 
-        let bar = phase("split", splits.len() as u64);
-        stage::split(&remote, &splits, &bar).await?;
-        done(
-            &bar,
-            &format!("{} regions", stage::look(&remote).await?.len()),
-        );
+        let bar = phase("regions split by themselves", 0);
+        let regions = stage::until(&remote, &bar, |regions| {
+            wanted(regions.len() >= PARTS, || {
+                format!("{} regions", regions.len())
+            })
+        })
+        .await?;
+        done(&bar, &format!("{} regions", regions.len()));
 
-        let bar = phase("spread the leaders", 0);
-        let stores = store_ids(&remote).await?;
-        let mut transfers =
-            stage::lead(&remote, |place, _| Some(stores[place % stores.len()]), &bar).await?;
-        done(&bar, &format!("{transfers} handed over"));
+        let bar = phase("leaders spread by themselves", 0);
+        let regions = stage::until(&remote, &bar, |regions| {
+            let leads: Vec<_> = stage::counts(regions)
+                .into_values()
+                .map(|(_, leads)| leads)
+                .collect();
+            let (most, fewest) = (leads.iter().max(), leads.iter().min());
+            let even = leads.len() == 3
+                && most
+                    .zip(fewest)
+                    .is_some_and(|(most, fewest)| most - fewest <= 2);
+            wanted(even, || format!("the stores lead {leads:?}"))
+        })
+        .await?;
+        done(&bar, &format!("{} stores lead", leading(&regions)));
 
-        let bar = phase(
-            "add a fourth store and move replicas to it, while writers run",
-            0,
-        );
-        let mut bases = vec![first_key];
-        bases.extend(splits.iter().cloned());
+        let bar = phase("a fourth store fills by itself, while writers run", 0);
         let write = Arc::new(Latencies::default());
         let mut writers = Writers::start(&keys, &bases, &write);
         let name = self.cluster.add_store()?;
         self.cluster.wait_up(&name, SERVE_LIMIT).await?;
         let fourth = store_id(&remote, &self.addr_of(&name)).await?;
-        let regions = stage::look(&remote).await?.len();
-        let share = regions * 3 / 4;
-        bar.set_length(share as u64);
-        let moves = stage::fill(&remote, fourth, share, &bar).await?;
-        // The new store leads its part of what it hosts.
-        transfers += stage::lead(
-            &remote,
-            |place, region| (place % 4 == 3 && region.is_on(fourth)).then_some(fourth),
-            &bar,
-        )
+        stage::until(&remote, &bar, |regions| {
+            let counts = stage::counts(regions);
+            let (hosts, leads) = counts.get(&fourth).copied().unwrap_or_default();
+            let share = regions.len() * 3 / 4 * 3 / 4;
+            wanted(hosts >= share && leads > 0, || {
+                format!("it hosts {hosts} replicas and leads {leads}")
+            })
+        })
         .await?;
         let stall_moving_ms = writers.longest_gap().as_millis() as u64;
+        let moves = monitor.happened().moves;
         done(
             &bar,
             &format!("{moves} replicas moved, longest wait {stall_moving_ms} ms"),
+        );
+
+        let bar = phase("a drained store empties", 0);
+        writers.reset_gaps();
+        let regions = stage::look(&remote).await?;
+        let drained = stage::counts(&regions)
+            .into_iter()
+            .find(|(store, _)| *store != fourth)
+            .map(|(store, _)| store)
+            .ok_or_else(|| Failure::new(Kind::Refused, "no store has a region"))?;
+        stage::drain(&remote, drained, &bar).await?;
+        stage::until(&remote, &bar, |regions| {
+            let (hosts, leads) = stage::counts(regions)
+                .get(&drained)
+                .copied()
+                .unwrap_or_default();
+            wanted(hosts == 0, || {
+                format!("{hosts} replicas are left, {leads} lead")
+            })
+        })
+        .await?;
+        let stall_draining_ms = writers.longest_gap().as_millis() as u64;
+        // It stays, so that there is a place for what comes next.
+        remote.undrain(drained).await?;
+        let drained = self.name_of(&remote, drained).await?;
+        done(
+            &bar,
+            &format!("{drained} is empty, longest wait {stall_draining_ms} ms"),
         );
 
         let bar = phase("kill the busiest store", 0);
@@ -239,27 +269,58 @@ impl Show {
         let killed_at = Instant::now();
         self.wait_led_elsewhere(&remote, victim, killed_at, &writers, &bar)
             .await?;
-        tokio::time::sleep(AFTER_TAKEOVER).await;
         let unavailable_ms = writers.longest_gap().as_millis() as u64;
-        let parts = writers.stop().await?;
-        let (refused_writes, first_refusal) = writers.failed();
         done(
             &bar,
             &format!("{killed} is gone, unavailable {unavailable_ms} ms"),
         );
 
-        let bar = phase("read back every acknowledged write", 1);
-        let read = Arc::new(Latencies::default());
-        let verdict = verify(&keys, loaded, &parts, &read, &bar).await?;
+        let bar = phase("the killed store is replaced by itself", 0);
+        stage::until(&remote, &bar, |regions| {
+            let hosts = regions.iter().filter(|region| region.is_on(victim)).count();
+            let changing = regions.iter().filter(|region| region.is_changing()).count();
+            wanted(hosts == 0 && changing == 0, || {
+                format!("{hosts} replicas are to be replaced, {changing} regions change")
+            })
+        })
+        .await?;
+        let replaced_ms = killed_at.elapsed().as_millis() as u64;
+        let parts = writers.stop().await?;
+        let (refused_writes, first_refusal) = writers.failed();
         done(
             &bar,
-            &format!(
-                "{} keys, lost {}",
-                output::thousands(verdict.keys),
-                output::thousands(verdict.lost)
-            ),
+            &format!("{:.0} s after it died", replaced_ms as f64 / 1e3),
         );
 
+        let read = Arc::new(Latencies::default());
+        let mut verdict = self
+            .read_back(&keys, &loaded, &parts, After::Writes, &read)
+            .await?;
+
+        let bar = phase("delete nine of ten keys", 1);
+        let before = stage::look(&remote).await?.len();
+        let deleted = delete_most(&keys, &loaded, &parts, &bar).await?;
+        done(&bar, &format!("{} keys", output::thousands(deleted)));
+
+        let bar = phase("small regions merge by themselves", 0);
+        let regions = stage::until(&remote, &bar, |regions| {
+            // Sizes are estimates, and those of what is left the roughest.
+            wanted(regions.len() * 4 <= before * 3, || {
+                format!("{} regions of {before}", regions.len())
+            })
+        })
+        .await?;
+        done(&bar, &format!("{} regions of {before}", regions.len()));
+        let again = self
+            .read_back(&keys, &loaded, &parts, After::Deletes, &read)
+            .await?;
+        // What was not deleted was counted before; it must still be there.
+        verdict.acknowledged += deleted;
+        verdict.verified += deleted.saturating_sub(again.lost);
+        verdict.lost += again.lost;
+        verdict.losses.extend(again.losses);
+
+        let happened = monitor.happened();
         let regions = stage::look(&remote).await?;
         Ok(Report {
             loaded_keys,
@@ -268,13 +329,18 @@ impl Show {
             changed: verdict.changed,
             regions: regions.len() as u64,
             leading_stores: leading(&regions),
-            moves,
-            transfers,
-            elections: monitor.elections(),
+            splits: happened.splits,
+            merges: happened.merges,
+            moves: happened.moves,
+            elections: happened.elections,
+            drained,
             killed,
             killed_led,
             stall_moving_ms,
+            stall_draining_ms,
             unavailable_ms,
+            replaced_ms,
+            deleted,
             refused_writes,
             first_refusal,
             load: load.summary(),
@@ -286,6 +352,31 @@ impl Show {
             losses: verdict.losses,
             seconds: self.began.elapsed().as_secs_f64(),
         })
+    }
+
+    async fn read_back(
+        &self,
+        keys: &Keys,
+        loaded: &Loaded,
+        parts: &[Arc<Part>],
+        after: After,
+        read: &Arc<Latencies>,
+    ) -> Result<Verdict> {
+        let name = match after {
+            After::Writes => "read back every acknowledged write",
+            After::Deletes => "read back what was kept and what was deleted",
+        };
+        let bar = phase(name, 1);
+        let verdict = verify(keys, loaded, parts, after, read, &bar).await?;
+        done(
+            &bar,
+            &format!(
+                "{} keys, lost {}",
+                output::thousands(verdict.keys),
+                output::thousands(verdict.lost)
+            ),
+        );
+        Ok(verdict)
     }
 
     /// Waits until no region is led by the dead store and every writer was acknowledged since it died.
@@ -355,15 +446,6 @@ impl Show {
     }
 }
 
-async fn store_ids(remote: &Remote) -> Result<Vec<u64>> {
-    let stores = remote.stores().await?;
-    Ok(stores
-        .iter()
-        .filter(|store| store.is_up())
-        .map(|store| store.id)
-        .collect())
-}
-
 async fn store_id(remote: &Remote, addr: &str) -> Result<u64> {
     let stores = remote.stores().await?;
     stores
@@ -371,6 +453,36 @@ async fn store_id(remote: &Remote, addr: &str) -> Result<u64> {
         .find(|store| store.address == addr)
         .map(|store| store.id)
         .ok_or_else(|| Failure::new(Kind::NotFound, format!("no store serves at {addr}")))
+}
+
+/// What makes hours into seconds: sizes that fit the data, and patience that fits an audience.
+fn settings(bytes: u64) -> Vec<(String, String)> {
+    let (least, most) = REGION_BYTES;
+    let region = (bytes / PARTS as u64).clamp(least, most);
+    let setting = |role: &str, key: &str, value: String| {
+        let name = format!("PONTOON_CONFIG_{role}_{key}");
+        (name, value)
+    };
+    vec![
+        setting("STORE", "SPLIT__REGION_BYTES", format!("{region}B")),
+        setting("PLACEMENT", "BALANCE__SETTLE", "5s".into()),
+        setting("PLACEMENT", "STORE_DOWN_AFTER", "12s".into()),
+        setting("PLACEMENT", "STORE_LOST_AFTER", "12s".into()),
+        setting("PLACEMENT", "MERGE__ENABLED", "true".into()),
+        setting("PLACEMENT", "MERGE__AFTER", "3s".into()),
+        setting(
+            "PLACEMENT",
+            "MERGE__TOGETHER_BYTES",
+            format!("{}B", region / 5 * 2),
+        ),
+    ]
+}
+
+fn wanted(reached: bool, missing: impl FnOnce() -> String) -> Reached {
+    match reached {
+        true => Reached::All,
+        false => Reached::Not(missing()),
+    }
 }
 
 fn leading(regions: &[Region]) -> u64 {

@@ -1,15 +1,10 @@
-//! Moving regions about until the cluster looks as wanted.
-//!
-//! Placement may refuse an order because a region is busy, or cancel it because its view was old. So each step names a
-//! goal, and orders are given until the goal is there.
+//! Waiting until the cluster has come to look as wanted, by itself.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use futures::future::join_all;
 use indicatif::ProgressBar;
 
 use crate::{
@@ -17,181 +12,61 @@ use crate::{
     remote::{Region, Remote},
 };
 
-/// How long one step may take. A replica of a large region has to be copied in that time.
-const STEP_LIMIT: Duration = Duration::from_secs(180);
-/// Replicas on the move at a time.
-const MOVES_AT_ONCE: usize = 3;
+/// How long one step may take. Replicas of large regions have to be copied in that time.
+const STEP_LIMIT: Duration = Duration::from_secs(300);
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Splits the cluster's regions at `keys`.
-pub async fn split(remote: &Remote, keys: &[Bytes], bar: &ProgressBar) -> Result<()> {
-    let deadline = Instant::now() + STEP_LIMIT;
-    loop {
-        let regions = look(remote).await?;
-        let mut missing: BTreeMap<u64, Vec<Bytes>> = BTreeMap::new();
-        for key in keys {
-            let holder = regions
-                .iter()
-                .find(|region| region.holds(key) && region.start_key != key);
-            if let Some(region) = holder {
-                missing.entry(region.id).or_default().push(key.clone());
-            }
-        }
-        bar.set_position((keys.len() - missing.values().map(Vec::len).sum::<usize>()) as u64);
-        // The regions of a fresh split are known when their leaders have reported.
-        let cut = keys
-            .iter()
-            .all(|key| regions.iter().any(|region| region.start_key == key));
-        if cut {
-            return Ok(());
-        }
-        let mut why = None;
-        for (region, keys) in missing {
-            why = order(remote, remote.split(region, keys).await, bar)
-                .await?
-                .or(why);
-        }
-        pause(deadline, "the regions are not split", why).await?;
-    }
+/// How far a step is.
+pub enum Reached {
+    /// The cluster looks as wanted.
+    All,
+    /// What is missing, for people.
+    Not(String),
 }
 
-/// Has each region led by the store that `wanted` names, in the order of keys. Returns how many transfers were done.
-pub async fn lead(
+/// Looks until the cluster is as wanted, and returns its regions.
+///
+/// # Errors
+/// It is not after five minutes, or placement refuses to tell.
+pub async fn until(
     remote: &Remote,
-    wanted: impl Fn(usize, &Region) -> Option<u64>,
     bar: &ProgressBar,
-) -> Result<u64> {
+    mut reached: impl FnMut(&[Region]) -> Reached,
+) -> Result<Vec<Region>> {
     let deadline = Instant::now() + STEP_LIMIT;
-    let mut done = 0;
     loop {
         let regions = look(remote).await?;
-        let away: Vec<(u64, u64)> = regions
-            .iter()
-            .enumerate()
-            .filter_map(|(place, region)| {
-                let store = wanted(place, region)?;
-                (region.leader_store != Some(store)).then_some((region.id, store))
-            })
-            .collect();
-        if away.is_empty() {
-            return Ok(done);
-        }
-        let orders = away.into_iter().map(|(region, store)| async move {
-            order(remote, remote.transfer_leader(region, store).await, bar).await
-        });
-        let (carried_out, why) = outcomes(join_all(orders).await)?;
-        done += carried_out;
-        pause(deadline, "the leaders are not where they should be", why).await?;
-    }
-}
-
-/// Moves replicas to `to` until it has its share. Returns how many were moved.
-pub async fn fill(remote: &Remote, to: u64, share: usize, bar: &ProgressBar) -> Result<u64> {
-    let deadline = Instant::now() + STEP_LIMIT;
-    let mut moved = 0;
-    loop {
-        let regions = look(remote).await?;
-        let there = regions.iter().filter(|region| region.is_on(to)).count();
-        bar.set_position(there as u64);
-        if there >= share && !regions.iter().any(Region::is_changing) {
-            return Ok(moved);
-        }
-        let wanted = share.saturating_sub(there).min(MOVES_AT_ONCE);
-        let orders =
-            best_moves(&regions, to, wanted)
-                .into_iter()
-                .map(|(region, from)| async move {
-                    order(remote, remote.move_replica(region, from, to).await, bar).await
-                });
-        let (carried_out, why) = outcomes(join_all(orders).await)?;
-        moved += carried_out;
-        pause(deadline, "the new store does not have its share", why).await?;
-    }
-}
-
-/// The replicas to move next: each from the store that then has most, of a region that it does not lead if there is one.
-fn best_moves(regions: &[Region], to: u64, count: usize) -> Vec<(u64, u64)> {
-    let mut hosted: BTreeMap<u64, usize> = BTreeMap::new();
-    for peer in regions.iter().flat_map(|region| &region.peers) {
-        *hosted.entry(peer.store).or_default() += 1;
-    }
-    let mut candidates: Vec<&Region> = regions
-        .iter()
-        .filter(|region| !region.is_on(to) && !region.is_changing())
-        .collect();
-    let mut moves = Vec::new();
-    while moves.len() < count {
-        let best = candidates
-            .iter()
-            .flat_map(|region| region.peers.iter().map(move |peer| (*region, peer.store)))
-            .max_by_key(|(region, store)| (hosted[store], region.leader_store != Some(*store)));
-        let Some((region, from)) = best else {
-            break;
+        let missing = match reached(&regions) {
+            Reached::All => return Ok(regions),
+            Reached::Not(missing) => missing,
         };
-        moves.push((region.id, from));
-        if let Some(hosted) = hosted.get_mut(&from) {
-            *hosted -= 1;
+        if Instant::now() >= deadline {
+            return Err(Failure::new(
+                Kind::Timeout,
+                format!("after {} s: {missing}", STEP_LIMIT.as_secs()),
+            )
+            .hint("`pontoon operator history` on the cluster tells what placement did and why"));
         }
-        candidates.retain(|candidate| candidate.id != region.id);
+        bar.set_message(missing);
+        tokio::time::sleep(LOOK).await;
     }
-    moves
 }
 
-/// How many orders were carried out, and why one of the others was not.
-fn outcomes(orders: Vec<Result<Option<Failure>>>) -> Result<(u64, Option<Failure>)> {
-    let mut done = 0;
-    let mut why = None;
-    for order in orders {
-        match order? {
-            None => done += 1,
-            refused => why = refused,
+/// Has a store drained. It is refused while a replica on the move takes the place that one of its own would need.
+///
+/// # Errors
+/// It is still refused after five minutes.
+pub async fn drain(remote: &Remote, store: u64, bar: &ProgressBar) -> Result<()> {
+    let deadline = Instant::now() + STEP_LIMIT;
+    loop {
+        match remote.drain(store).await {
+            Err(failure) if failure.kind() == Kind::Refused && Instant::now() < deadline => {
+                bar.set_message(failure.to_string());
+                tokio::time::sleep(LOOK).await;
+            }
+            drained => return drained,
         }
-    }
-    Ok((done, why))
-}
-
-/// The store that leads most regions, and hosts most among those.
-pub fn busiest(regions: &[Region]) -> Option<u64> {
-    let mut busy: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
-    for region in regions {
-        if let Some(leader) = region.leader_store {
-            busy.entry(leader).or_default().0 += 1;
-        }
-        for peer in &region.peers {
-            busy.entry(peer.store).or_default().1 += 1;
-        }
-    }
-    busy.into_iter()
-        .max_by_key(|(_, counts)| *counts)
-        .map(|(store, _)| store)
-}
-
-/// Waits for an order that placement may have refused. `None` means that it was carried out, else why not.
-async fn order(
-    remote: &Remote,
-    ordered: Result<u64>,
-    bar: &ProgressBar,
-) -> Result<Option<Failure>> {
-    let waited = match ordered {
-        Ok(operator) => {
-            remote
-                .wait_operator(operator, STEP_LIMIT, |status| {
-                    if let Some(step) = status.steps.get(status.step as usize) {
-                        bar.set_message(format!("region {}: {step}", status.region_id));
-                    }
-                })
-                .await
-        }
-        Err(failure) => Err(failure),
-    };
-    match waited {
-        Ok(()) => Ok(None),
-        Err(failure) => match failure.kind() {
-            // Another look at the cluster may make it possible.
-            Kind::Refused | Kind::NotFound | Kind::Unreachable => Ok(Some(failure)),
-            _ => Err(failure),
-        },
     }
 }
 
@@ -209,19 +84,26 @@ pub async fn look(remote: &Remote) -> Result<Vec<Region>> {
     }
 }
 
-async fn pause(deadline: Instant, what: &str, why: Option<Failure>) -> Result<()> {
-    if Instant::now() >= deadline {
-        let failure = Failure::new(
-            Kind::Timeout,
-            format!("{what} after {} s", STEP_LIMIT.as_secs()),
-        );
-        return Err(match why {
-            Some(why) => failure.because(why),
-            None => failure,
-        });
+/// Replicas and led regions of each store that has any.
+pub fn counts(regions: &[Region]) -> BTreeMap<u64, (usize, usize)> {
+    let mut counts: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
+    for region in regions {
+        if let Some(leader) = region.leader_store {
+            counts.entry(leader).or_default().1 += 1;
+        }
+        for peer in &region.peers {
+            counts.entry(peer.store).or_default().0 += 1;
+        }
     }
-    tokio::time::sleep(LOOK).await;
-    Ok(())
+    counts
+}
+
+/// The store that leads most regions, and hosts most among those.
+pub fn busiest(regions: &[Region]) -> Option<u64> {
+    counts(regions)
+        .into_iter()
+        .max_by_key(|(_, (hosts, leads))| (*leads, *hosts))
+        .map(|(store, _)| store)
 }
 
 #[cfg(test)]
@@ -262,21 +144,9 @@ mod tests {
         ];
         assert_eq!(busiest(&regions), Some(2));
         assert_eq!(busiest(&[]), None);
-    }
-
-    #[test]
-    fn replicas_leave_the_fullest_store_and_not_its_leaders_first() {
-        let regions = [
-            region(1, &[1, 2, 3], 1),
-            region(2, &[1, 2, 5], 2),
-            region(3, &[1, 3, 4], 1),
-        ];
-        assert_eq!(best_moves(&regions, 4, 1), [(2, 1)]);
         assert_eq!(
-            best_moves(&regions, 4, 3).len(),
-            2,
-            "the third is there already"
+            counts(&regions).into_values().collect::<Vec<_>>(),
+            [(3, 1), (2, 2), (2, 0), (2, 0)]
         );
-        assert!(best_moves(&regions[2..], 4, 3).is_empty());
     }
 }

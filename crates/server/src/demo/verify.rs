@@ -1,4 +1,4 @@
-//! Reading back every acknowledged write.
+//! Reading back every acknowledged write, and deleting most of them.
 
 use std::{
     path::Path,
@@ -54,7 +54,85 @@ pub struct Verdict {
 /// One key to look for.
 enum Expected {
     Loaded(Bytes, Record),
-    Written { part: Arc<Part>, number: usize },
+    Written {
+        part: Arc<Part>,
+        number: usize,
+    },
+    /// It was deleted, which was acknowledged.
+    Deleted(Bytes),
+}
+
+/// Nine of ten keys, chosen by their bytes.
+fn is_to_go(key: &[u8]) -> bool {
+    !crc32c::crc32c(key).is_multiple_of(10)
+}
+
+/// Everything that is expected, in no order that matters.
+fn expect(loaded: &Loaded, parts: &[Arc<Part>]) -> Vec<Expected> {
+    let loaded = loaded
+        .iter()
+        .map(|(key, record)| Expected::Loaded(key.clone(), record.clone()));
+    let written = parts.iter().flat_map(|part| {
+        (0..part.book.len()).map(|number| Expected::Written {
+            part: part.clone(),
+            number,
+        })
+    });
+    loaded.chain(written).collect()
+}
+
+/// Deletes nine of ten keys and returns how many went. `bar` counts them.
+///
+/// # Errors
+/// A delete failed for good, or a task broke.
+pub async fn delete_most(
+    keys: &Keys,
+    loaded: &Loaded,
+    parts: &[Arc<Part>],
+    bar: &ProgressBar,
+) -> Result<u64> {
+    let expected = expect(loaded, parts).into_iter();
+    let doomed: Vec<Bytes> = expected
+        .map(|expected| expected.key())
+        .filter(|key| is_to_go(key))
+        .collect();
+    let count = doomed.len() as u64;
+    bar.set_length(count);
+    let (doomed, next) = (Arc::new(doomed), Arc::new(AtomicUsize::new(0)));
+    let mut tasks = JoinSet::new();
+    for _ in 0..READERS {
+        let (doomed, next) = (doomed.clone(), next.clone());
+        let (keys, bar) = (keys.clone(), bar.clone());
+        tasks.spawn(async move {
+            while let Some(key) = doomed.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let deadline = Instant::now() + READ_LIMIT;
+                // Nobody writes the key any more, so once more does no harm.
+                while let Err(failure) = keys.delete(key.clone()).await {
+                    if Instant::now() >= deadline {
+                        return Err(failure);
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                bar.inc(1);
+            }
+            Ok(())
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        let deleted: Result<()> =
+            ended.map_err(|error| Failure::environment("a writer broke", error))?;
+        deleted?;
+    }
+    Ok(count)
+}
+
+/// What is to be found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// Everything that was written.
+    Writes,
+    /// What [`delete_most`] left, and nothing of what it deleted.
+    Deletes,
 }
 
 /// Reads everything back. `bar` counts keys.
@@ -63,21 +141,20 @@ enum Expected {
 /// A reader broke. A write that is lost is no error here but part of the verdict.
 pub async fn verify(
     keys: &Keys,
-    loaded: Loaded,
+    loaded: &Loaded,
     parts: &[Arc<Part>],
+    after: After,
     latencies: &Arc<Latencies>,
     bar: &ProgressBar,
 ) -> Result<Verdict> {
-    let mut expected: Vec<Expected> = loaded
-        .into_iter()
-        .map(|(key, record)| Expected::Loaded(key, record))
-        .collect();
-    for part in parts {
-        let written = (0..part.book.len()).map(|number| Expected::Written {
-            part: part.clone(),
-            number,
-        });
-        expected.extend(written);
+    let mut expected = expect(loaded, parts);
+    if after == After::Deletes {
+        for expected in &mut expected {
+            let key = expected.key();
+            if is_to_go(&key) {
+                *expected = Expected::Deleted(key);
+            }
+        }
     }
     bar.set_length(expected.len() as u64);
 
@@ -162,7 +239,7 @@ struct Judged {
 impl Expected {
     fn key(&self) -> Bytes {
         match self {
-            Self::Loaded(key, _) => key.clone(),
+            Self::Loaded(key, _) | Self::Deleted(key) => key.clone(),
             Self::Written { part, number } => part.key(*number),
         }
     }
@@ -171,14 +248,14 @@ impl Expected {
     fn bytes(&self) -> u32 {
         match self {
             Self::Loaded(_, Record::File { bytes, .. }) => *bytes as u32 + 1,
-            Self::Loaded(_, Record::Made { .. }) | Self::Written { .. } => 1000,
+            Self::Loaded(_, Record::Made { .. }) | Self::Written { .. } | Self::Deleted(_) => 1000,
         }
     }
 
     /// How many acknowledged writes this key stands for.
     fn acknowledged(&self) -> u64 {
         match self {
-            Self::Loaded(..) => 1,
+            Self::Loaded(..) | Self::Deleted(_) => 1,
             Self::Written { part, number } => u64::from(part.book.slot(*number).acknowledgements),
         }
     }
@@ -206,6 +283,7 @@ impl Expected {
                     (!sound).then(|| format!("altered: {} bytes instead of {bytes}", found.len()))
                 }
             },
+            Self::Deleted(_) => found.map(|_| "there, although it was deleted".to_owned()),
             Self::Written { part, number } => {
                 let slot = part.book.slot(*number);
                 let version = found.as_ref().map(|found| written_version(key, found));
@@ -283,5 +361,14 @@ mod tests {
                 .is_some()
         );
         assert!(expected.judge(b"k", None).await.wrong.is_some());
+        let deleted = Expected::Deleted(Bytes::from("k"));
+        assert!(deleted.judge(b"k", None).await.wrong.is_none());
+        assert!(
+            deleted
+                .judge(b"k", Some(made_value(5)))
+                .await
+                .wrong
+                .is_some()
+        );
     }
 }

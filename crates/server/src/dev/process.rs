@@ -106,7 +106,7 @@ pub fn check_ports<'a>(members: impl Iterator<Item = &'a Member>) -> Result<()> 
 ///
 /// # Errors
 /// The log cannot be opened or the process not be started.
-pub fn spawn(dir: &Path, member: &mut Member) -> Result<()> {
+pub fn spawn(dir: &Path, member: &mut Member, environment: &[(String, String)]) -> Result<()> {
     let failed = |what: &str, error: std::io::Error| {
         Failure::environment(format!("cannot {what} for {}", member.name), error)
     };
@@ -126,6 +126,7 @@ pub fn spawn(dir: &Path, member: &mut Member) -> Result<()> {
     let child = Command::new(program)
         .args(["serve", role, "--config"])
         .arg(dir.join(format!("{}.toml", member.name)))
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(errors)
