@@ -129,6 +129,7 @@ impl<E: Engine> Store<E> {
             creates,
         };
         let leads = matches!(message.body, Some(Body::Append(_)));
+        let asks = message.body.is_none();
         // Bytes that no correct peer sends are dropped: Raft repeats what matters (R34).
         let Ok(decoded) = codec::message_from_wire(message) else {
             return;
@@ -139,7 +140,10 @@ impl<E: Engine> Store<E> {
         let Some(peer) = self.peers.get_mut(&address.region) else {
             return;
         };
-        peer.stage.hear(address.conf_ver);
+        // Who asks after its own membership speaks to whomever it knows: its descriptor need not name the receiver.
+        if !asks {
+            peer.stage.hear(address.conf_ver);
+        }
         if !matches!(peer.stage, Stage::Uninitialized { .. })
             && peer.member(address.from).is_none()
             && address.conf_ver.unwrap_or_default() < peer.epoch().conf_ver

@@ -397,6 +397,23 @@ fn an_uninitialized_peer_takes_proof_after_a_restart() {
     cluster.step(s(4), store::event::Event::Frame { from: s(1), frame });
     cluster.settle();
     assert_eq!(cluster.store(4).peer_count(), 1);
+    // Nor does a question of a member that knows it from before: it is no claim that the peer is named.
+    let frame = wire::Frame {
+        messages: vec![wire::RaftMessage {
+            region_id: 1,
+            from_peer: 11,
+            to_peer: 14,
+            from_store: 1,
+            to_store: 4,
+            epoch: Some(metapb::RegionEpoch {
+                conf_ver: 3,
+                version: 1,
+            }),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    cluster.step(s(4), store::event::Event::Frame { from: s(1), frame });
     cluster.until("it asks, and is gone", |cluster| {
         cluster.store(4).peer_count() == 0
     });
