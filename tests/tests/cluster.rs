@@ -150,11 +150,18 @@ async fn load_splits_regions_by_itself() -> Result<()> {
 async fn small_regions_merge() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let setting = |key: &str, value: &str| {
-        let key = format!("PONTOON_CONFIG_PLACEMENT_MERGE__{key}");
+        let key = format!("PONTOON_CONFIG_{key}");
         (key, value.to_owned())
     };
     let cluster = Cluster::start(Wanted {
-        environment: vec![setting("ENABLED", "true"), setting("AFTER", "8s")],
+        // However fast the writers are, their load neither keeps regions apart nor splits them again.
+        environment: vec![
+            setting("PLACEMENT_MERGE__ENABLED", "true"),
+            setting("PLACEMENT_MERGE__AFTER", "8s"),
+            setting("PLACEMENT_MERGE__TOGETHER_REQUESTS", "1000000"),
+            setting("STORE_SPLIT__REQUESTS_PER_SECOND", "0"),
+            setting("STORE_SPLIT__BYTES_PER_SECOND", "0B"),
+        ],
         ..Wanted::default()
     })?;
     let writers = Writers::start(&cluster, 8).await?;
