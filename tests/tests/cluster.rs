@@ -18,6 +18,11 @@ const SENT: &str = r#"server_background_tasks_total{kind="send_snapshot"}"#;
 /// Snapshots that replaced the data of a region.
 const INSTALLED: &str = r#"server_background_tasks_total{kind="install_snapshot"}"#;
 
+/// A setting of every process of a cluster.
+fn setting(key: &str, value: &str) -> (String, String) {
+    (format!("PONTOON_CONFIG_{key}"), value.to_owned())
+}
+
 async fn split_in_four(cluster: &Cluster) -> Result<()> {
     for key in ["w2", "w4", "w6"] {
         cluster.split(key).await?;
@@ -109,14 +114,10 @@ async fn nothing_acknowledged_is_lost_when_processes_are_killed() -> Result<()> 
 #[tokio::test(flavor = "multi_thread")]
 async fn load_splits_regions_by_itself() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let setting = |key: &str, value: &str| {
-        let key = format!("PONTOON_CONFIG_STORE_SPLIT__{key}");
-        (key, value.to_owned())
-    };
     let cluster = Cluster::start(Wanted {
         environment: vec![
-            setting("REQUESTS_PER_SECOND", "100"),
-            setting("REGION_BYTES", "64KiB"),
+            setting("STORE_SPLIT__REQUESTS_PER_SECOND", "100"),
+            setting("STORE_SPLIT__REGION_BYTES", "64KiB"),
         ],
         ..Wanted::default()
     })?;
@@ -149,10 +150,6 @@ async fn load_splits_regions_by_itself() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn small_regions_merge() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let setting = |key: &str, value: &str| {
-        let key = format!("PONTOON_CONFIG_{key}");
-        (key, value.to_owned())
-    };
     let cluster = Cluster::start(Wanted {
         // However fast the writers are, their load neither keeps regions apart nor splits them again.
         environment: vec![
@@ -200,15 +197,9 @@ async fn small_regions_merge() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_down_past_log_compaction_returns_by_snapshot() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let setting = |key: &str, value: &str| {
-        (
-            format!("PONTOON_CONFIG_STORE_RAFT__{key}"),
-            value.to_owned(),
-        )
-    };
     let environment = vec![
-        setting("COMPACT_ENTRIES", "200"),
-        setting("COMPACT_TAIL_ENTRIES", "50"),
+        setting("STORE_RAFT__COMPACT_ENTRIES", "200"),
+        setting("STORE_RAFT__COMPACT_TAIL_ENTRIES", "50"),
     ];
     let cluster = Cluster::start(Wanted {
         environment,
@@ -563,10 +554,12 @@ async fn a_rule_survives_the_loss_of_the_placement_leader() -> Result<()> {
 async fn a_store_that_stays_away_is_replaced() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     // Stores are heard every ten seconds.
-    let setting = |name: &str| (format!("PONTOON_CONFIG_PLACEMENT_{name}"), "15s".to_owned());
     let cluster = Cluster::start(Wanted {
         stores: 4,
-        environment: vec![setting("STORE_DOWN_AFTER"), setting("STORE_LOST_AFTER")],
+        environment: vec![
+            setting("PLACEMENT_STORE_DOWN_AFTER", "15s"),
+            setting("PLACEMENT_STORE_LOST_AFTER", "15s"),
+        ],
         ..Wanted::default()
     })?;
     let writers = Writers::start(&cluster, 4).await?;
