@@ -19,7 +19,7 @@ use crate::event::Now;
 use crate::operators::Operators;
 use crate::regions::index::draw;
 use crate::regions::{RegionInfo, Regions};
-use crate::rests::Rests;
+use crate::rests::{Part, Rests};
 use crate::rules::Places;
 use crate::rules::fit::Cost;
 use crate::score::{Burden, Dimension, Scores, Shifts};
@@ -184,8 +184,8 @@ impl View<'_> {
         drawn
     }
 
-    /// A region that may be moved now, or why not.
-    fn movable(&self, id: RegionId) -> Result<(&RegionInfo, Burden), &'static str> {
+    /// A region of which this part may be moved now, or why not.
+    fn movable(&self, id: RegionId, part: Part) -> Result<(&RegionInfo, Burden), &'static str> {
         let region = self.regions.get(id).ok_or("the region is not known")?;
         let burden = Burden::of(region);
         let learner = |peer: &metapb::Peer| peer.role() == metapb::PeerRole::Learner;
@@ -201,7 +201,7 @@ impl View<'_> {
             Err("it has an operator")
         } else if self.operators.backs_off(id, self.now) {
             Err("its last operator failed")
-        } else if self.rests.rests(id, &burden, self.now.monotonic) {
+        } else if self.rests.rests(id, part, &burden, self.now.monotonic) {
             Err("it was moved a moment ago")
         } else {
             Ok((region, burden))

@@ -4,6 +4,7 @@
 //! answered; latency is what the client waits. In the open loop (`--rate`) requests have intended starts that do not
 //! depend on the answers, and latency counts from there, so that a stall is charged to every request it delayed.
 
+mod pattern;
 mod report;
 mod run;
 mod target;

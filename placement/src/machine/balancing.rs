@@ -15,7 +15,7 @@ use crate::operator::{Kind, Priority, Step};
 use crate::operators::Plan;
 use crate::regions::RegionInfo;
 use crate::regions::index::leader_store;
-use crate::rests::Rests;
+use crate::rests::{Part, Rests};
 use crate::scheduler::{self, Action, Proposal, Relief, View};
 use crate::score::Burden;
 use crate::settings::Settings;
@@ -57,12 +57,16 @@ impl Balancer {
 
     /// A region that is moved now is left alone for a while.
     pub fn rest(&mut self, region: &RegionInfo, kind: Kind, now: Now, settings: &Settings) {
-        if matches!(
-            kind,
-            Kind::MoveReplica | Kind::TransferLeader | Kind::Scatter
-        ) {
-            let (burden, rest) = (Burden::of(region), settings.balance.rest);
-            self.rests.begin(region.id(), &burden, now.monotonic, rest);
+        let parts: &[Part] = match kind {
+            Kind::MoveReplica => &[Part::Replicas],
+            Kind::TransferLeader => &[Part::Leadership],
+            Kind::Scatter => &[Part::Replicas, Part::Leadership],
+            _ => &[],
+        };
+        let (burden, rest) = (Burden::of(region), settings.balance.rest);
+        for &part in parts {
+            self.rests
+                .begin(region.id(), part, &burden, now.monotonic, rest);
         }
     }
 

@@ -11,6 +11,7 @@ use crate::dial::{Dial, Side, TRANSFER_BYTES};
 use crate::dice::Dice;
 use crate::regions::RegionInfo;
 use crate::regions::index::StoreIndex;
+use crate::rests::Part;
 use crate::rules::fit::Cost;
 use crate::score::{Burden, Dimension, Shifts};
 
@@ -119,7 +120,7 @@ impl Hot {
         id: RegionId,
         best: &mut Best,
     ) {
-        let (region, burden) = match view.movable(id) {
+        let (region, burden) = match view.movable(id, Part::Leadership) {
             Ok(found) => found,
             Err(reason) => return best.reject(reason),
         };
@@ -151,7 +152,7 @@ impl Hot {
         id: RegionId,
         best: &mut Best,
     ) {
-        let (region, burden) = match view.movable(id) {
+        let (region, burden) = match view.movable(id, Part::Replicas) {
             Ok(found) => found,
             Err(reason) => return best.reject(reason),
         };

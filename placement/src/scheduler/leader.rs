@@ -6,6 +6,7 @@ use super::{Action, Best, ENDS, EVEN, Found, View};
 use crate::decision::{Decision, Who};
 use crate::dial::{Dial, Side, TRANSFER_BYTES};
 use crate::dice::Dice;
+use crate::rests::Part;
 use crate::rules::fit::Cost;
 use crate::score::{Dimension, Shifts};
 
@@ -44,7 +45,7 @@ pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found
 
 /// Judges a transfer to each other voter, or to the one on this store.
 fn judge(view: &View, dial: &Dial, id: RegionId, only: Option<usize>, best: &mut Best) {
-    let (region, burden) = match view.movable(id) {
+    let (region, burden) = match view.movable(id, Part::Leadership) {
         Ok(found) => found,
         Err(reason) => return best.reject(reason),
     };

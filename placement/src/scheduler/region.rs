@@ -7,6 +7,7 @@ use crate::commands;
 use crate::decision::{Decision, Who};
 use crate::dial::Dial;
 use crate::dice::Dice;
+use crate::rests::Part;
 use crate::score::{Dimension, Shifts};
 
 const WHO: Who = Who::BalanceRegion;
@@ -86,7 +87,7 @@ fn judge(
     id: RegionId,
     best: &mut Best,
 ) {
-    let (region, burden) = match view.movable(id) {
+    let (region, burden) = match view.movable(id, Part::Replicas) {
         Ok(found) => found,
         Err(reason) => return best.reject(reason),
     };

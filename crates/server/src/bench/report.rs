@@ -1,10 +1,17 @@
 //! What a run measured.
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::pattern::Pattern;
 use crate::output::{self, thousands};
 
 /// Latencies are kept in microseconds up to a minute, with three digits.
@@ -99,6 +106,54 @@ impl Summary {
     }
 }
 
+/// Time of an interval of the timeline, in milliseconds.
+const INTERVAL_MS: u64 = 100;
+
+/// What was done when, recorded by many clients at once.
+pub struct Timeline {
+    /// Operations and the slowest of them in microseconds, per interval.
+    intervals: Vec<(AtomicU64, AtomicU64)>,
+}
+
+/// What was done in a tenth of a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Interval {
+    /// Its start, in milliseconds of the measured time.
+    pub at_ms: u64,
+    /// Operations that ended in it and succeeded.
+    pub operations: u64,
+    /// The slowest of them.
+    pub max_us: u64,
+}
+
+impl Timeline {
+    /// Of a run that is measured for so long.
+    pub fn new(measured: Duration) -> Self {
+        let count = measured.as_millis() as u64 / INTERVAL_MS + 1;
+        let intervals = (0..count).map(|_| Default::default()).collect();
+        Self { intervals }
+    }
+
+    /// Records an operation that ended `at`, from the start of the measured time; one that ended later is left out.
+    pub fn record(&self, at: Duration, latency: Duration) {
+        let interval = at.as_millis() as u64 / INTERVAL_MS;
+        if let Some((operations, max_us)) = self.intervals.get(interval as usize) {
+            operations.fetch_add(1, Ordering::Relaxed);
+            max_us.fetch_max(latency.as_micros() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// All intervals in which the run was measured.
+    pub fn intervals(&self) -> Vec<Interval> {
+        let interval = |(at, (operations, max_us)): (u64, &(AtomicU64, AtomicU64))| Interval {
+            at_ms: at * INTERVAL_MS,
+            operations: operations.load(Ordering::Relaxed),
+            max_us: max_us.load(Ordering::Relaxed),
+        };
+        (0..).zip(&self.intervals).map(interval).collect()
+    }
+}
+
 /// A whole run.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -112,6 +167,10 @@ pub struct Report {
     pub value_bytes: u64,
     /// Different keys.
     pub keys: u64,
+    /// Which of them were chosen.
+    pub pattern: Pattern,
+    /// Start of the measured time, in milliseconds since 1970.
+    pub began_unix_ms: u64,
     /// Intended requests per second; absent in the closed loop.
     pub rate: Option<f64>,
     /// Measured time.
@@ -129,6 +188,8 @@ pub struct Report {
     pub put: Option<Summary>,
     /// Latency of reads, if there were any.
     pub get: Option<Summary>,
+    /// What was done in each tenth of a second.
+    pub timeline: Vec<Interval>,
     /// What the numbers depend on.
     pub settings: Settings,
 }
@@ -189,7 +250,7 @@ pub fn table(report: &Report) -> String {
     }
     let settings = &report.settings;
     text.push_str(&format!(
-        "{} {}: {} clients, {}, values of {} B, {} keys; {} servers, {} replicas, {}{}, {}; {} cores for all of it\n",
+        "{} {}: {} clients, {}, values of {} B, {}; {} servers, {} replicas, {}{}, {}; {} cores for all of it\n",
         report.target,
         report.operation,
         report.clients,
@@ -198,7 +259,11 @@ pub fn table(report: &Report) -> String {
             None => "closed loop".to_owned(),
         },
         report.value_bytes,
-        report.keys,
+        match report.pattern {
+            Pattern::Uniform | Pattern::Zipf =>
+                format!("{} keys, {}", thousands(report.keys), report.pattern.name()),
+            Pattern::Sequential => "sequential keys".to_owned(),
+        },
         settings.servers,
         settings.replicas,
         settings
@@ -234,6 +299,29 @@ mod tests {
                 summary.max_us
             ),
             (500, 900, 990, 999, 1000)
+        );
+    }
+
+    #[test]
+    fn a_timeline_keeps_the_slowest_of_each_interval() {
+        let timeline = Timeline::new(Duration::from_millis(250));
+        let ms = Duration::from_millis;
+        timeline.record(ms(10), ms(3));
+        timeline.record(ms(99), ms(2));
+        timeline.record(ms(240), ms(7));
+        timeline.record(ms(300), ms(9));
+        let interval = |at_ms, operations, max_us| Interval {
+            at_ms,
+            operations,
+            max_us,
+        };
+        assert_eq!(
+            timeline.intervals(),
+            [
+                interval(0, 2, 3000),
+                interval(100, 0, 0),
+                interval(200, 1, 7000)
+            ]
         );
     }
 

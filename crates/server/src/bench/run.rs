@@ -5,7 +5,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -14,7 +14,8 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::task::JoinSet;
 
 use super::{
-    report::{self, Latencies, Report},
+    pattern::{Choice, Pattern},
+    report::{self, Latencies, Report, Timeline},
     target::{Connection, TargetKind},
 };
 use crate::{
@@ -51,6 +52,12 @@ pub struct BenchArgs {
     /// Different keys; for get and mixed they are written first
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = positive)]
     keys: u64,
+    /// Which keys the clients choose
+    #[arg(long, value_enum, default_value = "uniform")]
+    pattern: Pattern,
+    /// Exponent of the zipf pattern: the larger, the hotter the first keys
+    #[arg(long, value_name = "EXPONENT", default_value_t = 0.99)]
+    skew: f64,
     /// Requests per second over all clients, on a schedule
     #[arg(long, value_name = "PER_SECOND")]
     rate: Option<f64>,
@@ -97,7 +104,7 @@ fn positive(text: &str) -> Result<u64, String> {
 struct Run {
     operation: Operation,
     reads_percent: u32,
-    keys: u64,
+    choice: Choice,
     value: Bytes,
     /// Time between the intended starts of one client; `None` in the closed loop.
     interval: Option<Duration>,
@@ -105,6 +112,7 @@ struct Run {
     until: Instant,
     put: Latencies,
     get: Latencies,
+    timeline: Timeline,
     errors: AtomicU64,
     /// The longest of the operations that were under way at the end, in milliseconds.
     late_ms_max: AtomicU64,
@@ -126,15 +134,20 @@ pub async fn run(args: BenchArgs) -> Result<()> {
     let connection = Connection::open(args.target, &args.cluster, &args.endpoints, clients).await?;
     let settings = connection.settings(args.rate.is_some()).await?;
     let value = random_value(args.value_size.bytes() as usize);
-    if args.operation != Operation::Put {
-        load(&connection, args.keys, &value).await?;
-    }
+    let loaded = match args.operation {
+        Operation::Put => 0,
+        Operation::Get | Operation::Mixed => args.keys,
+    };
+    let choice = Choice::new(args.pattern, args.skew, args.keys, loaded)
+        .map_err(|error| Failure::new(Kind::Usage, "--skew has to be 0 or more").because(error))?;
+    load(&connection, loaded, &value).await?;
 
     let measure_from = Instant::now() + args.warmup;
+    let began = SystemTime::now() + args.warmup;
     let run = Arc::new(Run {
         operation: args.operation,
         reads_percent: args.reads,
-        keys: args.keys,
+        choice,
         value,
         interval: args
             .rate
@@ -143,6 +156,7 @@ pub async fn run(args: BenchArgs) -> Result<()> {
         until: measure_from + args.duration,
         put: Latencies::default(),
         get: Latencies::default(),
+        timeline: Timeline::new(args.duration),
         errors: AtomicU64::new(0),
         late_ms_max: AtomicU64::new(0),
         first_error: OnceLock::new(),
@@ -181,7 +195,11 @@ pub async fn run(args: BenchArgs) -> Result<()> {
         clients,
         value_bytes: args.value_size.bytes(),
         keys: args.keys,
+        pattern: args.pattern,
         rate: args.rate,
+        began_unix_ms: began
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as u64),
         seconds,
         throughput: operations as f64 / seconds,
         errors: run.errors.load(Ordering::Relaxed),
@@ -189,6 +207,7 @@ pub async fn run(args: BenchArgs) -> Result<()> {
         first_error: run.first_error.get().cloned(),
         put,
         get,
+        timeline: run.timeline.intervals(),
         settings,
     };
     output::print(args.shown.output, &report, report::table);
@@ -231,15 +250,16 @@ impl Run {
                     }
                 }
             };
-            let key = key(random.random_range(0..self.keys));
             let read = match self.operation {
                 Operation::Put => false,
                 Operation::Get => true,
                 Operation::Mixed => random.random_range(0..100) < self.reads_percent,
             };
             let (done, latencies) = if read {
+                let key = key(self.choice.to_read(&mut random));
                 (connection.get(key).await, &self.get)
             } else {
+                let key = key(self.choice.to_write(&mut random));
                 (connection.put(key, self.value.clone()).await, &self.put)
             };
             let ended = Instant::now();
@@ -253,7 +273,11 @@ impl Run {
                 continue;
             }
             match done {
-                Ok(()) => latencies.record(client, ended - started),
+                Ok(()) => {
+                    latencies.record(client, ended - started);
+                    self.timeline
+                        .record(ended - self.measure_from, ended - started);
+                }
                 Err(error) => {
                     self.errors.fetch_add(1, Ordering::Relaxed);
                     self.first_error.get_or_init(|| error);
