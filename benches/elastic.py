@@ -7,6 +7,7 @@ import argparse
 import collections
 import json
 import os
+import random
 import re
 import statistics
 import subprocess
@@ -18,7 +19,8 @@ import urllib.request
 PONTOON = os.environ.get("PONTOON", "pontoon")
 PLACEMENT = "127.0.0.1:11379"
 OFFSET = "9000"
-REGION = "2MiB"
+REGION = "4MiB"
+VALUE = "4KiB"
 
 
 def pontoon(*words):
@@ -30,12 +32,18 @@ def pontoon(*words):
 
 
 class Cluster:
-    """Four stores whose regions split at REGION bytes; merging is off, since it would undo the splits of `split`."""
+    """Four stores, their settings in proportion to a load that two cores bear; merging is off, since it would undo the splits of
+    `split`."""
 
-    def __init__(self, region):
+    def __init__(self, region, requests, balance="true"):
         self.dir = tempfile.mkdtemp(prefix="pontoon-elastic-")
         self.environment = dict(
-            os.environ, PONTOON_CONFIG_STORE_SPLIT__REGION_BYTES=region, PONTOON_CONFIG_PLACEMENT_MERGE__ENABLED="false"
+            os.environ,
+            PONTOON_CONFIG_STORE_SPLIT__REGION_BYTES=region,
+            PONTOON_CONFIG_STORE_SPLIT__REQUESTS_PER_SECOND=requests,
+            PONTOON_CONFIG_PLACEMENT_BALANCE__ENABLED=balance,
+            PONTOON_CONFIG_PLACEMENT_BALANCE__REST="1m",
+            PONTOON_CONFIG_PLACEMENT_MERGE__ENABLED="false",
         )
         self.dev("--stores", "4", "--port-offset", OFFSET, "--detach")
 
@@ -64,20 +72,20 @@ class Cluster:
         return served
 
     def until_quiet(self, limit_s=600):
-        """Waits until no operator was there for 45 s; seconds until the last one ended."""
+        """Waits until none runs and none has begun for 45 s; seconds until the last one began."""
         start = time.time()
         while time.time() - start < limit_s:
-            operators = pontoon("operator", "history", "--placement", PLACEMENT)
-            ended = max((operator["finished_unix_ms"] / 1000 for operator in operators), default=start)
-            if time.time() - max(start, ended) > 45 and not pontoon("status", "--placement", PLACEMENT)["operators_running"]:
-                return max(0, ended - start)
+            ages = [operator["age_ms"] / 1000 for operator in pontoon("operator", "history", "--placement", PLACEMENT)]
+            last = max(start, time.time() - min(ages, default=0))
+            if time.time() - last > 45 and not pontoon("status", "--placement", PLACEMENT)["operators_running"]:
+                return last - start
             time.sleep(1)
         raise SystemExit(f"operators go on after {limit_s} s")
 
 
 def bench(workload, seconds, *more):
     return pontoon(
-        "bench", "put", "--placement", PLACEMENT, "--pattern", workload, "--duration", f"{seconds}s", "--value-size", "1KiB", *more
+        "bench", "put", "--placement", PLACEMENT, "--pattern", workload, "--duration", f"{seconds}s", "--value-size", VALUE, *more
     )
 
 
@@ -114,14 +122,14 @@ def line(name, report):
 
 def workload(name, seconds, rate, keys):
     """One workload on a fresh cluster, again when it is quiet, and (uniform) once more while a fifth store fills."""
-    print(f"{name}: {rate}/s of 1 KiB for {seconds} s on 4 stores, regions of {REGION}", flush=True)
+    print(f"{name}: {rate}/s of {VALUE} for {seconds} s on 4 stores, regions of {REGION}", flush=True)
     words = ["--rate", str(rate), "--keys", str(keys)]
-    with Cluster(REGION) as cluster:
+    with Cluster(REGION, "150") as cluster:
         first = bench(name, seconds, *words)
         line("from one region", first)
         stores = sorted(cluster.requests())
         print(f"  at its end: {spread(cluster, stores)}")
-        print(f"  last operator {cluster.until_quiet():.0f} s later: {spread(cluster, stores)}", flush=True)
+        print(f"  last operator began {cluster.until_quiet():.0f} s later: {spread(cluster, stores)}", flush=True)
         # Sequential keys are all new; what overwrites them tells what is quiet.
         again = "uniform" if name == "sequential" else name
         before = cluster.requests()
@@ -138,14 +146,14 @@ def workload(name, seconds, rate, keys):
             stores = sorted(cluster.requests())
             print(f"  at its end: {spread(cluster, stores)}")
             print(f"  p99 while it fills: {p99(filling) / p99(quiet):.2f} times the quiet one")
-            print(f"  last operator {cluster.until_quiet():.0f} s later: {spread(cluster, stores)}", flush=True)
+            print(f"  last operator began {cluster.until_quiet():.0f} s later: {spread(cluster, stores)}", flush=True)
 
 
 def split(seconds, rate, keys):
     """Splits by command, one every second, while clients write everywhere."""
-    print(f"split: {rate}/s of 1 KiB for {seconds} s while a region is cut every second", flush=True)
+    print(f"split: {rate}/s of {VALUE} for {seconds} s while a region is cut every second", flush=True)
     words = ["--rate", str(rate), "--keys", str(keys), "--clients", "16"]
-    with Cluster("1GiB") as cluster:
+    with Cluster("1GiB", "1000000", balance="false") as cluster:
         bench("uniform", 5, *words)
         quiet = bench("uniform", seconds / 2, *words)
         line("without splits", quiet)
@@ -153,11 +161,10 @@ def split(seconds, rate, keys):
         writers = threading.Thread(target=lambda: result.update(bench("uniform", seconds, *words)))
         writers.start()
         terms = {region["id"]: region["term"] for region in cluster.regions()}
-        cuts = int(seconds) - 4
         time.sleep(3)
         ordered = []
-        for cut in range(1, cuts):
-            key = f"bench/{keys * ((cut * 7) % cuts) // cuts:012}"
+        for cut in random.Random(0).sample(range(1, keys), int(seconds) - 4):
+            key = f"bench/{cut:012}"
             region = pontoon("region", "find", key, "--placement", PLACEMENT)
             begin = time.time() * 1000
             pontoon("region", "split", str(region["id"]), "--key", key, "--placement", PLACEMENT)
@@ -185,8 +192,8 @@ def split(seconds, rate, keys):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--rate", type=int, default=1500, help="writes per second")
-    parser.add_argument("--keys", type=int, default=80_000)
+    parser.add_argument("--rate", type=int, default=1000, help="writes per second")
+    parser.add_argument("--keys", type=int, default=60_000)
     parser.add_argument("workloads", nargs="*", default=["uniform", "sequential", "zipf", "split"])
     args = parser.parse_args()
     for name in args.workloads:
