@@ -24,6 +24,7 @@ use tonic::transport::Channel;
 use super::*;
 
 mod operators;
+mod scattering;
 
 /// Nothing here takes that long; it is the time after which a test says what it waited for.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -6,6 +6,7 @@
 
 pub mod convert;
 mod keyspace;
+mod scatter;
 mod split;
 mod steps;
 mod streams;
@@ -454,30 +455,53 @@ impl Pd for PdService {
         request: Request<pdpb::ScatterRegionRequest>,
     ) -> Called<pdpb::ScatterRegionResponse> {
         let request = request.into_inner();
-        let mut regions = request.regions_id;
-        // The older form names one region.
-        if regions.is_empty() {
-            let told = request.region.map(|region| region.id);
-            let told = told.into_iter().chain([request.region_id]);
-            regions.extend(told.filter(|id| *id != 0).take(1));
-        }
-        let asked = regions.len();
-        let ask = Ask::Scatter(regions.into_iter().map(RegionId).collect());
-        let (answer, header) = self.ask(request.header.as_ref(), ask).await;
-        let (failed_regions_id, finished_percentage) = match answer {
-            Some(Answer::Scattered { failed }) => {
-                let done = asked.saturating_sub(failed.len());
-                let percentage = (done * 100).checked_div(asked).unwrap_or(100);
-                let failed = failed.into_iter().map(|region| region.0).collect();
-                (failed, percentage as u64)
+        let scattered = match self.admit(request.header.as_ref()) {
+            Ok(_) => {
+                let retry_limit = request.retry_limit;
+                scatter::scatter(&self.placement, scatter::named(request), retry_limit)
+                    .await
+                    .map_err(|refusal| convert::error(&refusal))
             }
-            _ => (Vec::new(), 0),
+            Err(error) => Err(error),
         };
-        Ok(Response::new(pdpb::ScatterRegionResponse {
-            header: Some(header),
-            finished_percentage,
-            failed_regions_id,
-        }))
+        let response = match scattered {
+            Ok(scattered) => pdpb::ScatterRegionResponse {
+                header: Some(self.header(None)),
+                finished_percentage: scattered.percentage(),
+                failed_regions_id: scattered.failed.iter().map(|region| region.0).collect(),
+            },
+            Err(error) => pdpb::ScatterRegionResponse {
+                header: Some(self.header(Some(error))),
+                ..Default::default()
+            },
+        };
+        Ok(Response::new(response))
+    }
+
+    async fn split_and_scatter_regions(
+        &self,
+        request: Request<pdpb::SplitAndScatterRegionsRequest>,
+    ) -> Called<pdpb::SplitAndScatterRegionsResponse> {
+        let request = request.into_inner();
+        let done = match self.admit(request.header.as_ref()) {
+            Ok(_) => scatter::split_and_scatter(&self.placement, request)
+                .await
+                .map_err(|refusal| convert::error(&refusal)),
+            Err(error) => Err(error),
+        };
+        let response = match done {
+            Ok((found, scattered)) => pdpb::SplitAndScatterRegionsResponse {
+                header: Some(self.header(None)),
+                split_finished_percentage: found.percentage(),
+                scatter_finished_percentage: scattered.percentage(),
+                regions_id: found.done.iter().map(|region| region.0).collect(),
+            },
+            Err(error) => pdpb::SplitAndScatterRegionsResponse {
+                header: Some(self.header(Some(error))),
+                ..Default::default()
+            },
+        };
+        Ok(Response::new(response))
     }
 
     async fn ask_split(
