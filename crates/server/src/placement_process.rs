@@ -25,7 +25,7 @@ use proto::StoreId;
 use proto::pontoon::v1::refusal::Reason;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, watch};
 use transport::BoxError;
 
 pub use self::error::Error;
@@ -163,7 +163,10 @@ struct Member {
     peers: transport::PeerService<link::Incoming<RocksEngine>>,
     placement: Placement,
     address: std::net::SocketAddr,
-    close: oneshot::Sender<()>,
+    /// Told to stop: probers are to send nobody any more.
+    stop: watch::Sender<bool>,
+    /// The server ends.
+    close: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<()>,
     tasks: tokio::task::JoinSet<()>,
     failures: mpsc::Receiver<Error>,
@@ -240,10 +243,11 @@ impl Member {
             metrics,
             peers: peers.clone(),
         };
-        let (close, closing) = oneshot::channel();
+        let (stop, stopping) = watch::channel(false);
+        let (close, closing) = watch::channel(false);
         let serving = report(
             failed,
-            server::serve(listener, config.addr.clone(), served, closing),
+            server::serve(listener, config.addr.clone(), served, stopping, closing),
         );
         let serving = tokio::spawn(serving);
         Ok(Self {
@@ -251,6 +255,7 @@ impl Member {
             peers,
             placement,
             address,
+            stop,
             close,
             serving,
             tasks,
@@ -268,6 +273,7 @@ impl Member {
             () = signal() => Ok(()),
             Some(failure) = self.failures.recv() => Err(failure),
         };
+        self.stop.send_replace(true);
         let drains = result.is_ok() && !drain_timeout.is_zero();
         let address = self.address;
         let ending = async {
@@ -296,14 +302,16 @@ impl Member {
         let Self {
             node,
             peers,
+            stop,
             close,
             serving,
             mut tasks,
             ..
         } = self;
+        stop.send_replace(true);
         peers.close();
-        // Nobody listens when the server was the one that failed.
-        let _ = close.send(());
+        // The server is gone when it was the one that failed.
+        close.send_replace(true);
         // With the driver gone every stream of a client ends.
         tasks.abort_all();
         if tokio::time::timeout(CLOSE_MAX, serving).await.is_err() {
@@ -374,8 +382,14 @@ fn check(config: &PlacementConfig) -> Result<Members, Error> {
     if config.replicas == 0 {
         return wrong("replicas", "it is zero");
     }
-    if config.tick.is_zero() {
-        return wrong("tick", "it is zero");
+    if let Err(reason) = runtime::check_tick(*config.tick) {
+        return wrong("tick", reason);
+    }
+    if *config.heartbeat < *config.tick {
+        return wrong(
+            "heartbeat",
+            "it must be at least tick, in which it is counted",
+        );
     }
     if config.heartbeat.is_zero() || *config.heartbeat * 5 > *config.election_timeout {
         return wrong(

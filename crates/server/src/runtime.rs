@@ -93,6 +93,22 @@ impl Default for Options {
     }
 }
 
+/// Longest tick. A request waits 300 ms for a leader (REGIONS §8), which is counted in ticks, and not in less than one.
+const TICK_MAX: Duration = Duration::from_millis(300);
+
+/// Refuses a tick that would round times which are counted in it to something else.
+///
+/// # Errors
+/// What a tick must be.
+pub fn check_tick(tick: Duration) -> Result<(), &'static str> {
+    if tick.is_zero() || !tick.subsec_nanos().is_multiple_of(1_000_000) || tick > TICK_MAX {
+        return Err(
+            "it must be a whole number of milliseconds, from 1 to 300: so long requests wait for a leader",
+        );
+    }
+    Ok(())
+}
+
 /// A running node. Dropping it without [`Node::stop`] leaves its threads running to the end of the process.
 pub struct Node<E: Engine> {
     handle: Handle<E>,

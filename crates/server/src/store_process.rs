@@ -378,9 +378,6 @@ impl Signals {
     }
 }
 
-/// Longest tick. A request waits 300 ms for a leader (REGIONS §8), which is counted in ticks, and not in less than one.
-const TICK_MAX: Duration = Duration::from_millis(300);
-
 fn check(config: &StoreConfig) -> Result<(), Error> {
     let wrong = |setting, reason: &str| {
         Err(Error::Setting {
@@ -391,14 +388,10 @@ fn check(config: &StoreConfig) -> Result<(), Error> {
     if config.placement.is_empty() {
         return wrong("placement", "it names no member");
     }
-    let tick = *config.raft.tick;
-    if tick.is_zero() || !tick.subsec_nanos().is_multiple_of(1_000_000) || tick > TICK_MAX {
-        return wrong(
-            "raft.tick",
-            "it must be a whole number of milliseconds, from 1 to 300: so long clients wait for a leader",
-        );
+    if let Err(reason) = runtime::check_tick(*config.raft.tick) {
+        return wrong("raft.tick", reason);
     }
-    if *config.raft.heartbeat < tick {
+    if *config.raft.heartbeat < *config.raft.tick {
         return wrong(
             "raft.heartbeat",
             "it must be at least raft.tick, in which it is counted",

@@ -9,7 +9,7 @@ use proto::pdpb::pd_server::PdServer;
 use proto::pontoon::v1::admin_server::AdminServer;
 use proto::pontoon::v1::steps_server::StepsServer;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -21,6 +21,7 @@ use super::member::Members;
 use crate::metrics::Metrics;
 use crate::runtime::Handle;
 use crate::services::admin::AdminService;
+use crate::services::health::health;
 use crate::services::pd::PdService;
 use crate::services::pd_http::Http;
 
@@ -40,7 +41,8 @@ pub struct Served<E: Engine, R> {
     pub peers: PeerService<R>,
 }
 
-/// Serves until `closing` fires or its sender is gone, then finishes what is under way.
+/// Serves until `closing` is true or its sender is gone, then finishes what is under way. Once `stopping` is true probers
+/// are told not to send anybody here any more, while what comes is served.
 ///
 /// # Errors
 /// [`Error::Serving`].
@@ -48,7 +50,8 @@ pub async fn serve<E: Engine, R: Receiver>(
     listener: TcpListener,
     address: String,
     served: Served<E, R>,
-    closing: oneshot::Receiver<()>,
+    stopping: watch::Receiver<bool>,
+    mut closing: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Serving {
         address: address.clone(),
@@ -61,8 +64,7 @@ pub async fn serve<E: Engine, R: Receiver>(
         metrics,
         peers,
     } = served;
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<PdServer<PdService>>().await;
+    let health = health::<PdServer<PdService>>(stopping).await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -70,7 +72,7 @@ pub async fn serve<E: Engine, R: Receiver>(
         .map_err(|error| failed(error.into()))?;
     let pd = PdService::new(placement.clone(), members.clone());
     let admin = AdminService::new(placement.clone(), members.clone());
-    let grpc = Routes::new(health_service)
+    let grpc = Routes::new(health)
         .add_service(reflection)
         .add_service(PdServer::new(pd.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(StepsServer::new(pd.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
@@ -90,7 +92,7 @@ pub async fn serve<E: Engine, R: Receiver>(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             async {
                 // Fired, or its owner is gone: either way it is time.
-                drop(closing.await);
+                let _ = closing.wait_for(|closing| *closing).await;
             },
         )
         .await

@@ -25,6 +25,7 @@ use super::*;
 
 mod operators;
 mod scattering;
+mod stop;
 
 /// Nothing here takes that long; it is the time after which a test says what it waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,6 +39,15 @@ struct Group {
 
 impl Group {
     async fn start(size: usize, api_version: u32) -> Group {
+        Self::start_with(size, api_version, |_, _| {}).await
+    }
+
+    /// Starts members whose settings `adjust` changes.
+    async fn start_with(
+        size: usize,
+        api_version: u32,
+        adjust: impl Fn(usize, &mut PlacementConfig),
+    ) -> Group {
         let mut listeners = Vec::new();
         for _ in 0..size {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.expect("a free port"));
@@ -48,12 +58,16 @@ impl Group {
         let directories: Vec<_> = (0..size)
             .map(|_| tempfile::tempdir().expect("a temporary directory"))
             .collect();
-        let config = |number: usize| PlacementConfig {
-            data_dir: directories[number].path().to_owned(),
-            addr: addresses[number].clone(),
-            members: addresses.clone(),
-            api_version,
-            ..Default::default()
+        let config = |number: usize| {
+            let mut config = PlacementConfig {
+                data_dir: directories[number].path().to_owned(),
+                addr: addresses[number].clone(),
+                members: addresses.clone(),
+                api_version,
+                ..Default::default()
+            };
+            adjust(number, &mut config);
+            config
         };
         let configs: Vec<_> = (0..size).map(config).collect();
         let start = |(config, listener): (&PlacementConfig, TcpListener)| {

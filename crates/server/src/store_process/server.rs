@@ -8,10 +8,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic_health::ServingStatus;
 use transport::{PeerService, Receiver};
 
 use super::error::Error;
+use crate::services::health::health;
 use crate::services::tikv::TikvService;
 use crate::services::tikv::check::REQUEST_BYTES_MAX;
 
@@ -31,23 +31,14 @@ pub async fn serve<E: Engine, R: Receiver>(
     address: String,
     tikv: TikvService<E>,
     peers: PeerService<R>,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
     mut closing: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Serving {
         address: address.clone(),
         source,
     };
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<TikvServer<TikvService<E>>>().await;
-    tokio::spawn(async move {
-        // Fired, or its owner is gone: either way the end is near.
-        let _ = stopping.wait_for(|stopping| *stopping).await;
-        health.set_not_serving::<TikvServer<TikvService<E>>>().await;
-        health
-            .set_service_status("", ServingStatus::NotServing)
-            .await;
-    });
+    let health = health::<TikvServer<TikvService<E>>>(stopping).await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -61,7 +52,7 @@ pub async fn serve<E: Engine, R: Receiver>(
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(SILENCE_MAX))
         .http2_keepalive_timeout(Some(SILENCE_MAX))
-        .add_service(health_service)
+        .add_service(health)
         .add_service(reflection)
         .add_service(tikv)
         .add_service(peers.server())

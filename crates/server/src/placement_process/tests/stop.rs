@@ -1,0 +1,126 @@
+//! What a member tells others while it stops.
+
+use proto::pdpb::pd_server::SERVICE_NAME;
+use proto::pontoon::v1::{Delete, Operation, operation};
+use store::event::{Keys, Target};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::*;
+
+/// A leader that is told to stop while nobody can follow it: probers are told at once, and what comes is served until a
+/// follower is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probers_are_told_of_a_stop_before_the_leadership_is_handed_over() {
+    // Member 0 never begins an election and, leading, does not miss the others: it leads for as long as it takes.
+    let mut group = Group::start_with(3, 1, |number, config| {
+        if number == 0 {
+            config.election_timeout = Span::secs(3600);
+        }
+    })
+    .await;
+    let first = group.leader().await;
+    let other = 3 - first;
+    assert_ne!(first, 0);
+    group.stop(other).await;
+    let leader = group.members[first].as_ref().expect("it runs");
+    assert!(leader.node.handle().drain(PATIENCE).await);
+    // Who handed over may not have noticed yet.
+    let deadline = Instant::now() + PATIENCE;
+    while group.leader().await != 0 {
+        assert!(Instant::now() < deadline, "member 0 does not take over");
+    }
+    group.stop(first).await;
+
+    // Nobody has this write, so nobody can take over. It removes what is not there.
+    let member = group.members[0].as_ref().expect("it runs");
+    let (node, address) = (member.node.handle(), member.address);
+    let key = bytes::Bytes::from(vec![b'~'; PADDING]);
+    let target = Target {
+        region: member::REGION,
+        peer: None,
+        epoch: None,
+        keys: Keys::Points(vec![key.clone()]),
+    };
+    let delete = Operation {
+        kind: Some(operation::Kind::Delete(Delete { key })),
+    };
+    let before = log_bytes(address).await;
+    let writing = tokio::spawn(async move { node.propose(target, vec![delete]).await });
+    while log_bytes(address).await < before + PADDING {
+        assert!(!writing.is_finished(), "it was refused, or is committed");
+    }
+    let channel = group.channel(0).await;
+    let mut health = HealthClient::new(channel.clone());
+    let mut told = Vec::new();
+    for service in ["", SERVICE_NAME] {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        let answer = health.watch(request).await.expect("it answers");
+        let mut stream = answer.into_inner();
+        assert_eq!(next(&mut stream).await, ServingStatus::Serving);
+        told.push(stream);
+    }
+    let (signal, mut signals) = mpsc::channel(1);
+    let member = group.members[0].take().expect("it runs");
+    let ending = tokio::spawn(member.run(PATIENCE, async move || {
+        signals.recv().await.expect("the test lives");
+    }));
+    signal.send(()).await.expect("it runs");
+    for stream in &mut told {
+        assert_eq!(next(stream).await, ServingStatus::NotServing);
+    }
+    let members = PdClient::new(channel)
+        .get_members(pdpb::GetMembersRequest::default())
+        .await
+        .expect("it serves until its leadership is handed over");
+    assert_eq!(members.into_inner().members.len(), 3);
+
+    group.restart(first).await;
+    let ended = tokio::time::timeout(PATIENCE, ending).await;
+    let ended = ended.expect("it hands over").expect("no panic");
+    ended.expect("it stops");
+    group.restart(other).await;
+    assert_ne!(group.leader().await, 0);
+    group.stop_all().await;
+}
+
+/// Length of a write that is not mistaken for another.
+const PADDING: usize = 4 << 10;
+
+/// What a member wrote into its log.
+async fn log_bytes(address: std::net::SocketAddr) -> usize {
+    let (_, metrics) = get(address, "/metrics").await;
+    let value = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("server_log_written_bytes_total "))
+        .expect("the metric");
+    value.trim().parse().expect("a count")
+}
+
+async fn next(stream: &mut Streaming<tonic_health::pb::HealthCheckResponse>) -> ServingStatus {
+    let answer = tokio::time::timeout(PATIENCE, stream.message()).await;
+    let answer = answer.expect("an answer in time").expect("no failure");
+    answer.expect("it goes on").status()
+}
+
+/// Times are counted in ticks: none may be rounded to nothing, nor the tick itself.
+#[test]
+fn ticks_that_are_too_coarse_are_refused_by_name() {
+    assert!(check(&PlacementConfig::default()).is_ok());
+    let mut config = PlacementConfig::default();
+    for (tick, wrong) in [
+        ("0ms", "tick is wrong"),
+        ("1500us", "tick is wrong"),
+        ("301ms", "tick is wrong"),
+        ("101ms", "heartbeat is wrong"),
+    ] {
+        config.tick = tick.parse().expect("a span");
+        let refused = check(&config).err().expect(tick).to_string();
+        assert!(refused.starts_with(wrong), "{tick}: {refused}");
+    }
+    config.tick = config.heartbeat;
+    assert!(check(&config).is_ok());
+}
