@@ -435,22 +435,4 @@ fn disk(directory: &std::path::Path) -> (u64, u64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn intervals_are_whole_seconds() {
-        let lengths = [0, 499, 1_400, 59_600, 66_000].map(|milliseconds| {
-            let interval = interval(milliseconds, 1_000);
-            assert_eq!(interval.end_timestamp, 1_000);
-            1_000 - interval.start_timestamp
-        });
-        assert_eq!(lengths, [1, 1, 1, 60, 66]);
-    }
-
-    #[test]
-    fn the_disk_has_a_size() {
-        let (capacity, available) = disk(&std::env::temp_dir());
-        assert!(capacity > 0 && available <= capacity);
-    }
-}
+mod tests;

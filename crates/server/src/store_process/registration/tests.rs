@@ -1,0 +1,305 @@
+//! What placement hears of regions, over a real stream, where nothing is due for years.
+
+use std::sync::OnceLock;
+
+use engine::MemoryEngine;
+use proto::StoreId;
+use proto::pdpb::pd_server::{Pd, PdServer};
+use proto::pontoon::v1::region_news::Kind;
+use proto::pontoon::v1::steps_server::{Steps, StepsServer};
+use proto::pontoon::v1::{Frame, SnapshotHead};
+use store::event::{Order, OrderKind, StepId};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::codegen::BoxStream;
+use tonic::{Request, Response, Status};
+
+use super::*;
+use crate::metrics::Metrics;
+use crate::runtime::fatal::exit_process;
+use crate::runtime::{Network, Node, Options, ReadFile, Ticket};
+
+const REGION: RegionId = RegionId(1);
+/// Of every wait; reached only when the code is wrong.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Ticks of 5 ms that no test lives through.
+const NEVER: u64 = 1 << 40;
+
+/// Placement as far as a store needs it to be told of regions: a member that leads, and passes on what it hears.
+#[derive(Clone)]
+struct Listening {
+    address: String,
+    heard: mpsc::UnboundedSender<pdpb::RegionHeartbeatRequest>,
+}
+
+#[tonic::async_trait]
+impl Pd for Listening {
+    async fn get_members(
+        &self,
+        _: Request<pdpb::GetMembersRequest>,
+    ) -> Result<Response<pdpb::GetMembersResponse>, Status> {
+        Ok(Response::new(pdpb::GetMembersResponse {
+            header: Some(pdpb::ResponseHeader {
+                cluster_id: 5,
+                ..Default::default()
+            }),
+            leader: Some(pdpb::Member {
+                client_urls: vec![format!("http://{}", self.address)],
+                ..Default::default()
+            }),
+            ..Default::default()
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl Steps for Listening {
+    async fn exchange(
+        &self,
+        request: Request<Streaming<RegionNews>>,
+    ) -> Result<Response<BoxStream<RegionStep>>, Status> {
+        let (mut news, heard) = (request.into_inner(), self.heard.clone());
+        tokio::spawn(async move {
+            while let Ok(Some(told)) = news.message().await {
+                if let Some(Kind::Report(report)) = told.kind {
+                    heard.send(report).ok();
+                }
+            }
+        });
+        Ok(Response::new(futures::stream::pending().boxed()))
+    }
+}
+
+/// Delivers frames to the other of two nodes.
+struct Line {
+    from: StoreId,
+    to: Arc<OnceLock<Handle<MemoryEngine>>>,
+}
+
+impl Network for Line {
+    fn send(&self, _: StoreId, frame: Frame) {
+        // Before the other one is there frames are lost, as on a network.
+        if let Some(node) = self.to.get() {
+            node.frame(self.from, frame);
+        }
+    }
+
+    fn send_snapshot(&self, _: StoreId, _: &SnapshotHead, _: ReadFile, _: Ticket) -> bool {
+        false
+    }
+}
+
+fn region() -> metapb::Region {
+    metapb::Region {
+        id: REGION.0,
+        region_epoch: Some(metapb::RegionEpoch {
+            conf_ver: 1,
+            version: 1,
+        }),
+        peers: [1, 2]
+            .map(|store_id| metapb::Peer {
+                id: 10 + store_id,
+                store_id,
+                ..Default::default()
+            })
+            .to_vec(),
+        ..Default::default()
+    }
+}
+
+fn start(id: StoreId, network: Line) -> Node<MemoryEngine> {
+    let engine = MemoryEngine::new();
+    store::identity::create(&engine, 5, id, 1).expect("an empty engine");
+    store::identity::bootstrap(&engine, &[region()]).expect("an identity is there");
+    store::identity::bump_boot(&engine).expect("an identity is there");
+    let options = store::Options {
+        seed: id.0,
+        ids_low: 0,
+        report_ticks: NEVER,
+        load_report_ticks: NEVER,
+        health_ticks: NEVER,
+        raft: raft::Options {
+            election_ticks: 80,
+            heartbeat_ticks: 8,
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    let store = store::Store::open(engine.clone(), options).expect("a sound engine");
+    let options = Options {
+        tick: Duration::from_millis(5),
+        ..Default::default()
+    };
+    let metrics = Arc::new(Metrics::new());
+    Node::start(
+        store,
+        engine,
+        Arc::new(network),
+        &options,
+        metrics,
+        exit_process(),
+    )
+    .expect("threads")
+}
+
+/// Two stores with a region of two voters, and placement listening.
+struct Pair {
+    nodes: [Node<MemoryEngine>; 2],
+    heard: mpsc::UnboundedReceiver<pdpb::RegionHeartbeatRequest>,
+    tasks: tokio::task::JoinSet<()>,
+    _directory: tempfile::TempDir,
+    _stop: watch::Sender<bool>,
+}
+
+impl Pair {
+    async fn start() -> Pair {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it listens").to_string();
+        let (sender, heard) = mpsc::unbounded_channel();
+        let placement = Listening {
+            address: address.clone(),
+            heard: sender,
+        };
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move {
+            tonic::transport::Server::builder()
+                .add_service(PdServer::new(placement.clone()))
+                .add_service(StepsServer::new(placement))
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .expect("it serves");
+        });
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (stop, stopping) = watch::channel(false);
+        let ends = [1, 2].map(|_| Arc::new(OnceLock::new()));
+        let nodes = [1, 2].map(|id| {
+            let to = ends[2 - id as usize].clone();
+            let id = StoreId(id);
+            let node = start(id, Line { from: id, to });
+            let registration = Registration {
+                node: node.handle(),
+                placement: Arc::new(PlacementClient::new(std::slice::from_ref(&address))),
+                identity: StoreIdentity {
+                    cluster_id: 5,
+                    store_id: id.0,
+                    boot: 1,
+                    ..Default::default()
+                },
+                store: metapb::Store::default(),
+                addresses: Arc::new(AddressBook::open(directory.path().join(id.to_string()))),
+                data_dir: directory.path().to_owned(),
+                stopping: stopping.clone(),
+            };
+            tasks.spawn(async move { registration.regions().await });
+            node
+        });
+        for (end, node) in ends.iter().zip(&nodes) {
+            assert!(end.set(node.handle()).is_ok());
+        }
+        Pair {
+            nodes,
+            heard,
+            tasks,
+            _directory: directory,
+            _stop: stop,
+        }
+    }
+
+    async fn next(&mut self, what: &str) -> pdpb::RegionHeartbeatRequest {
+        let heard = tokio::time::timeout(DEADLINE, self.heard.recv()).await;
+        let heard = heard.unwrap_or_else(|_| panic!("placement was not told {what}"));
+        heard.expect("placement listens")
+    }
+
+    /// Orders, as placement does again and again: a leader may not be ready. Gives the next report that `holds`.
+    async fn order(
+        &mut self,
+        leader: u64,
+        kind: OrderKind,
+        what: &str,
+        holds: impl Fn(&pdpb::RegionHeartbeatRequest) -> bool,
+    ) -> pdpb::RegionHeartbeatRequest {
+        let node = self.nodes[leader as usize - 1].handle();
+        let ordering = async {
+            let mut again = tokio::time::interval(Duration::from_millis(100));
+            loop {
+                again.tick().await;
+                node.order(Order {
+                    region: REGION,
+                    epoch: region().region_epoch.expect("an epoch"),
+                    id: StepId::default(),
+                    kind: kind.clone(),
+                });
+            }
+        };
+        let hearing = async {
+            loop {
+                let report = self.next(what).await;
+                if holds(&report) {
+                    return report;
+                }
+            }
+        };
+        tokio::select! {
+            () = ordering => unreachable!("it orders for ever"),
+            report = hearing => report,
+        }
+    }
+
+    async fn stop(mut self) {
+        self.tasks.shutdown().await;
+        for node in self.nodes {
+            let stopped = tokio::task::spawn_blocking(move || node.stop());
+            stopped.await.expect("no thread panics");
+        }
+    }
+}
+
+/// The store that leads by a report.
+fn leader(report: &pdpb::RegionHeartbeatRequest) -> u64 {
+    report.leader.as_ref().expect("a leader").store_id
+}
+
+/// REGIONS §8: a new leader and a split are told at once. Reports that are due come years later here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_are_told_without_waiting_until_a_report_is_due() {
+    let mut pair = Pair::start().await;
+    let first = pair.next("who leads first").await;
+    let (mut leads, mut term) = (leader(&first), first.term);
+    // Whoever never told anything owes a report. The third and the fourth leader have told before, and owe none.
+    for _ in 0..3 {
+        let other = 3 - leads;
+        let transfer = OrderKind::TransferLeader(raft::PeerId(10 + other));
+        let told =
+            |report: &pdpb::RegionHeartbeatRequest| report.term > term && leader(report) == other;
+        let report = pair.order(leads, transfer, "of a new leader", told).await;
+        (leads, term) = (other, report.term);
+    }
+
+    let node = pair.nodes[leads as usize - 1].handle();
+    node.ids((100..110).collect());
+    let split = |report: &pdpb::RegionHeartbeatRequest| {
+        let region = report.region.as_ref().expect("a region");
+        let epoch = region.region_epoch.expect("an epoch");
+        region.id == REGION.0 && epoch.version == 2
+    };
+    let keys = OrderKind::Split(vec!["m".into()]);
+    pair.order(leads, keys, "of a split", split).await;
+    pair.stop().await;
+}
+
+#[test]
+fn intervals_are_whole_seconds() {
+    let lengths = [0, 499, 1_400, 59_600, 66_000].map(|milliseconds| {
+        let interval = interval(milliseconds, 1_000);
+        assert_eq!(interval.end_timestamp, 1_000);
+        1_000 - interval.start_timestamp
+    });
+    assert_eq!(lengths, [1, 1, 1, 60, 66]);
+}
+
+#[test]
+fn the_disk_has_a_size() {
+    let (capacity, available) = disk(&std::env::temp_dir());
+    assert!(capacity > 0 && available <= capacity);
+}
