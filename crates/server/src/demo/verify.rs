@@ -313,6 +313,7 @@ async fn same_as_file(path: &Path, found: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ledger::written_value;
     use super::*;
 
     #[tokio::test]
@@ -370,5 +371,32 @@ mod tests {
                 .wrong
                 .is_some()
         );
+    }
+
+    #[tokio::test]
+    async fn a_written_key_is_judged_by_what_was_acknowledged() {
+        let part = Arc::new(Part::new(Bytes::from("base"), 3));
+        let (number, first) = part.book.begin_new();
+        let expected = Expected::Written {
+            part: part.clone(),
+            number,
+        };
+        let key = expected.key();
+        let wrong = async |found| expected.judge(&key, found).await.wrong;
+        let value = |version| Some(written_value(&key, version));
+        assert_eq!(wrong(None).await, None, "it was never acknowledged");
+        assert_eq!(wrong(value(first)).await, None);
+        part.book.acknowledge(number, first);
+        let missing = wrong(None).await.expect("an acknowledged write is gone");
+        assert!(missing.starts_with("missing"), "{missing}");
+        let second = part.book.begin_again(number).expect("it was answered");
+        assert_eq!(wrong(value(first)).await, None);
+        part.book.acknowledge(number, second);
+        let old = wrong(value(first)).await.expect("the newest is gone");
+        assert!(old.starts_with("version 1"), "{old}");
+        assert_eq!(wrong(value(second)).await, None);
+        assert!(wrong(value(second + 1)).await.is_some(), "nobody sent it");
+        let other = Some(written_value(b"other", second));
+        assert_eq!(wrong(other).await.as_deref(), Some("altered"));
     }
 }

@@ -61,6 +61,19 @@ struct Shared {
 }
 
 impl Part {
+    /// A part without keys.
+    pub fn new(base: Bytes, writer: usize) -> Self {
+        Self {
+            base,
+            writer,
+            book: Book::default(),
+            gap: Mutex::new(Gap {
+                last: Instant::now(),
+                longest: Duration::ZERO,
+            }),
+        }
+    }
+
     /// The key of that number.
     pub fn key(&self, number: usize) -> Bytes {
         let mut key = self.base.to_vec();
@@ -82,15 +95,7 @@ impl Writers {
         let mut parts = Vec::new();
         let mut tasks = JoinSet::new();
         for writer in 0..bases.len() * WRITERS_PER_PART {
-            let part = Arc::new(Part {
-                base: bases[writer % bases.len()].clone(),
-                writer,
-                book: Book::default(),
-                gap: Mutex::new(Gap {
-                    last: Instant::now(),
-                    longest: Duration::ZERO,
-                }),
-            });
+            let part = Arc::new(Part::new(bases[writer % bases.len()].clone(), writer));
             parts.push(part.clone());
             tasks.spawn(write(part, keys.clone(), shared.clone()));
         }
