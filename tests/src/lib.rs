@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -365,6 +365,25 @@ impl Cluster {
         Ok(paused)
     }
 
+    /// Serves a store that was killed as a child of this process, which sees how it ends. It goes on writing its log.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn serve_store(&self, name: &str) -> Result<Serving> {
+        let log = std::fs::OpenOptions::new()
+            .append(true)
+            .open(self.dir.path().join(format!("{name}.log")))?;
+        let child = Command::new(binary()?)
+            .args(["serve", "store", "--config"])
+            .arg(self.dir.path().join(format!("{name}.toml")))
+            .envs(self.wanted.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stderr(log.try_clone()?)
+            .stdout(log)
+            .spawn()?;
+        Ok(Serving(child))
+    }
+
     /// Ids of all stores.
     ///
     /// # Errors
@@ -441,6 +460,44 @@ impl Drop for Cluster {
         if let Err(error) = self.dev(&["stop"]) {
             eprintln!("the cluster did not stop: {error:#}");
         }
+    }
+}
+
+/// A store that is a child of this process. Killed when it is dropped.
+pub struct Serving(Child);
+
+impl Serving {
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal(&self, signal: &str) -> Result<()> {
+        let pid = self.0.id().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status()?;
+        ensure!(sent.success(), "{signal} cannot be sent");
+        Ok(())
+    }
+
+    /// How it ended.
+    ///
+    /// # Errors
+    /// It did not in time.
+    pub async fn ended(mut self) -> Result<ExitStatus> {
+        let mut status = None;
+        wait_for("the store ends", async || {
+            status = self.0.try_wait()?;
+            Ok(status.is_some())
+        })
+        .await?;
+        status.context("it ended")
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
     }
 }
 

@@ -2,6 +2,8 @@
 //! write is read back.
 
 mod disk;
+mod stop;
+mod ttl;
 mod writers;
 
 use std::process::Command;

@@ -118,7 +118,10 @@ fn ticks_that_are_too_coarse_are_refused_by_name() {
         ("101ms", "heartbeat is wrong"),
     ] {
         config.tick = tick.parse().expect("a span");
-        let refused = check(&config).err().expect(tick).to_string();
+        let Err(refused) = check(&config) else {
+            panic!("{tick} is taken");
+        };
+        let refused = refused.to_string();
         assert!(refused.starts_with(wrong), "{tick}: {refused}");
     }
     config.tick = config.heartbeat;
