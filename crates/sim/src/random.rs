@@ -21,6 +21,8 @@ pub enum Purpose {
     Load = 5,
     /// Whether regions are merged.
     Merges = 6,
+    /// What happens at chosen moments: exiles, stops before something is removed, late replays, the focus of clients.
+    Moments = 7,
 }
 
 /// A stream of random numbers.

@@ -11,6 +11,7 @@ use raft::{Entry, Event as RaftEvent, Index, LogWrite};
 use crate::context::{Context, Followup, PeerWrite};
 use crate::event::{ApplyTask, Fetch, Task};
 use crate::peer::{Installing, Peer, Stage};
+use crate::planted::Bug;
 use crate::ranges;
 use crate::snapshot::file_names;
 use crate::store::{Store, step_quietly};
@@ -178,7 +179,9 @@ impl Peer {
         if let Err(other) = cx.ranges.set(region, &held, &clear) {
             cx.fail(Error::Overlap { region, other });
         }
-        self.put_install_mark((*head).clone(), &replaces, cx);
+        if cx.options.bug != Some(Bug::InstallWithoutMark) {
+            self.put_install_mark((*head).clone(), &replaces, cx);
+        }
         self.stage = Stage::Installing(Box::new(Installing {
             head: *head,
             clear,

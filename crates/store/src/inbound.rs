@@ -8,6 +8,7 @@ use raft::{Event as RaftEvent, PeerId};
 use crate::codec::{self, Beat};
 use crate::context::Context;
 use crate::peer::{Peer, Stage};
+use crate::planted::Bug;
 use crate::store::{Store, step_quietly};
 use crate::{Error, keys};
 
@@ -223,9 +224,9 @@ impl<E: Engine> Store<E> {
         let newest = newest.max(tombstone.as_ref().map_or(0, |state| state.peer_id));
         if to.0 <= newest {
             if let Some(descriptor) = tombstone.and_then(|state| state.region) {
+                // Proof, if it does not name the sender; else it tells whom to ask, should nobody else be left.
                 let known = descriptor.region_epoch.unwrap_or_default().conf_ver;
-                let named = descriptor.peers.iter().any(|peer| peer.id == from.0);
-                if !named && known > conf_ver.unwrap_or_default() {
+                if known > conf_ver.unwrap_or_default() {
                     let notice = wire::Notice {
                         to_peer: from.0,
                         region: Some(descriptor),
@@ -253,7 +254,9 @@ impl<E: Engine> Store<E> {
             self.cx.fail(error);
             return false;
         }
-        peer.put_mark(&mut self.cx);
+        if self.cx.options.bug != Some(Bug::MarkNotWritten) {
+            peer.put_mark(&mut self.cx);
+        }
         peer.hold(&mut self.cx);
         peer.publish(&mut self.cx);
         self.cx.touch(&mut peer);
@@ -261,7 +264,8 @@ impl<E: Engine> Store<E> {
         true
     }
 
-    /// Proof (c): an applied descriptor of the region that is newer than ours and does not name us.
+    /// Proof (c): an applied descriptor of the region that is newer than ours and does not name us. One that names us comes from
+    /// where the last peer that we knew has died, and says who the others are.
     fn on_notice(&mut self, notice: wire::Notice) {
         let Some(descriptor) = notice.region else {
             return;
@@ -269,7 +273,7 @@ impl<E: Engine> Store<E> {
         let region = RegionId(descriptor.id);
         let Some(peer) = self
             .peers
-            .get(&region)
+            .get_mut(&region)
             .filter(|peer| peer.id.0 == notice.to_peer)
         else {
             return;
@@ -287,7 +291,13 @@ impl<E: Engine> Store<E> {
         let newer =
             known.is_some_and(|known| descriptor.region_epoch.unwrap_or_default().conf_ver > known);
         let named = descriptor.peers.iter().any(|member| member.id == peer.id.0);
-        if newer && !named && peer.may_die(&self.cx) {
+        if newer && named {
+            for member in descriptor.peers {
+                if member.id != peer.id.0 {
+                    peer.remember_contact(PeerId(member.id), StoreId(member.store_id));
+                }
+            }
+        } else if newer && peer.may_die(&self.cx) {
             self.stop(region, "a newer configuration does not name this peer");
         }
     }

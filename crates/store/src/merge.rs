@@ -21,6 +21,7 @@ use raft::{Entry, Index, PeerId, Term};
 
 use crate::peer::Peer;
 
+pub use records::ORPHAN_REASON;
 pub(crate) use target::absorbs;
 
 /// What a region remembers of merges.

@@ -22,7 +22,11 @@ pub enum Bug {
     RecordDroppedUnflushed,
     /// 8: a snapshot takes a range whose owner here no record names.
     SnapshotOverUnnamed,
-    /// 9: what is behind may be destroyed, absorbed and overwritten.
+    /// 9: what is behind may be destroyed, absorbed and overwritten. A script notices (`split_gate`); a simulation cannot
+    /// while data goes through the write-ahead log (the plain path of D3). Harm needs a child that has spoken and whose birth
+    /// is lost. But its first log batch is written after the batch that made it, in the same log, so it survives only if
+    /// that does; and a peer that is stopped applies what was handed out first. Without the log for data only the gate is
+    /// left.
     NoGate,
     /// 10: a snapshot that does not name its receiver is taken.
     SnapshotNamesNobody,
@@ -40,11 +44,15 @@ pub enum Bug {
     AdminWhileFrozen,
     /// 23: reads are served over the freeze.
     ReadOverFreeze,
+    /// 24: a peer that is born without data leaves no mark.
+    MarkNotWritten,
+    /// 25: a snapshot cuts the log without a mark that says so.
+    InstallWithoutMark,
 }
 
 impl Bug {
     /// Every bug, for tests that go through them.
-    pub const ALL: [Bug; 17] = [
+    pub const ALL: [Bug; 19] = [
         Bug::AbsorbWithoutWaiting,
         Bug::RollbackByTimer,
         Bug::CommitWithoutEpoch,
@@ -62,5 +70,7 @@ impl Bug {
         Bug::VerdictFromAnyRegion,
         Bug::AdminWhileFrozen,
         Bug::ReadOverFreeze,
+        Bug::MarkNotWritten,
+        Bug::InstallWithoutMark,
     ];
 }

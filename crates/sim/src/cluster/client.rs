@@ -14,10 +14,14 @@ use store::{keys, read};
 use super::check::linear::{Effect, NEVER, Operation, Value};
 use super::settings::TICK;
 use super::world::{Action, Answer, World};
+use crate::group::settings::Fault;
 use crate::rule::{Rule, Violation};
 
 /// Keys in use. Regions are split at them, so each holds one.
 pub const KEYS: u64 = 24;
+
+/// Keys of a merging region that clients look at.
+const FOCUS_KEYS: usize = 2;
 
 /// Ticks after which a client stops waiting; the outcome stays unknown.
 const PATIENCE_TICKS: u64 = 100;
@@ -86,7 +90,7 @@ impl World {
             self.schedule.after(TICK, Action::Client(place));
             return Ok(());
         }
-        let key = key(self.load_random.below(KEYS));
+        let key = self.pick_key();
         let Some((store, region)) = self.route(&key) else {
             self.schedule.after(TICK, Action::Client(place));
             return Ok(());
@@ -152,6 +156,26 @@ impl World {
         self.schedule
             .after(PATIENCE_TICKS * TICK, Action::TimeUp(place, request));
         self.step(store, event)
+    }
+
+    /// Any key; in worlds where clients focus, mostly one of a region that is merging, or was merged last.
+    fn pick_key(&mut self) -> Bytes {
+        let key_of = key;
+        let any = key_of(self.load_random.below(KEYS));
+        if !self.settings.faults.has(Fault::Focus) || self.moment_random.chance(300) {
+            return any;
+        }
+        let Some((start, end)) = &self.focus else {
+            return any;
+        };
+        // The first keys only, so that what is written is read as well.
+        let inside = (0..KEYS).map(key_of);
+        let inside = inside.filter(|key| keys::contains(start, end, key));
+        let inside: Vec<Bytes> = inside.take(FOCUS_KEYS).collect();
+        match inside.len() as u64 {
+            0 => any,
+            count => inside[self.moment_random.below(count) as usize].clone(),
+        }
     }
 
     fn guess(&mut self, place: usize, key: &Bytes) -> Value {
@@ -279,6 +303,9 @@ impl World {
             asked.operation.effect = Effect::Get(value);
             asked.operation.ended = self.events;
             self.count("read served");
+            if self.merged_at.contains_key(&asked.region.0) {
+                self.count("read served by source");
+            }
             self.clients[place]
                 .history
                 .push((asked.key, asked.operation));

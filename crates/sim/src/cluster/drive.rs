@@ -7,12 +7,18 @@ use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId};
 use raft::PeerId;
 use store::SplitCause;
-use store::event::{Applied, Effects, Event, OrderAnswer, TransferChange, ViewChange};
+use store::event::{Applied, Effects, Event, OrderAnswer, Transfer, TransferChange, ViewChange};
 
+use super::settings::TICK;
 use super::world::{Action, World, broken};
 use crate::group::settings::Fault;
 use crate::rule::Violation;
 use crate::schedule::Time;
+
+/// Permille of an applier's batches of which a store hears late, and of first batches after a start that come late, in worlds
+/// where that happens.
+const SLOW_PERMILLE: u64 = 100;
+const REPLAY_PERMILLE: u64 = 500;
 
 impl World {
     pub(super) fn carry_out(&mut self, action: Action) -> Result<(), Violation> {
@@ -267,6 +273,9 @@ impl World {
 
     pub(super) fn is_cut(&self, from: StoreId, to: StoreId) -> bool {
         self.cut[from.0 as usize].contains(PeerId(to.0))
+            || self
+                .exile
+                .is_some_and(|exile| exile.store == from || exile.store == to)
     }
 
     fn send(&mut self, from: StoreId, frames: BTreeMap<StoreId, wire::Frame>) {
@@ -353,7 +362,12 @@ impl World {
         if !node.applying && !node.apply.is_empty() {
             node.applying = true;
             let incarnation = node.incarnation;
-            let delay = self.work_delay();
+            let late = std::mem::take(&mut node.replaying) && self.is_slow(REPLAY_PERMILLE);
+            let delay = if late {
+                self.late_delay()
+            } else {
+                self.work_delay()
+            };
             self.schedule.after(delay, Action::Apply(id, incarnation));
         }
     }
@@ -371,13 +385,61 @@ impl World {
         let tasks = node.apply.drain(..count).collect();
         let applied = node.applier.run(tasks).map_err(broken)?;
         for applied in &applied {
-            self.learn(applied)?;
+            let moment = self.learn(applied)?;
+            if applied.absorbed.is_some() {
+                self.contents
+                    .check(id.0, applied.region, &self.nodes[&id].engine)?;
+            }
+            if let Some(moment) = moment {
+                self.maybe_exile(id, moment);
+            }
+        }
+        let removed = self.removes_receiver(id, &applied);
+        if removed {
+            self.count("receiver removed");
+            let node = self.nodes.get_mut(&id).expect("a store of the cluster");
+            node.unheard
+                .extend(applied.iter().map(|applied| applied.region));
         }
         // The applier's word reaches the store a little later; a crash may come between.
-        let delay = self.disk_random.between(1, 200);
+        let delay = if removed || self.is_slow(SLOW_PERMILLE) {
+            self.late_delay()
+        } else {
+            self.disk_random.between(1, 200)
+        };
         self.schedule
             .after(delay, Action::Report(id, incarnation, applied));
         Ok(())
+    }
+
+    /// Whether what was applied removes a peer for which a snapshot is being built here, in worlds where the store hears of
+    /// that late.
+    fn removes_receiver(&self, id: StoreId, applied: &[Applied]) -> bool {
+        self.settings.faults.has(Fault::Untimely)
+            && self.nodes[&id].transfers.iter().any(|transfer| {
+                let Transfer::Outgoing {
+                    region, to_peer, ..
+                } = transfer
+                else {
+                    return false;
+                };
+                let changed = applied.iter().filter(|applied| applied.region == *region);
+                changed
+                    .filter_map(|applied| applied.changed.as_ref())
+                    .any(|changed| changed.peers.iter().all(|peer| peer.id != to_peer.0))
+            })
+    }
+
+    /// Whether the next work of an applier takes long, in worlds where that happens.
+    fn is_slow(&mut self, permille: u64) -> bool {
+        self.settings.faults.has(Fault::SlowReplay) && self.moment_random.chance(permille)
+    }
+
+    /// Longer than an election takes.
+    fn late_delay(&mut self) -> Time {
+        let timeout = Time::from(self.settings.options.raft.election_ticks) * TICK;
+        self.count("applier late");
+        self.moment_random.between(TICK, 3 * timeout)
     }
 
     fn report(
@@ -389,14 +451,14 @@ impl World {
         if !self.nodes[&id].is_up(incarnation) {
             return Ok(());
         }
-        self.nodes
-            .get_mut(&id)
-            .expect("a store of the cluster")
-            .applying = false;
+        let node = self.nodes.get_mut(&id).expect("a store of the cluster");
+        node.applying = false;
+        node.unheard.clear();
         let mut answers = Vec::new();
         for applied in &mut applied {
             answers.append(&mut applied.answers);
-            if self.disk_random.chance(100) {
+            let drawn = self.disk_random.chance(100);
+            if drawn || self.settings.faults.has(Fault::Merge) {
                 self.contents
                     .check(id.0, applied.region, &self.nodes[&id].engine)?;
             }

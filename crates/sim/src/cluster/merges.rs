@@ -11,6 +11,7 @@ use raft::{PeerId, Role};
 use store::event::{Applied, Event, Order, OrderKind, StepId};
 use store::{codec, keys};
 
+use super::exile::Moment;
 use super::world::{World, broken};
 use crate::group::settings::Fault;
 use crate::rule::Violation;
@@ -102,7 +103,7 @@ impl World {
         Some((one, other))
     }
 
-    fn leader_of(&self, region: u64) -> Option<StoreId> {
+    pub(super) fn leader_of(&self, region: u64) -> Option<StoreId> {
         let leads = self.nodes.iter().filter_map(|(store, node)| {
             let view = node.views.get(&RegionId(region))?;
             (view.role == Role::Leader && view.owns_range).then_some((view.term, *store))
@@ -185,16 +186,20 @@ impl World {
         })
     }
 
-    /// What was applied somewhere: descriptors, and merges with one outcome each.
-    pub(super) fn learn(&mut self, applied: &Applied) -> Result<(), Violation> {
+    /// What was applied somewhere: descriptors, and merges with one outcome each. Tells of a split, and of a merge's
+    /// first absorption.
+    pub(super) fn learn(&mut self, applied: &Applied) -> Result<Option<Moment>, Violation> {
         let Some(changed) = &applied.changed else {
-            return Ok(());
+            return Ok(None);
         };
+        let mut moment = None;
         if let Some(absorbed) = &applied.absorbed {
             let source = absorbed.tombstone.region.clone().unwrap_or_default();
             if self.descriptors.learn_merge(&source, changed.id)? {
                 self.count("merge committed");
                 self.merged_at.insert(source.id, self.schedule.now());
+                self.focus = Some((source.start_key.clone(), source.end_key.clone()));
+                moment = Some(Moment::Merge(changed.clone()));
             } else {
                 let since = self.schedule.now() - self.merged_at.get(&source.id).unwrap_or(&0);
                 let timeout = u64::from(self.settings.options.raft.election_ticks);
@@ -207,6 +212,7 @@ impl World {
             let version = changed.region_epoch.unwrap_or_default().version;
             if merge.freeze.is_some() {
                 if self.frozen.insert((changed.id, version)) {
+                    self.focus = Some((changed.start_key.clone(), changed.end_key.clone()));
                     self.count("region froze");
                 }
             } else if self.frozen.contains(&(changed.id, version.wrapping_sub(1)))
@@ -217,7 +223,11 @@ impl World {
         }
         let mut pieces = vec![changed.clone()];
         pieces.extend(applied.children.iter().map(|child| child.region.clone()));
-        self.descriptors.learn(&pieces)
+        if !applied.children.is_empty() {
+            moment = Some(Moment::Split(pieces.clone()));
+        }
+        self.descriptors.learn(&pieces)?;
+        Ok(moment)
     }
 
     /// Placement tells a store who owns a key.

@@ -8,6 +8,7 @@
 pub mod check;
 mod client;
 mod drive;
+mod exile;
 mod merges;
 mod node;
 mod operator;

@@ -27,6 +27,10 @@ pub struct Node {
     pub apply: VecDeque<ApplyTask>,
     /// Whether applying is on its way.
     pub applying: bool,
+    /// Regions that lost the receiver of a snapshot, which the store has not heard of yet.
+    pub unheard: BTreeSet<RegionId>,
+    /// Whether nothing was applied since it started.
+    pub replaying: bool,
     /// Whether effects wait to be taken.
     pub dirty: bool,
     /// Published views.
@@ -48,6 +52,7 @@ impl Node {
         self.apply.clear();
         self.views.clear();
         self.transfers.clear();
+        self.unheard.clear();
         (self.writing, self.applying, self.dirty) = (false, false, false);
     }
 }

@@ -5,7 +5,7 @@ use engine::{CrashMode, Keep};
 use proto::metapb::{self, PeerRole};
 use proto::{RegionId, StoreId};
 use raft::{PeerId, Role};
-use store::event::{Event, Order, OrderKind, StepId};
+use store::event::{Event, Order, OrderKind, StepId, Transfer};
 use store::keys;
 
 use super::client::{KEYS, key};
@@ -25,6 +25,9 @@ impl World {
         let (low, high) = self.settings.operator;
         let delay = self.load_random.between(low, high);
         self.schedule.after(delay, Action::Operator);
+        if self.exile.is_some() && self.moment_random.chance(800) {
+            return self.exile_step();
+        }
         if self.settings.faults.has(Fault::Merge) && self.load_random.chance(500) {
             return self.merge_step();
         }
@@ -40,7 +43,8 @@ impl World {
         }
         let place = self.load_random.below(led.len() as u64) as usize;
         let (store, region) = &led[place];
-        let Some(kind) = self.pick_order(region) else {
+        let untimely = self.untimely_removal(*store, region);
+        let Some(kind) = untimely.or_else(|| self.pick_order(region)) else {
             return Ok(());
         };
         let order = Order {
@@ -50,6 +54,22 @@ impl World {
             kind,
         };
         self.step(*store, Event::Order(order))
+    }
+
+    /// Removes a learner for which a snapshot is being built, in worlds where that happens.
+    fn untimely_removal(&mut self, store: StoreId, region: &metapb::Region) -> Option<OrderKind> {
+        if !self.settings.faults.has(Fault::Untimely) {
+            return None;
+        }
+        let transfers = &self.nodes[&store].transfers;
+        let learner = region.peers.iter().find(|peer| {
+            peer.role() == PeerRole::Learner
+                && transfers.iter().any(|transfer| {
+                    matches!(transfer, Transfer::Outgoing { to_peer, .. } if to_peer.0 == peer.id)
+                })
+        })?;
+        Some(OrderKind::RemoveLearner(PeerId(learner.id)))
+            .filter(|_| self.moment_random.chance(500))
     }
 
     fn pick_order(&mut self, region: &metapb::Region) -> Option<OrderKind> {
@@ -211,7 +231,7 @@ impl World {
         Ok(())
     }
 
-    /// Stops a store: killed, or without power.
+    /// Stops a store for a while: killed, or without power.
     pub(super) fn stop(&mut self, id: StoreId, power: bool) {
         let keep = match self.disk_random.below(3) {
             0 => Keep::Nothing,
@@ -223,6 +243,14 @@ impl World {
         } else {
             CrashMode::Kill
         };
+        self.stop_in(id, mode);
+        let delay = self.outage();
+        self.schedule.after(delay, Action::Restart(id));
+    }
+
+    /// Stops a store; who calls this starts it again.
+    pub(super) fn stop_in(&mut self, id: StoreId, mode: CrashMode) {
+        let power = mode != CrashMode::Kill;
         let now = self.schedule.now();
         self.trace.note(now, [22, id.0, u64::from(power), 0], || {
             format!("store {id} stops: {mode:?}")
@@ -232,8 +260,6 @@ impl World {
         node.stop();
         self.drop_requests(id);
         self.count(if power { "power loss" } else { "kill" });
-        let delay = self.outage();
-        self.schedule.after(delay, Action::Restart(id));
     }
 
     fn mend_later(&mut self) {

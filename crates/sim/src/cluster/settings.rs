@@ -32,9 +32,22 @@ pub const FAULTS: &[Fault] = &[
     Fault::Limits,
     Fault::SlowSnapshot,
     Fault::LostFiles,
+    Fault::Exile,
+    Fault::Untimely,
+    Fault::SlowReplay,
+    Fault::Focus,
+    Fault::Merge,
 ];
 /// Those that were added later. They are drawn last, so that a seed's other settings are what they were before.
-const LATE: &[Fault] = &[Fault::SlowSnapshot, Fault::LostFiles];
+const LATE: &[Fault] = &[
+    Fault::SlowSnapshot,
+    Fault::LostFiles,
+    Fault::Exile,
+    Fault::Untimely,
+    Fault::SlowReplay,
+    Fault::Focus,
+    Fault::Merge,
+];
 
 /// The settings of a cluster.
 #[derive(Clone, Debug)]

@@ -17,6 +17,9 @@ const HUNG_PERMILLE: u64 = 100;
 const SLOW_PERMILLE: u64 = 500;
 /// Permille of snapshots whose files are lost while they are put in place, in worlds where that happens.
 const LOST_PERMILLE: u64 = 200;
+/// Permille of removals before which a store stops, in worlds where that happens: of all, and of sources that a record ends.
+const UNTIMELY_PERMILLE: u64 = 150;
+const ORPHAN_PERMILLE: u64 = 500;
 /// Pieces of a slow task, each of which takes up to a third of the time that a snapshot may stand still.
 const PIECES_MAX: u64 = 12;
 
@@ -36,6 +39,24 @@ impl World {
             && self.disk_random.chance(LOST_PERMILLE)
         {
             return self.lose_files(id);
+        }
+        if let Task::Destroy { tombstone, .. } = &*task {
+            let orphan = tombstone.reason == store::merge::ORPHAN_REASON;
+            if orphan {
+                self.count("orphan source dies");
+            }
+            if self.settings.faults.has(Fault::Untimely)
+                && self.moment_random.chance(if orphan {
+                    ORPHAN_PERMILLE
+                } else {
+                    UNTIMELY_PERMILLE
+                })
+            {
+                self.count("stopped before removing");
+                let power = self.moment_random.chance(500);
+                self.stop(id, power);
+                return Ok(());
+            }
         }
         let Some(transfer) = task
             .transfer()
@@ -96,7 +117,9 @@ impl World {
         let Some(transfer) = task.transfer() else {
             return self.run_task(id, incarnation, *task);
         };
-        if left == 0 || self.healing || !self.may_go_on(id, transfer) {
+        let unheard = matches!(&*task, Task::BuildSnapshot { region, .. }
+            if self.nodes[&id].unheard.contains(region));
+        if left == 0 || unheard || self.healing || !self.may_go_on(id, transfer) {
             return self.run_task(id, incarnation, *task);
         }
         if let Task::SendSnapshot { to_store, head, .. } = &*task
@@ -246,6 +269,10 @@ impl World {
         let staged = node.engine.stage_list().map_err(broken)?;
         if node.store.is_none() || head.files.iter().any(|file| !staged.contains(&file.name)) {
             return Ok(());
+        }
+        let region = head.region.as_ref();
+        if region.is_some_and(|region| region.peers.iter().all(|peer| peer.id != head.to_peer)) {
+            self.count("snapshot without receiver");
         }
         self.step(to, Event::SnapshotReceived { from, head })
     }

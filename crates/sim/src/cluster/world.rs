@@ -14,6 +14,7 @@ use store::{Store, identity};
 use super::check::content::Contents;
 use super::check::regions::Descriptors;
 use super::client::Client;
+use super::exile::Exile;
 use super::merges::Pair;
 use super::node::Node;
 use super::settings::{Settings, TICK};
@@ -89,10 +90,13 @@ pub struct World {
     pub(super) disk_random: Stream,
     pub(super) clock_random: Stream,
     pub(super) load_random: Stream,
+    pub(super) moment_random: Stream,
     /// By sender: who does not hear it.
     pub(super) cut: [PeerSet; 16],
     /// Who hears everything late.
     pub(super) lagging: PeerSet,
+    /// The store that is away, while one is.
+    pub(super) exile: Option<Exile>,
     pub(super) clients: Vec<Client>,
     /// Which client waits for which request.
     pub(super) waiting: BTreeMap<RequestId, usize>,
@@ -105,6 +109,8 @@ pub struct World {
     pub(super) frozen: BTreeSet<(u64, u64)>,
     /// When a merge took effect first, by source.
     pub(super) merged_at: BTreeMap<u64, Time>,
+    /// What merged last, or is about to: where clients that focus look.
+    pub(super) focus: Option<(Bytes, Bytes)>,
     /// The neighbours that the operator is about to merge.
     pub(super) pair: Option<Pair>,
     /// Peers that wait for another snapshot, because they lost the files of one.
@@ -131,8 +137,10 @@ impl World {
             disk_random: Stream::new(plan.seed, Purpose::Disk),
             clock_random: Stream::new(plan.seed, Purpose::Clock),
             load_random: Stream::new(plan.seed, Purpose::Load),
+            moment_random: Stream::new(plan.seed, Purpose::Moments),
             cut: [PeerSet::default(); 16],
             lagging: PeerSet::default(),
+            exile: None,
             clients: (0..settings.clients).map(|_| Client::default()).collect(),
             waiting: BTreeMap::new(),
             requests: 0,
@@ -142,6 +150,7 @@ impl World {
             contents: Contents::default(),
             frozen: BTreeSet::new(),
             merged_at: BTreeMap::new(),
+            focus: None,
             pair: None,
             unusable: BTreeSet::new(),
             happened: BTreeMap::new(),
@@ -193,6 +202,8 @@ impl World {
                 writing: false,
                 apply: VecDeque::new(),
                 applying: false,
+                unheard: BTreeSet::new(),
+                replaying: false,
                 dirty: false,
                 views: BTreeMap::new(),
                 transfers: BTreeSet::new(),
@@ -234,6 +245,7 @@ impl World {
         })?;
         node.applier = Applier::new(node.engine.clone(), &self.settings.options);
         node.store = Some(store);
+        node.replaying = true;
         node.incarnation += 1;
         let incarnation = node.incarnation;
         self.trace
@@ -269,6 +281,7 @@ impl World {
         self.healing = true;
         self.cut = [PeerSet::default(); 16];
         self.lagging = PeerSet::default();
+        self.exile = None;
         self.settings.faults = crate::group::settings::Faults::default();
         self.settings.sync = (100, 1000);
         self.settings.apply = (100, 1000);

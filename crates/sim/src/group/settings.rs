@@ -65,11 +65,20 @@ pub enum Fault {
     Merge,
     /// Stores stop while they put snapshots in place, and lose the files; in clusters.
     LostFiles,
+    /// A store is away from the moment of a split or a merge on, until a peer of it was removed; in clusters.
+    Exile,
+    /// Stores stop when they are about to remove what is left of a peer, and learners are removed while snapshots are built
+    /// for them, of which the store hears late; in clusters.
+    Untimely,
+    /// What was lost in a stop is applied again late, and stores hear late of what was applied; in clusters.
+    SlowReplay,
+    /// Clients ask for what is being merged; in clusters.
+    Focus,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 27] = [
+    pub const ALL: [Fault; 31] = [
         Fault::Loss,
         Fault::Duplicate,
         Fault::Reorder,
@@ -97,6 +106,10 @@ impl Fault {
         Fault::SlowSnapshot,
         Fault::Merge,
         Fault::LostFiles,
+        Fault::Exile,
+        Fault::Untimely,
+        Fault::SlowReplay,
+        Fault::Focus,
     ];
 
     /// The name on the command line.

@@ -18,6 +18,9 @@ use crate::planted::Bug;
 use crate::store::Store;
 use crate::{codec, keys};
 
+/// Why a source dies that nothing on its store absorbs, in its tombstone.
+pub const ORPHAN_REASON: &str = "a merge record names it";
+
 /// What a store can say of a peer that a record names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Remains {
@@ -161,7 +164,7 @@ impl<E: Engine> Store<E> {
             }
             let has_data = !matches!(peer.stage, Stage::Uninitialized { .. });
             if has_data && peer.may_die(&self.cx) && self.is_past(record) {
-                self.stop(region, "a merge record names it");
+                self.stop(region, ORPHAN_REASON);
             }
             let dying = self
                 .peers
