@@ -9,14 +9,15 @@ use raft::PeerId;
 use store::SplitCause;
 use store::event::{Applied, Effects, Event, OrderAnswer, Transfer, TransferChange, ViewChange};
 
+use super::exile::Moment;
 use super::settings::TICK;
 use super::world::{Action, World, broken};
 use crate::group::settings::Fault;
 use crate::rule::Violation;
 use crate::schedule::Time;
 
-/// Permille of an applier's batches of which a store hears late, and of first batches after a start that come late, in worlds
-/// where that happens.
+/// Permille of an applier's batches of which a store hears late, and of those after a start or a merge elsewhere that come late,
+/// in worlds where that happens.
 const SLOW_PERMILLE: u64 = 100;
 const REPLAY_PERMILLE: u64 = 500;
 
@@ -362,7 +363,7 @@ impl World {
         if !node.applying && !node.apply.is_empty() {
             node.applying = true;
             let incarnation = node.incarnation;
-            let late = std::mem::take(&mut node.replaying) && self.is_slow(REPLAY_PERMILLE);
+            let late = std::mem::take(&mut node.may_be_late) && self.is_slow(REPLAY_PERMILLE);
             let delay = if late {
                 self.late_delay()
             } else {
@@ -391,6 +392,11 @@ impl World {
                     .check(id.0, applied.region, &self.nodes[&id].engine)?;
             }
             if let Some(moment) = moment {
+                if matches!(moment, Moment::Merge(_)) {
+                    // The others may get there late, and their clients not notice.
+                    let others = self.nodes.iter_mut().filter(|(other, _)| **other != id);
+                    others.for_each(|(_, node)| node.may_be_late = true);
+                }
                 self.maybe_exile(id, moment);
             }
         }

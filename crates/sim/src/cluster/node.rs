@@ -29,8 +29,8 @@ pub struct Node {
     pub applying: bool,
     /// Regions that lost the receiver of a snapshot, which the store has not heard of yet.
     pub unheard: BTreeSet<RegionId>,
-    /// Whether nothing was applied since it started.
-    pub replaying: bool,
+    /// Whether the next batch may be late: nothing was applied since it started, or another store was first to merge.
+    pub may_be_late: bool,
     /// Whether effects wait to be taken.
     pub dirty: bool,
     /// Published views.

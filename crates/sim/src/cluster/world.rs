@@ -203,7 +203,7 @@ impl World {
                 apply: VecDeque::new(),
                 applying: false,
                 unheard: BTreeSet::new(),
-                replaying: false,
+                may_be_late: false,
                 dirty: false,
                 views: BTreeMap::new(),
                 transfers: BTreeSet::new(),
@@ -245,7 +245,7 @@ impl World {
         })?;
         node.applier = Applier::new(node.engine.clone(), &self.settings.options);
         node.store = Some(store);
-        node.replaying = true;
+        node.may_be_late = true;
         node.incarnation += 1;
         let incarnation = node.incarnation;
         self.trace

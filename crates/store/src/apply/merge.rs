@@ -105,7 +105,14 @@ impl ApplyRegion {
             self.mark_damaged();
         }
         if !self.has_bug(Bug::RecordsNotInherited) {
-            self.merge.inherit(state.records);
+            // Those of the source's own merges learn who its members were at last.
+            let mut records = state.records;
+            let own_records = records.iter_mut().filter_map(|record| {
+                let absorber = record.absorber.as_mut();
+                absorber.filter(|absorber| absorber.id == region.id)
+            });
+            own_records.for_each(|absorber| *absorber = region.clone());
+            self.merge.inherit(records);
         }
         self.merge.inherit([MergeRecord {
             source: Some(region.clone()),

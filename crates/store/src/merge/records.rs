@@ -42,7 +42,13 @@ impl<E: Engine> Store<E> {
             return;
         };
         peer.merging.records_due = tick + self.cx.options.merge_poll_ticks;
-        let records = peer.merge.records.clone();
+        let mut records = peer.merge.records.clone();
+        // Whom it removed since needs no source any more, and perhaps was never born.
+        let own_records = records.iter_mut().filter_map(|record| {
+            let absorber = record.absorber.as_mut();
+            absorber.filter(|absorber| absorber.id == holder.0)
+        });
+        own_records.for_each(|absorber| *absorber = peer.region.clone());
         peer.merging.deaths.retain(|(merge, _)| {
             records
                 .iter()
@@ -198,7 +204,7 @@ impl<E: Engine> Store<E> {
     }
 
     /// Whether the absorber of a record needs the source on this store no more (REGIONS §2, proof (e)): its peer, which was on
-    /// every store of the source, is past the merge, or dead.
+    /// every store of the source, is past the merge, dead, or, as a later descriptor of it tells, removed.
     pub(crate) fn is_past(&self, record: &wire::MergeRecord) -> bool {
         if self.cx.options.bug == Some(Bug::OrphanDestroyedEarly) {
             return true;
@@ -206,15 +212,16 @@ impl<E: Engine> Store<E> {
         let Some(absorber) = &record.absorber else {
             return false;
         };
-        let Some(named) = peer_on(absorber, self.cx.store) else {
-            return false;
-        };
-        match self.peers.get(&RegionId(absorber.id)) {
-            Some(peer) if peer.id > named => true,
-            Some(peer) => peer.has_passed(record),
-            None => self
+        let named = peer_on(absorber, self.cx.store);
+        match (self.peers.get(&RegionId(absorber.id)), named) {
+            (Some(peer), Some(named)) if peer.id > named => true,
+            (Some(peer), _) => peer.has_passed(record),
+            (None, Some(named)) => self
                 .is_buried(RegionId(absorber.id), named)
                 .unwrap_or(false),
+            // Removed since, perhaps before it was born. An earlier one that a split may still bring has no log that takes
+            // the source in, and gets none.
+            (None, None) => true,
         }
     }
 

@@ -1,6 +1,8 @@
 //! Splits against everything (REGIONS §4, §10 rows 1 to 13).
 
 use bytes::Bytes;
+use engine::MemoryOptions;
+use proto::RegionId;
 use proto::metapb;
 use proto::pontoon::v1 as wire;
 use raft::{PeerId, Role};
@@ -383,10 +385,11 @@ fn split_replay() {
     cluster.assert_same_data(&[1, 2, 3]);
 }
 
-#[test]
-fn split_gate() {
-    // A peer that is behind its durable commit index is not destroyed by a notice: it replays the split first.
-    let mut cluster = Cluster::new(4, &[region(1, "", "", &[1, 2, 3])]);
+/// A child, and store 3, whose peer of the parent is behind its durable commit index and was told by a notice that it is removed.
+fn behind_and_removed(bug: Option<store::Bug>) -> (Cluster, RegionId) {
+    let options = store::Options { bug, ..options() };
+    let regions = [region(1, "", "", &[1, 2, 3])];
+    let mut cluster = Cluster::with(4, &regions, options, MemoryOptions::default());
     cluster.put(r(1), "t", "4");
     cluster.elect_at(r(1), 1);
     // Store 3 has the split durably committed and does not apply it.
@@ -403,6 +406,20 @@ fn split_gate() {
     cluster.hold_apply.insert(s(3));
     assert!(cluster.store(3).raft(r(1)).expect("it runs").behind());
     cluster.ticks(70);
+    (cluster, child)
+}
+
+/// Planted bug 9 of REGIONS §11.
+#[test]
+fn split_gate_is_missed() {
+    let (cluster, _) = behind_and_removed(Some(store::Bug::NoGate));
+    assert!(!cluster.has_view(3, r(1)), "it dies before the replay");
+}
+
+#[test]
+fn split_gate() {
+    // A peer that is behind its durable commit index is not destroyed by a notice: it replays the split first.
+    let (mut cluster, child) = behind_and_removed(None);
     assert!(cluster.has_view(3, r(1)), "a peer behind is not destroyed");
     cluster.hold_apply.clear();
     cluster.until("the parent dies after the replay", |cluster| {
