@@ -22,6 +22,9 @@ use crate::peer::{Installing, Peer, Stage};
 use crate::store::Store;
 use crate::{Error, advance, codec, identity, keys, ranges};
 
+/// Why a peer is being removed whose removal an earlier process began.
+const INTERRUPTED: &str = "its removal was interrupted";
+
 /// What the two tiers hold of one region.
 #[derive(Default)]
 struct Found {
@@ -89,7 +92,22 @@ pub(crate) fn recover<E: Engine>(store: &mut Store<E>) -> Result<(), Error> {
             store.peers.insert(region, peer);
         }
     }
+    reserve_for_the_dead(store);
     remove_leftover_files(store)
+}
+
+/// Reserves what the dead leave to clear, after everybody alive has taken what is his: if somebody owns a part of it by now, there
+/// is nothing to clear that this store knows to be nobody's. The tombstone keeps the whole descriptor all the same: it answers
+/// messages of those who do not know.
+fn reserve_for_the_dead<E: Engine>(store: &mut Store<E>) {
+    for (region, peer) in &mut store.peers {
+        if let Stage::Stopping { reason, held, .. } = &mut peer.stage
+            && *reason == INTERRUPTED
+            && store.cx.ranges.set(*region, &[], held).is_err()
+        {
+            held.clear();
+        }
+    }
 }
 
 /// Collects the records of all regions, without reading logs: a cursor that meets an entry skips to the end of that log.
@@ -481,13 +499,8 @@ fn resume_destroy<E: Engine>(
     if let Some(new) = mark.installing.and_then(|head| head.region) {
         held = ranges::with(&held, (new.start_key, new.end_key));
     }
-    // If somebody owns a part of it by now, there is nothing to clear that this store knows to be nobody's. The tombstone
-    // keeps the whole descriptor all the same: it answers messages of those who do not know.
-    if cx.ranges.set(region, &[], &held).is_err() {
-        held.clear();
-    }
     let stage = Stage::Stopping {
-        reason: "its removal was interrupted",
+        reason: INTERRUPTED,
         settled: true,
         // The range of a merged one lives on in another region.
         merged: (state.absorber_id != 0).then(|| Box::new(state)),

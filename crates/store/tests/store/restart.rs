@@ -385,6 +385,16 @@ fn random_schedules_with_power_losses() {
 /// before the remains were gone, and claims nothing for them.
 #[test]
 fn remains_over_an_earlier_tombstone_claim_no_range() {
+    remains_claim_no_range(51);
+}
+
+/// The same, and the store stopped again when its own tombstone, with the range of the earlier one, was written already.
+#[test]
+fn remains_under_their_own_tombstone_claim_no_range() {
+    remains_claim_no_range(52);
+}
+
+fn remains_claim_no_range(dead: u64) {
     let mut cluster = Cluster::new(1, &[region(6, "", "", &[1])]);
     cluster.elect(r(6));
     cluster.put(r(6), "a", "1");
@@ -397,7 +407,7 @@ fn remains_over_an_earlier_tombstone_claim_no_range() {
     let tombstone = wire::RegionState {
         state: wire::region_state::State::Tombstone as i32,
         region: Some(region(5, "", "m", &[1])),
-        peer_id: 51,
+        peer_id: dead,
         ..Default::default()
     };
     let mark = wire::PeerMark {
