@@ -197,22 +197,26 @@ impl Peer {
 
     /// Writes the peer mark.
     pub(crate) fn put_mark<E: Engine>(&mut self, cx: &mut Context<E>) {
-        let (conf_ver, creator) = match self.stage {
-            Stage::Uninitialized { conf_ver } => (conf_ver, self.contacts.first()),
+        let (conf_ver, contacts) = match self.stage {
+            Stage::Uninitialized { .. } if cx.options.bug == Some(Bug::MarkNotWritten) => return,
+            Stage::Uninitialized { conf_ver } => (conf_ver, &self.contacts[..]),
             Stage::Normal
             | Stage::Installing(_)
             | Stage::Dormant
             | Stage::Absorbed { .. }
-            | Stage::Stopping { .. } => (Some(self.epoch().conf_ver), None),
+            | Stage::Stopping { .. } => (Some(self.epoch().conf_ver), &[][..]),
         };
         let mark = wire::PeerMark {
             peer_id: self.id.0,
             conf_ver,
-            creator: creator.map(|(peer, store)| metapb::Peer {
-                id: peer.0,
-                store_id: store.0,
-                ..Default::default()
-            }),
+            contacts: contacts
+                .iter()
+                .map(|(peer, store)| metapb::Peer {
+                    id: peer.0,
+                    store_id: store.0,
+                    ..Default::default()
+                })
+                .collect(),
             ..Default::default()
         };
         cx.log.put(&keys::peer_mark(self.region_id()), &mark);

@@ -141,7 +141,7 @@ impl Peer {
                 installing: head,
                 replaces: replaces.clone(),
                 conf_ver: None,
-                creator: None,
+                contacts: Vec::new(),
             };
             cx.log.put(&keys::peer_mark(self.region_id()), &mark);
         }

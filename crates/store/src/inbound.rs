@@ -8,7 +8,6 @@ use raft::{Event as RaftEvent, PeerId};
 use crate::codec::{self, Beat};
 use crate::context::Context;
 use crate::peer::{Peer, Stage};
-use crate::planted::Bug;
 use crate::store::{Store, step_quietly};
 use crate::{Error, keys};
 
@@ -77,7 +76,7 @@ impl<E: Engine> Store<E> {
                 return;
             }
             step_quietly(raft, RaftEvent::Message(beat.into_message(response)));
-            peer.remember_contact(from, from_store);
+            peer.meet(from, from_store, &mut self.cx);
             if !response && !stale {
                 peer.heard_tick = self.cx.tick;
             }
@@ -98,7 +97,7 @@ impl<E: Engine> Store<E> {
         let Some(peer) = self.peers.get_mut(&region) else {
             return;
         };
-        peer.remember_contact(from, from_store);
+        peer.meet(from, from_store, &mut self.cx);
         if let Some(raft) = peer.raft.as_mut() {
             step_quietly(raft, RaftEvent::Message(beat.into_message(response)));
             self.cx.touch(peer);
@@ -154,7 +153,7 @@ impl<E: Engine> Store<E> {
             return;
         }
         let Some(message) = decoded else { return };
-        peer.remember_contact(address.from, from_store);
+        peer.meet(address.from, from_store, &mut self.cx);
         if let Some(raft) = peer.raft.as_mut() {
             if leads {
                 peer.heard_tick = self.cx.tick;
@@ -254,9 +253,7 @@ impl<E: Engine> Store<E> {
             self.cx.fail(error);
             return false;
         }
-        if self.cx.options.bug != Some(Bug::MarkNotWritten) {
-            peer.put_mark(&mut self.cx);
-        }
+        peer.put_mark(&mut self.cx);
         peer.hold(&mut self.cx);
         peer.publish(&mut self.cx);
         self.cx.touch(&mut peer);
@@ -294,7 +291,7 @@ impl<E: Engine> Store<E> {
         if newer && named {
             for member in descriptor.peers {
                 if member.id != peer.id.0 {
-                    peer.remember_contact(PeerId(member.id), StoreId(member.store_id));
+                    peer.meet(PeerId(member.id), StoreId(member.store_id), &mut self.cx);
                 }
             }
         } else if newer && peer.may_die(&self.cx) {

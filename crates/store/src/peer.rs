@@ -319,16 +319,24 @@ impl Peer {
         })
     }
 
-    /// Remembers where a peer is that the descriptor does not name.
-    pub fn remember_contact(&mut self, peer: PeerId, store: StoreId) {
+    /// Remembers who wrote; without data durably, since nothing else tells it then whom to ask after a restart.
+    pub fn meet<E: Engine>(&mut self, peer: PeerId, store: StoreId, cx: &mut Context<E>) {
+        if self.remember_contact(peer, store) && matches!(self.stage, Stage::Uninitialized { .. }) {
+            self.put_mark(cx);
+        }
+    }
+
+    /// Remembers where a peer is that the descriptor does not name. Whether that is new.
+    pub fn remember_contact(&mut self, peer: PeerId, store: StoreId) -> bool {
         if self.member(peer).is_some() || self.contacts.contains(&(peer, store)) {
-            return;
+            return false;
         }
         self.contacts.retain(|(id, _)| *id != peer);
         if self.contacts.len() == CONTACTS_MAX {
             self.contacts.remove(0);
         }
         self.contacts.push((peer, store));
+        true
     }
 
     /// Who leads, if known, with its store.

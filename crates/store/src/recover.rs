@@ -404,8 +404,8 @@ fn reborn<E: Engine>(
         }
     };
     let mut peer = Box::new(Peer::new(PeerId(id), descriptor, stage, state, cx.tick));
-    if let Some(creator) = mark.creator {
-        peer.remember_contact(PeerId(creator.id), StoreId(creator.store_id));
+    for contact in mark.contacts {
+        peer.remember_contact(PeerId(contact.id), StoreId(contact.store_id));
     }
     if !has_log {
         peer.start_raft(Vec::new(), false, cx)?;

@@ -73,7 +73,7 @@ impl<E: Engine> Store<E> {
             return;
         };
         peer.stage.hear(address.conf_ver);
-        peer.remember_contact(address.from, from_store);
+        peer.meet(address.from, from_store, &mut self.cx);
         let kind = match self.judge(&descriptor, address.to, offer.index, &offer.records) {
             Judgement::Accept => match self.grant(address) {
                 Some(slot) => Kind::Grant(Grant { slot }),
