@@ -139,8 +139,9 @@ impl Raft {
                 if stale {
                     return;
                 }
-                if rejected == 0 {
-                    // Even the beginning is refused: it knows no configuration, which only a snapshot brings.
+                if rejected <= progress.matched {
+                    // Even the beginning is refused: it knows no configuration, which only a snapshot brings. Or what it had
+                    // acknowledged: a snapshot took that place and was lost. (Of a late answer comes one that is not needed.)
                     progress.await_snapshot();
                     leader.snapshots.push(from);
                     return;

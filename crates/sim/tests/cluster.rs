@@ -302,6 +302,38 @@ fn seeds_that_found_something_in_merges_pass() {
     }
 }
 
+/// The same, of worlds with these faults besides.
+const FOUND_AT_MOMENTS: &[(u64, &[Fault], &str)] = &[
+    (
+        26,
+        &[Fault::SlowSnapshot],
+        "a peer without data forgot whom to ask",
+    ),
+    (
+        3237,
+        &[Fault::LostFiles],
+        "a dead peer claimed what another owned, and the store did not open",
+    ),
+    (
+        3360,
+        &[Fault::LostFiles],
+        "a peer without data forgot whom to ask",
+    ),
+];
+
+#[test]
+fn seeds_that_found_something_at_moments_pass() {
+    for (seed, with, what) in FOUND_AT_MOMENTS {
+        let with = [MOMENTS, *with].concat();
+        let report = run_batch(*seed..*seed + 1, 1, None, |seed| {
+            of_moments(seed, 20_000, &with)
+        });
+        if let Some(failure) = report.failure {
+            panic!("{what}: {}", failure.explain());
+        }
+    }
+}
+
 /// Clients notice what the checkers of one group would: reads served too early are not linearizable.
 #[test]
 fn histories_show_a_planted_bug() {
