@@ -139,9 +139,8 @@ impl Raft {
                 if stale {
                     return;
                 }
-                if rejected <= progress.matched {
-                    // Even the beginning is refused: it knows no configuration, which only a snapshot brings. Or what it had
-                    // acknowledged: a snapshot took that place and was lost. (Of a late answer comes one that is not needed.)
+                if rejected == 0 {
+                    // Even the beginning is refused: it knows no configuration, which only a snapshot brings.
                     progress.await_snapshot();
                     leader.snapshots.push(from);
                     return;

@@ -620,34 +620,6 @@ fn regions_7_a_lost_snapshot_is_replaced_by_one_as_new() {
     );
 }
 
-/// A member that refuses what it had acknowledged has lost the snapshot that took its place: the leader sends another, even if its
-/// own log reaches back that far, and does not ask for the same again and again.
-#[test]
-fn regions_7_who_lost_a_snapshot_over_its_log_gets_another() {
-    let mut cluster = Cluster::led(3, 1);
-    let (leader, term) = (cluster.raft(1), cluster.raft(1).term());
-    let matched = leader.member_statuses()[&peer(3)].matched;
-    assert!(matched > 0, "it acknowledged something");
-    cluster
-        .step(1, Event::Unreachable(peer(3)))
-        .expect("it is probed");
-    cluster.arrive(Message {
-        from: peer(3),
-        to: peer(1),
-        term,
-        support: None,
-        body: Body::AppendResponse {
-            result: AppendResult::Mismatch {
-                rejected: matched,
-                hint: LogPosition::default(),
-            },
-            commit: 0,
-            pledge: None,
-        },
-    });
-    assert!(cluster.raft(1).member_statuses()[&peer(3)].in_snapshot);
-}
-
 #[test]
 fn reliability_r33_proposals_and_windows_are_bounded() {
     let options = Options {

@@ -257,7 +257,13 @@ impl Settings {
         for fault in Fault::ALL {
             let rare = match fault {
                 // Groups have none; nothing is drawn for it.
-                Fault::SlowSnapshot | Fault::Merge | Fault::LostFiles => continue,
+                Fault::SlowSnapshot
+                | Fault::Merge
+                | Fault::LostFiles
+                | Fault::Exile
+                | Fault::Untimely
+                | Fault::SlowReplay
+                | Fault::Focus => continue,
                 Fault::PowerLoss | Fault::Orders | Fault::Readd | Fault::Lease => 2,
                 _ => 1,
             };
