@@ -156,16 +156,22 @@ fn worlds_of(bug: store::Bug) -> Worlds {
             with: &[Fault::Merge, Fault::Split],
             without: &[],
         },
-        // One store is past the merge, the others are late, and clients ask both.
+        // One store is past the merge, the others are late, clients ask both, and little else disturbs them.
         store::Bug::ReadOverFreeze => Worlds {
-            with: &[
-                Fault::Merge,
-                Fault::Split,
-                Fault::Focus,
-                Fault::SlowReplay,
-                Fault::Lag,
+            with: &[Fault::Merge, Fault::Split, Fault::Focus, Fault::SlowReplay],
+            without: &[
+                Fault::Exile,
+                Fault::Untimely,
+                Fault::Membership,
+                Fault::Loss,
+                Fault::OneWay,
+                Fault::Partition,
+                Fault::Crash,
+                Fault::PowerLoss,
+                Fault::Limits,
+                Fault::SlowDisk,
+                Fault::Reorder,
             ],
-            without: &[Fault::Exile, Fault::Untimely],
         },
         _ => Worlds {
             with: MOMENTS,
