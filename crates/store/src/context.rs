@@ -279,6 +279,7 @@ impl<E: Engine> Context<E> {
             && out.splits.is_empty()
             && out.own_splits.is_empty()
             && out.locate.is_empty()
+            && out.describe.is_empty()
             && out.failure.is_none())
     }
 

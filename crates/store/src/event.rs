@@ -55,6 +55,9 @@ pub enum Event {
         /// Its region.
         region: metapb::Region,
     },
+    /// The newest descriptor of a region that placement knows, in answer to [`Effects::describe`]: some leader of it had
+    /// applied it.
+    Described(metapb::Region),
     /// Fresh ids for the pool from which splits draw (REGIONS §1).
     Ids(Vec<u64>),
     /// A snapshot arrived whole: every file is staged, synced and checked against its head.
@@ -273,6 +276,9 @@ pub struct Effects {
     pub ids_wanted: u32,
     /// Keys of which a frozen source needs to know where they are now: placement knows. Asked again if no answer comes.
     pub locate: Vec<Bytes>,
+    /// Regions with a peer here that hears no leader, and whose members did not help: placement knows who belongs to them.
+    /// Asked again if no answer comes.
+    pub describe: Vec<RegionId>,
     /// After [`Event::Drain`]: nothing is led here any more that another store could lead.
     pub drained: bool,
     /// Own data on disk is damaged, or the engine failed: the driver carries nothing of this out and stops the node (R13,

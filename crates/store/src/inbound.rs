@@ -78,7 +78,7 @@ impl<E: Engine> Store<E> {
             step_quietly(raft, RaftEvent::Message(beat.into_message(response)));
             peer.meet(from, from_store, &mut self.cx);
             if !response && !stale {
-                peer.heard_tick = self.cx.tick;
+                peer.heard_leader(self.cx.tick);
             }
             self.cx.touch(peer);
             return;
@@ -155,10 +155,10 @@ impl<E: Engine> Store<E> {
         let Some(message) = decoded else { return };
         peer.meet(address.from, from_store, &mut self.cx);
         if let Some(raft) = peer.raft.as_mut() {
-            if leads {
-                peer.heard_tick = self.cx.tick;
-            }
             step_quietly(raft, RaftEvent::Message(message));
+            if leads {
+                peer.heard_leader(self.cx.tick);
+            }
             self.cx.touch(peer);
         }
     }
@@ -261,6 +261,18 @@ impl<E: Engine> Store<E> {
         true
     }
 
+    /// What placement knows of a region is the report of a leader that had applied it, so it proves what a notice of that
+    /// leader would. (That placement does not know a region proves nothing.)
+    pub(crate) fn on_described(&mut self, region: metapb::Region) {
+        if let Some(peer) = self.peers.get(&RegionId(region.id)) {
+            let to_peer = peer.id.0;
+            self.on_notice(wire::Notice {
+                to_peer,
+                region: Some(region),
+            });
+        }
+    }
+
     /// Proof (c): an applied descriptor of the region that is newer than ours and does not name us. One that names us comes from
     /// where the last peer that we knew has died, and says who the others are.
     fn on_notice(&mut self, notice: wire::Notice) {
@@ -316,8 +328,15 @@ impl Peer {
         cx.log.require_sync();
     }
 
+    /// A leader of the region spoke to this peer.
+    pub fn heard_leader(&mut self, tick: u64) {
+        self.heard_tick = tick;
+        self.asked_members = false;
+    }
+
     /// A peer that heard no leader for long asks the members whether it is still one of them: whoever has applied its
-    /// removal answers with a notice. (A learner that missed its removal has no other way to learn.)
+    /// removal answers with a notice. (A learner that missed its removal has no other way to learn.) All that it knows may
+    /// have gone since, so if that does not help it asks placement as well, which knows the members of today.
     pub fn tick_leaderless<E: Engine>(&mut self, cx: &mut Context<E>) {
         if cx.tick.saturating_sub(self.heard_tick) < cx.options.leaderless_ticks {
             return;
@@ -326,6 +345,10 @@ impl Peer {
         if self.raft.is_none() || self.is_leader() {
             return;
         }
+        if self.asked_members {
+            cx.out.describe.push(self.region_id());
+        }
+        self.asked_members = true;
         // While a snapshot is being installed its descriptor is the newer one, and may be the only one.
         let newest = match &self.stage {
             Stage::Installing(installing) => installing.head.region.as_ref(),

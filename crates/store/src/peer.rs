@@ -196,6 +196,8 @@ pub(crate) struct Peer {
     pub damage: Option<Damage>,
     /// When a leader was last heard, or the members were last asked.
     pub heard_tick: u64,
+    /// The members were asked, and no leader spoke since.
+    pub asked_members: bool,
     pub dirty: bool,
 }
 
@@ -240,6 +242,7 @@ impl Peer {
             split_tick: None,
             damage: None,
             heard_tick: tick,
+            asked_members: false,
             dirty: false,
         }
     }

@@ -83,6 +83,7 @@ impl<E: Engine> Store<E> {
             Event::Reads(volumes) => self.on_reads(&volumes),
             Event::Order(order) => self.on_order(order),
             Event::Located { key, region } => self.on_located(&key, &region),
+            Event::Described(region) => self.on_described(region),
             Event::Ids(ids) => self.on_ids(ids),
             Event::SnapshotReceived { from, head } => self.on_snapshot_received(from, head),
             Event::TaskDone(done) => self.on_task_done(done),

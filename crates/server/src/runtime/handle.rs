@@ -181,6 +181,11 @@ impl<E: Engine> Handle<E> {
         self.control(Control::Located(key, region));
     }
 
+    /// Tells what placement knows of a region whose members the store asked for.
+    pub fn described(&self, region: metapb::Region) {
+        self.control(Control::Described(region));
+    }
+
     /// Hands a frame in that came from another store. `false`: the lane is full and the frame was dropped.
     pub fn frame(&self, from: StoreId, frame: Frame) -> bool {
         let queued = self.shared.parts.inbox.frame(from, frame);

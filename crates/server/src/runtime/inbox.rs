@@ -33,6 +33,8 @@ pub(super) enum Control {
     Ids(Vec<u64>),
     /// See [`store::event::Event::Located`].
     Located(Bytes, metapb::Region),
+    /// See [`store::event::Event::Described`].
+    Described(metapb::Region),
     /// See [`store::event::Event::SnapshotReceived`].
     SnapshotReceived(StoreId, proto::pontoon::v1::SnapshotHead),
     /// See [`store::event::Event::TaskDone`].

@@ -26,6 +26,8 @@ pub struct NewsBatch {
     pub ids_wanted: u32,
     /// Keys of which the owner is wanted.
     pub locate: BTreeSet<Bytes>,
+    /// Regions of which the members are wanted.
+    pub describe: BTreeSet<RegionId>,
 }
 
 impl NewsBatch {
@@ -36,6 +38,7 @@ impl NewsBatch {
             && self.orders.is_empty()
             && self.ids_wanted == 0
             && self.locate.is_empty()
+            && self.describe.is_empty()
     }
 }
 
@@ -68,9 +71,11 @@ impl News {
         orders: Vec<OrderAnswer>,
         ids_wanted: u32,
         locate: Vec<Bytes>,
+        describe: Vec<RegionId>,
     ) {
         let nothing = reports.is_empty() && splits.is_empty() && orders.is_empty();
-        if nothing && ids_wanted == 0 && locate.is_empty() {
+        let no_question = ids_wanted == 0 && locate.is_empty() && describe.is_empty();
+        if nothing && no_question {
             return;
         }
         let mut batch = self.batch.lock().expect("no holder of the lock panics");
@@ -83,6 +88,8 @@ impl News {
         // Wanted again after a while, so what finds no room is not lost.
         let room = KEPT_MAX.saturating_sub(batch.locate.len());
         batch.locate.extend(locate.into_iter().take(room));
+        let room = KEPT_MAX.saturating_sub(batch.describe.len());
+        batch.describe.extend(describe.into_iter().take(room));
         let surplus = batch.splits.len().saturating_sub(KEPT_MAX);
         batch.splits.drain(..surplus);
         let surplus = batch.orders.len().saturating_sub(KEPT_MAX);
@@ -116,20 +123,35 @@ mod tests {
     #[tokio::test]
     async fn the_newest_report_of_a_region_is_kept() {
         let news = News::default();
-        news.add(vec![report(1, 5), report(2, 1)], vec![], vec![], 0, vec![]);
-        news.add(vec![report(1, 6)], vec![], vec![], 64, vec!["k".into()]);
+        news.add(
+            vec![report(1, 5), report(2, 1)],
+            vec![],
+            vec![],
+            0,
+            vec![],
+            vec![],
+        );
+        news.add(
+            vec![report(1, 6)],
+            vec![],
+            vec![],
+            64,
+            vec!["k".into()],
+            vec![RegionId(7)],
+        );
         let batch = news.take().await;
         assert_eq!(batch.reports.len(), 2);
         assert_eq!(batch.reports[&RegionId(1)].term, 6);
         assert_eq!(batch.ids_wanted, 64);
         assert!(batch.locate.contains("k".as_bytes()));
+        assert!(batch.describe.contains(&RegionId(7)));
     }
 
     #[tokio::test]
     async fn an_absent_reader_costs_bounded_memory() {
         let news = News::default();
         for _ in 0..KEPT_MAX + 10 {
-            news.add(vec![], vec![vec![]], vec![], 0, vec![]);
+            news.add(vec![], vec![vec![]], vec![], 0, vec![], vec![]);
         }
         assert_eq!(news.take().await.splits.len(), KEPT_MAX);
     }

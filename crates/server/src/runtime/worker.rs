@@ -136,6 +136,7 @@ impl<E: Engine> Worker<E> {
                 Control::Order(order) => Event::Order(order),
                 Control::Ids(ids) => Event::Ids(ids),
                 Control::Located(key, region) => Event::Located { key, region },
+                Control::Described(region) => Event::Described(region),
                 Control::SnapshotReceived(from, head) => Event::SnapshotReceived { from, head },
                 Control::TaskDone(done) => Event::TaskDone(done),
                 Control::Damaged(region, peer) => Event::Damaged { region, peer },
@@ -198,6 +199,7 @@ impl<E: Engine> Worker<E> {
             own_splits,
             ids_wanted,
             locate,
+            describe,
             drained,
             failure,
             ..
@@ -259,7 +261,8 @@ impl<E: Engine> Worker<E> {
                 }
             }
         }
-        self.news.add(reports, splits, orders, ids_wanted, locate);
+        self.news
+            .add(reports, splits, orders, ids_wanted, locate, describe);
         if drained {
             self.drained.send_replace(true);
         }

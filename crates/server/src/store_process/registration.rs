@@ -333,6 +333,20 @@ impl<E: Engine> Registration<E> {
                 );
             }
         }
+        for region in news.describe {
+            if calls.len() < CALLS_MAX {
+                let asked = region_with(client.clone(), header.clone(), region);
+                calls.push(
+                    async move {
+                        match asked.await {
+                            Some(region) => self.node.described(region),
+                            None => tracing::debug!(%region, "placement knows no members of it"),
+                        }
+                    }
+                    .boxed(),
+                );
+            }
+        }
         // One place is kept: the store asks again, but it asks because it will soon need them.
         if news.ids_wanted > 0 && calls.len() <= CALLS_MAX {
             let ids = ids(client, header, news.ids_wanted);
@@ -362,6 +376,21 @@ async fn tell_split(
     if !matches!(tokio::time::timeout(PATIENCE, told).await, Ok(Ok(_))) {
         tracing::debug!("placement was not told of a split");
     }
+}
+
+/// A region by its id.
+async fn region_with(
+    mut client: PdClient<Channel>,
+    header: pdpb::RequestHeader,
+    region: RegionId,
+) -> Option<metapb::Region> {
+    let asked = client.get_region_by_id(pdpb::GetRegionByIdRequest {
+        header: Some(header),
+        region_id: region.0,
+        ..Default::default()
+    });
+    let answer = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
+    answer.into_inner().region
 }
 
 /// The region that holds a key.

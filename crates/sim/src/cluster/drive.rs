@@ -103,6 +103,7 @@ impl World {
             Action::Client(client) => self.client(client),
             Action::TimeUp(client, request) => self.time_up(client, request),
             Action::Locate(id, incarnation, key) => self.locate(id, incarnation, key),
+            Action::Describe(id, incarnation, region) => self.describe(id, incarnation, region),
             Action::Operator => self.operate(),
             Action::Fault(fault) => self.fault(fault),
             Action::Mend => {
@@ -178,6 +179,7 @@ impl World {
             splits,
             own_splits,
             locate,
+            describe,
             ids_wanted,
             drained: _,
             failure,
@@ -245,6 +247,11 @@ impl World {
             let delay = self.network_delay(None);
             self.schedule
                 .after(delay, Action::Locate(id, incarnation, key));
+        }
+        for region in describe {
+            let delay = self.network_delay(None);
+            self.schedule
+                .after(delay, Action::Describe(id, incarnation, region));
         }
         if ids_wanted > 0 {
             let delay = self.network_delay(None);
@@ -518,6 +525,7 @@ fn event_word(event: &Event) -> u64 {
         Event::TaskDone(_) => 11,
         Event::Drain => 12,
         Event::Located { .. } => 15,
+        Event::Described(_) => 17,
         Event::Reads(_) => 13,
         Event::Progress(_) => 14,
         Event::Damaged { region, .. } => 16 ^ region.0 << 8,

@@ -252,6 +252,28 @@ impl World {
         }
     }
 
+    /// Placement tells a store what it knows of a region that the store hears no leader of.
+    pub(super) fn describe(
+        &mut self,
+        id: StoreId,
+        incarnation: u32,
+        region: RegionId,
+    ) -> Result<(), Violation> {
+        if !self.nodes[&id].is_up(incarnation) {
+            return Ok(());
+        }
+        self.count("members asked of placement");
+        let known = self
+            .descriptors
+            .newest()
+            .find(|known| known.id == region.0)
+            .cloned();
+        match known {
+            Some(known) => self.step(id, Event::Described(known)),
+            None => Ok(()),
+        }
+    }
+
     /// Whether no region remembers a merge any more: every peer of every source is known to be dead.
     pub(super) fn all_records_dropped(&self) -> Result<(), String> {
         for region in self.descriptors.newest() {

@@ -71,6 +71,8 @@ pub enum Action {
     TimeUp(usize, RequestId),
     /// Placement tells where a key is.
     Locate(StoreId, u32, Bytes),
+    /// Placement tells what it knows of a region.
+    Describe(StoreId, u32, RegionId),
     /// The operator acts.
     Operator,
     /// A fault begins.

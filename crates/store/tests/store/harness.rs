@@ -38,6 +38,8 @@ pub struct Node {
     pub splits: Vec<Vec<metapb::Region>>,
     pub own_splits: Vec<OwnSplit>,
     pub drained: bool,
+    /// Regions whose members were asked of placement.
+    pub asked: Vec<RegionId>,
     pub orders: Vec<OrderAnswer>,
 }
 
@@ -209,6 +211,7 @@ impl Cluster {
             splits: Vec::new(),
             own_splits: Vec::new(),
             drained: false,
+            asked: Vec::new(),
             orders: Vec::new(),
         };
         self.nodes.insert(id, node);
@@ -301,6 +304,7 @@ impl Cluster {
             orders,
             splits,
             own_splits,
+            describe,
             drained,
             failure,
             ..
@@ -329,6 +333,7 @@ impl Cluster {
         node.splits.extend(splits);
         node.own_splits.extend(own_splits);
         node.drained = drained;
+        node.asked.extend(describe);
         for (request, refusal) in refusals {
             self.answer(request, Err(refusal));
         }

@@ -260,6 +260,74 @@ fn remove_isolated_returns() {
     cluster.assert_same_data(&[1, 2, 4]);
 }
 
+/// §2 (c): whom it knows is gone, so only placement can tell a peer that it was removed.
+#[test]
+fn a_peer_whose_members_are_gone_asks_placement() {
+    let mut cluster = Cluster::new(6, &[region(1, "", "", &[1, 2, 3])]);
+    cluster.put(r(1), "a", "1");
+    cluster.elect_at(r(1), 1);
+    let before = cluster.view(3, r(1)).region.clone();
+    cluster.isolate(s(3));
+    for (new, old) in [(14, 13), (15, 12)] {
+        cluster.add_learner(r(1), new, new - 10);
+        cluster.swap_peers(r(1), new, old);
+        cluster.remove_learner(r(1), old);
+    }
+    cluster.add_learner(r(1), 16, 6);
+    cluster.elect_at(r(1), 4);
+    cluster.swap_peers(r(1), 16, 11);
+    cluster.remove_learner(r(1), 11);
+    cluster.crash(s(1), KILL);
+    cluster.crash(s(2), KILL);
+    cluster.heal();
+    let leaderless = cluster.options.leaderless_ticks as usize;
+    let asked = |cluster: &Cluster| cluster.nodes[&s(3)].asked.len();
+    cluster.nodes.get_mut(&s(3)).expect("it runs").asked.clear();
+    cluster.until("it asks again and again", |cluster| asked(cluster) == 2);
+    cluster.ticks(leaderless - 5);
+    assert_eq!(
+        asked(&cluster),
+        2,
+        "it asks once in the time without a leader"
+    );
+
+    // Nothing less than an applied descriptor that is newer and does not name it is proof.
+    let now = cluster.view(4, r(1)).region.clone();
+    let mut names_it = now.clone();
+    names_it.peers.push(before.peers[2]);
+    let mut not_newer = now.clone();
+    not_newer.region_epoch = before.region_epoch;
+    let mut of_another = now.clone();
+    of_another.id = 99;
+    for answer in [before, names_it, not_newer, of_another] {
+        cluster.step(s(3), store::event::Event::Described(answer));
+        cluster.settle();
+        assert!(cluster.owns(3, r(1)));
+    }
+    cluster.step(s(3), store::event::Event::Described(now));
+    cluster.until("it is gone", |cluster| cluster.store(3).peer_count() == 0);
+}
+
+/// Members that answer, or a leader, make the question unnecessary.
+#[test]
+fn placement_is_asked_after_the_members_only() {
+    let mut cluster = four();
+    cluster.put(r(1), "a", "1");
+    cluster.elect_at(r(1), 1);
+    cluster.isolate(s(3));
+    let leaderless = cluster.options.leaderless_ticks as usize;
+    let asked = |cluster: &Cluster| cluster.nodes[&s(3)].asked.len();
+    cluster.ticks(leaderless + 10);
+    assert_eq!(asked(&cluster), 0, "the members' turn");
+    cluster.heal();
+    cluster.ticks(20);
+    cluster.isolate(s(3));
+    cluster.ticks(leaderless + 10);
+    assert_eq!(asked(&cluster), 0, "a leader spoke between");
+    cluster.ticks(leaderless);
+    assert_eq!(asked(&cluster), 1);
+}
+
 #[test]
 fn a_removed_voter_that_campaigns_raises_no_term() {
     let mut cluster = four();
