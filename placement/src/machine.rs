@@ -2,6 +2,7 @@
 
 mod balancing;
 mod cluster;
+mod effect;
 mod explaining;
 mod leaving;
 mod ruling;
@@ -35,6 +36,7 @@ use crate::stores::Stores;
 use crate::tso::{LOGICAL_MAX, Oracle};
 use crate::unsettled::Unsettled;
 use balancing::Balancer;
+use effect::Awaited;
 
 /// Identities of one request at the most.
 const IDS_MAX: u64 = 1 << 20;
@@ -186,6 +188,7 @@ struct Leader {
     /// Changes of the view of regions.
     view_version: u64,
     balancer: Balancer,
+    awaited: Awaited,
 }
 
 impl Leader {
@@ -233,6 +236,7 @@ impl Leader {
             pauses: image.pauses,
             view_version: 0,
             balancer: Balancer::new(term, now, settings.balance.settle),
+            awaited: Awaited::default(),
             cluster,
             settings,
         };
@@ -515,6 +519,7 @@ impl Leader {
         self.sweep(now);
         self.journal.on_tick(now, &mut self.outbox);
         self.balance(now);
+        self.tell_effects(now);
     }
 
     fn note(&mut self, text: String) {

@@ -154,6 +154,17 @@ impl View<'_> {
         self.relief
     }
 
+    /// How much of itself the average store uses.
+    pub fn mean(&self, dimension: Dimension) -> f64 {
+        self.scores.column(dimension).mean
+    }
+
+    /// How much of itself a store uses, if it takes part.
+    pub fn used(&self, dimension: Dimension, store: StoreId) -> Option<f64> {
+        let position = self.scores.position(store)?;
+        Some(self.scores.column(dimension).used(position))
+    }
+
     fn setting(&self) -> Setting {
         self.settings.balance.setting()
     }

@@ -31,7 +31,7 @@ const EVEN_EVERY: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(super) struct Balancer {
     dice: Dice,
-    rests: Rests,
+    pub(super) rests: Rests,
     relief: Relief,
     dial: Dial,
     /// When the next round is due.

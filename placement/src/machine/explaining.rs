@@ -59,7 +59,10 @@ impl Leader {
     pub(super) fn tell_what_happened(&mut self, now: Now) {
         for happened in self.outbox.take_happened() {
             let measured = match happened.what {
-                What::Done => self.measure(&happened),
+                What::Done => {
+                    self.awaited.add(&happened, now);
+                    self.measure(&happened)
+                }
                 What::Step | What::Cancelled => Vec::new(),
             };
             let kind = match happened.what {

@@ -87,6 +87,7 @@ impl From<JournalEntry> for Entry {
                 Kind::Done => "done",
                 Kind::Cancelled => "cancelled",
                 Kind::Command => "command",
+                Kind::Effect => "effect",
             },
             at_ms: entry.at_ms,
             who: entry.who,
