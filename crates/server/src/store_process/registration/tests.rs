@@ -30,6 +30,8 @@ const NEVER: u64 = 1 << 40;
 struct Listening {
     address: String,
     heard: mpsc::UnboundedSender<pdpb::RegionHeartbeatRequest>,
+    /// What it says of the region when asked.
+    knows: metapb::Region,
 }
 
 #[tonic::async_trait]
@@ -47,6 +49,17 @@ impl Pd for Listening {
                 client_urls: vec![format!("http://{}", self.address)],
                 ..Default::default()
             }),
+            ..Default::default()
+        }))
+    }
+
+    async fn get_region_by_id(
+        &self,
+        request: Request<pdpb::GetRegionByIdRequest>,
+    ) -> Result<Response<pdpb::GetRegionResponse>, Status> {
+        let asked = request.into_inner().region_id;
+        Ok(Response::new(pdpb::GetRegionResponse {
+            region: (asked == self.knows.id).then(|| self.knows.clone()),
             ..Default::default()
         }))
     }
@@ -118,6 +131,7 @@ fn start(id: StoreId, network: Line) -> Node<MemoryEngine> {
         report_ticks: NEVER,
         load_report_ticks: NEVER,
         health_ticks: NEVER,
+        leaderless_ticks: 400,
         raft: raft::Options {
             election_ticks: 80,
             heartbeat_ticks: 8,
@@ -153,12 +167,18 @@ struct Pair {
 
 impl Pair {
     async fn start() -> Pair {
+        Pair::with(region()).await
+    }
+
+    /// With a placement that knows this of the region.
+    async fn with(knows: metapb::Region) -> Pair {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it listens").to_string();
         let (sender, heard) = mpsc::unbounded_channel();
         let placement = Listening {
             address: address.clone(),
             heard: sender,
+            knows,
         };
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(async move {
@@ -286,6 +306,34 @@ async fn changes_are_told_without_waiting_until_a_report_is_due() {
     let keys = OrderKind::Split(vec!["m".into()]);
     pair.order(leads, keys, "of a split", split).await;
     pair.stop().await;
+}
+
+/// REGIONS §2 (c): the other member is gone, and placement knows that the one which is left was removed before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_hears_nobody_learns_of_its_removal_from_placement() {
+    let mut known = region();
+    known.region_epoch = Some(metapb::RegionEpoch {
+        conf_ver: 4,
+        version: 1,
+    });
+    known.peers.retain(|peer| peer.store_id == 1);
+    let mut pair = Pair::with(known).await;
+    pair.next("who leads first").await;
+    let [gone, left] = pair.nodes;
+    let stopped = tokio::task::spawn_blocking(move || gone.stop());
+    stopped.await.expect("no thread panics");
+    let handle = left.handle();
+    let destroyed = async {
+        let mut again = tokio::time::interval(Duration::from_millis(10));
+        while handle.region(REGION).is_some() {
+            again.tick().await;
+        }
+    };
+    let destroyed = tokio::time::timeout(DEADLINE, destroyed).await;
+    destroyed.expect("placement's answer is proof");
+    pair.tasks.shutdown().await;
+    let stopped = tokio::task::spawn_blocking(move || left.stop());
+    stopped.await.expect("no thread panics");
 }
 
 #[test]
