@@ -22,6 +22,18 @@ pub enum Error {
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
+    /// The engine itself met data on disk that is not what was written, or that cannot be read, while it compacted files: it takes
+    /// no more changes. Opened again, it goes on without that file, if it can (STORAGE §9).
+    #[error("{operation} failed: {file} is damaged, and is left out when this is started again")]
+    FileDamaged {
+        /// What was tried.
+        operation: &'static str,
+        /// The file's name.
+        file: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Another process has the directory open.
     #[error("{path} is in use by another process")]
     InUse {

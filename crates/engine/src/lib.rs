@@ -18,6 +18,7 @@
 //! for each other (STORAGE §3). What survives of the log is always a beginning of it, over both families.
 
 mod error;
+mod lost;
 mod memory;
 #[cfg(feature = "rocksdb")]
 mod rocks;

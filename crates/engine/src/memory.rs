@@ -24,6 +24,7 @@ pub use self::crash::{CrashMode, Keep};
 use self::file::{File, Writer};
 use self::state::{Damage, FAMILIES, State};
 use self::tree::Tree;
+use crate::lost::{Each, LostRanges};
 use crate::staging::{check_name, exists, missing};
 use crate::{
     Batch, Change, Direction, Engine, Error, Family, Logging, StagedFile, Statistics, View,
@@ -124,6 +125,11 @@ impl MemoryEngine {
             .add(Bytes::copy_from_slice(key));
     }
 
+    /// Loses what is in `[start, end)` of [`Family::State`], as an engine does that leaves a damaged file out.
+    pub fn lose(&self, start: &[u8], end: &[u8]) {
+        self.lock().table_mut(Family::State).lost.add(start, end);
+    }
+
     /// Opens a copy made by [`Engine::checkpoint`] under `path`, if there is one. Checkpoints of this engine are kept in
     /// its memory, not in files, and survive crashes.
     pub fn open_checkpoint(&self, path: &Path) -> Option<MemoryEngine> {
@@ -143,6 +149,7 @@ impl MemoryEngine {
 pub struct MemoryView {
     contents: [Tree; FAMILIES.len()],
     damage: [Damage; FAMILIES.len()],
+    lost: [LostRanges; FAMILIES.len()],
 }
 
 impl MemoryView {
@@ -157,6 +164,7 @@ impl MemoryView {
 
 impl View for MemoryView {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        self.lost[family as usize].check(key)?;
         self.damage(family).check(key)?;
         Ok(self.tree(family).get(key).cloned())
     }
@@ -170,13 +178,16 @@ impl View for MemoryView {
         each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), Error> {
         let damage = self.damage(family);
-        let mut readable = Ok(());
-        self.tree(family)
-            .scan(lower, upper, direction, &mut |key, value| {
-                readable = damage.check(key);
-                readable.is_ok() && each(key, value)
-            });
-        readable
+        let mut sound = |lower: Bound<&[u8]>, upper: Bound<&[u8]>, each: Each<'_>| {
+            let mut readable = Ok(());
+            self.tree(family)
+                .scan(lower, upper, direction, &mut |key, value| {
+                    readable = damage.check(key);
+                    readable.is_ok() && each(key, value)
+                });
+            readable
+        };
+        self.lost[family as usize].scan(lower, upper, direction, each, &mut sound)
     }
 }
 
@@ -188,12 +199,14 @@ impl Engine for MemoryEngine {
         MemoryView {
             contents: state.contents(),
             damage: FAMILIES.map(|family| state.table(family).damage.clone()),
+            lost: FAMILIES.map(|family| state.table(family).lost.clone()),
         }
     }
 
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let state = self.lock();
         let table = state.table(family);
+        table.lost.check(key)?;
         table.damage.check(key)?;
         Ok(table.current.get(key).cloned())
     }
@@ -202,6 +215,7 @@ impl Engine for MemoryEngine {
         let state = self.lock();
         let table = state.table(family);
         let get = |key: &&[u8]| {
+            table.lost.check(key)?;
             table.damage.check(key)?;
             Ok(table.current.get(key).cloned())
         };
@@ -209,7 +223,10 @@ impl Engine for MemoryEngine {
     }
 
     fn get_flushed(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        Ok(self.lock().table(family).flushed.get(key).cloned())
+        let state = self.lock();
+        let table = state.table(family);
+        table.lost.check(key)?;
+        Ok(table.flushed.get(key).cloned())
     }
 
     fn write(&self, batch: Batch, logging: Logging) -> Result<(), Error> {
@@ -240,19 +257,15 @@ impl Engine for MemoryEngine {
         let mut writer = Writer::new();
         let mut bytes = 0;
         let mut next = None;
-        let mut readable = Ok(());
-        view.tree(family).scan(
+        let scanned = view.scan(
+            family,
             Bound::Included(start),
             Bound::Excluded(end),
             Direction::Forward,
             &mut |key, value| {
-                readable = view.damage(family).check(key);
-                if readable.is_err() {
-                    return false;
-                }
                 let with_this = bytes + (key.len() + value.len()) as u64;
                 if !writer.is_empty() && with_this > bytes_max {
-                    next = Some(key.clone());
+                    next = Some(Bytes::copy_from_slice(key));
                     return false;
                 }
                 bytes = with_this;
@@ -260,7 +273,7 @@ impl Engine for MemoryEngine {
                 true
             },
         );
-        readable?;
+        scanned?;
         let Some(content) = writer.finish() else {
             return Ok((None, None));
         };
@@ -360,6 +373,10 @@ impl Engine for MemoryEngine {
         )?;
         state.drop_files(family, start, end);
         Ok(())
+    }
+
+    fn lost_ranges(&self) -> Vec<(Bytes, Bytes)> {
+        self.lock().table(Family::State).lost.ranges().to_vec()
     }
 
     fn approximate_bytes(&self, family: Family, start: &[u8], end: &[u8]) -> Result<u64, Error> {

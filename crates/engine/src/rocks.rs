@@ -14,8 +14,10 @@
 //! After a failed write, sync, flush or ingest nothing is known about what is on disk. The engine refuses everything
 //! that writes from then on and never tries the sync again (R14); reads go on, for a last look.
 
+mod damage;
 mod handles;
 mod log_check;
+mod manifest;
 mod open;
 mod options;
 mod read;
@@ -34,6 +36,7 @@ use rocksdb::{Cache, FlushOptions, Range, ReadOptions, WriteBatch, WriteOptions}
 use self::handles::Database;
 pub use self::options::RocksOptions;
 pub use self::read::RocksView;
+use crate::lost::LostRanges;
 use crate::{Batch, Change, Engine, Error, Family, Logging, StagedFile, Statistics};
 
 /// What RocksDB adds to each change in a batch, at most: a type, a family and two lengths.
@@ -73,6 +76,10 @@ struct Shared {
     links: AtomicU64,
     log_bytes_cut: u64,
     failed: AtomicBool,
+    /// What is known of damaged files, as it is on disk.
+    damage: Mutex<damage::Record>,
+    /// The lost ranges of it.
+    lost: RwLock<Arc<LostRanges>>,
     writes: AtomicU64,
     syncs: AtomicU64,
 }
@@ -94,6 +101,17 @@ fn convert(operation: &'static str, source: rocksdb::Error) -> Error {
     }
 }
 
+/// As [`convert`], of what only reads: a file that cannot be read is no better than one that holds something else (R13).
+fn convert_read(operation: &'static str, source: rocksdb::Error) -> Error {
+    match damage::unreadable_file(&source) {
+        Some(_) => Error::Corrupt {
+            what: format!("data found during {operation}"),
+            source: Some(source.into()),
+        },
+        None => convert(operation, source),
+    }
+}
+
 impl Shared {
     /// Refuses to go on after a failure (R14).
     fn check_running(&self, operation: &'static str) -> Result<(), Error> {
@@ -112,10 +130,50 @@ impl Shared {
         operation: &'static str,
         result: Result<T, rocksdb::Error>,
     ) -> Result<T, Error> {
-        result.map_err(|source| {
+        result.map_err(|source| self.fail(operation, source))
+    }
+
+    /// Remembers a failure for good, and what is to be done about it if compaction met a damaged file.
+    fn fail(&self, operation: &'static str, source: rocksdb::Error) -> Error {
+        self.failed.store(true, Ordering::Release);
+        let Some(number) = damage::unreadable_file(&source) else {
+            return convert(operation, source);
+        };
+        let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        if !damage.met.contains(&number) {
+            damage.met.push(number);
+        }
+        // If this fails as well, the next start meets the file again.
+        match damage.store(&self.path) {
+            Ok(()) => Error::FileDamaged {
+                operation,
+                file: damage::file_name(source.as_ref())
+                    .unwrap_or_default()
+                    .to_owned(),
+                source: source.into(),
+            },
+            Err(error) => error,
+        }
+    }
+
+    /// What is lost now.
+    fn lost(&self) -> Arc<LostRanges> {
+        Arc::clone(&self.lost.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes a range that was cleared out of what is lost.
+    fn find_again(&self, start: &[u8], end: &[u8]) -> Result<(), Error> {
+        let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        if !damage.lost.clear(start, end) {
+            return Ok(());
+        }
+        if let Err(error) = damage.store(&self.path) {
             self.failed.store(true, Ordering::Release);
-            convert(operation, source)
-        })
+            return Err(error);
+        }
+        let mut lost = self.lost.write().unwrap_or_else(PoisonError::into_inner);
+        *lost = Arc::new(damage.lost.clone());
+        Ok(())
     }
 
     fn property(&self, family: Family, name: &rocksdb::properties::PropName) -> u64 {
@@ -163,7 +221,13 @@ impl RocksEngine {
         key: &[u8],
         options: &ReadOptions,
     ) -> Result<Option<Bytes>, Error> {
-        read::get(&self.shared.database, family, key, options)
+        read::get(
+            &self.shared.database,
+            &self.shared.lost(),
+            family,
+            key,
+            options,
+        )
     }
 }
 
@@ -207,6 +271,9 @@ impl Engine for RocksEngine {
 
     fn get_many(&self, family: Family, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>, Error> {
         let database = &self.shared.database;
+        let lost = self.shared.lost();
+        let checked = keys.iter().map(|key| read::check(&lost, family, key));
+        let checked: Vec<_> = checked.collect();
         let keys = keys.iter().copied();
         let found = database.db.batched_multi_get_cf_opt(
             database.family(family),
@@ -214,7 +281,9 @@ impl Engine for RocksEngine {
             false,
             &self.shared.read_all,
         );
-        found.into_iter().map(read::copied).collect()
+        let found = checked.into_iter().zip(found);
+        let found = found.map(|(checked, found)| checked.and_then(|()| read::copied(found)));
+        found.collect()
     }
 
     fn get_flushed(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
@@ -347,6 +416,9 @@ impl Engine for RocksEngine {
             },
             logging,
         )?;
+        if family == Family::State {
+            self.shared.find_again(start, end)?;
+        }
         // A snapshot does not keep RocksDB from dropping the files it reads. No view starts while the lock is held.
         let _no_new_view = shared.views.write().unwrap_or_else(PoisonError::into_inner);
         if shared.views_live.load(Ordering::Acquire) > 0 {
@@ -363,6 +435,10 @@ impl Engine for RocksEngine {
                 .db
                 .delete_file_in_range_cf(family, start, &last),
         )
+    }
+
+    fn lost_ranges(&self) -> Vec<(Bytes, Bytes)> {
+        self.shared.lost().ranges().to_vec()
     }
 
     fn approximate_bytes(&self, family: Family, start: &[u8], end: &[u8]) -> Result<u64, Error> {
@@ -385,6 +461,11 @@ impl Engine for RocksEngine {
         checkpoint
             .create_checkpoint(path.join(open::DATABASE))
             .map_err(|source| convert("checkpoint", source))?;
+        // What is lost here is lost in the copy.
+        let damage = shared.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        if *damage != damage::Record::default() {
+            damage.store(path)?;
+        }
         open::sync_directory(path)
     }
 

@@ -109,6 +109,10 @@ pub trait Engine: Clone + Send + Sync + 'static {
         logging: Logging,
     ) -> Result<(), Error>;
 
+    /// Ranges of [`Family::State`], half-open and ascending, in which nobody can tell any more what there was: reads of them fail
+    /// with [`Error::Corrupt`] until they are cleared (STORAGE §9).
+    fn lost_ranges(&self) -> Vec<(Bytes, Bytes)>;
+
     /// Approximate bytes in `[start, end)`.
     fn approximate_bytes(&self, family: Family, start: &[u8], end: &[u8]) -> Result<u64, Error>;
 

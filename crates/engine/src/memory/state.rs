@@ -10,6 +10,7 @@ use super::crash::{CrashMode, Keep, Random};
 use super::file::File;
 use super::tree::Tree;
 use super::{Fault, MemoryOptions};
+use crate::lost::LostRanges;
 use crate::{Batch, Change, Error, Family, Logging};
 
 pub(super) const FAMILIES: [Family; 2] = [Family::Log, Family::State];
@@ -60,6 +61,7 @@ pub(super) struct Table {
     /// What files hold.
     pub(super) flushed: Tree,
     pub(super) damage: Damage,
+    pub(super) lost: LostRanges,
     /// The newest sequence in `flushed`. Log records above it are replayed after a crash.
     flushed_sequence: u64,
     /// Changes since the last flush, in order.
@@ -279,6 +281,7 @@ impl State {
         if start >= end {
             return;
         }
+        self.tables[family as usize].lost.clear(start, end);
         let mut random = Random::new(self.sequence);
         let flushed = &mut self.tables[family as usize].flushed;
         let mut dropped = Vec::new();

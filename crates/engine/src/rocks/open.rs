@@ -3,7 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use rocksdb::{
     ColumnFamilyDescriptor, DB, DEFAULT_COLUMN_FAMILY_NAME, ErrorKind, ReadOptions, ReadTier,
@@ -12,7 +12,7 @@ use rocksdb::{
 
 use super::handles::Database;
 use super::options::{self, Prepared, RocksOptions};
-use super::{Shared, log_check, staging};
+use super::{Shared, damage, log_check, staging};
 use crate::{Error, Family};
 
 /// Where RocksDB's files are, below the engine's directory.
@@ -32,7 +32,15 @@ pub(super) fn open(path: &Path, options: &RocksOptions) -> Result<Shared, Error>
     staging::prepare(path)?;
     let directory = path.join(DATABASE);
     let log = log_check::check(&directory)?;
+    let mut damage = damage::Record::load(path)?;
+    damage::repair(
+        path,
+        &mut damage,
+        options.losable_from,
+        Prepared::new(options)?,
+    )?;
     let db = open_database(&directory, &prepared.database, &prepared)?;
+    damage::check(path, &db, &mut damage)?;
     make_files_only_reads_possible(&db)?;
 
     let mut read_files = ReadOptions::default();
@@ -58,6 +66,8 @@ pub(super) fn open(path: &Path, options: &RocksOptions) -> Result<Shared, Error>
         links: AtomicU64::new(0),
         log_bytes_cut: log.bytes_cut,
         failed: AtomicBool::new(false),
+        lost: RwLock::new(Arc::new(damage.lost.clone())),
+        damage: Mutex::new(damage),
         writes: AtomicU64::new(0),
         syncs: AtomicU64::new(0),
     })
@@ -100,7 +110,7 @@ fn create_if_missing(path: &Path, prepared: &Prepared) -> Result<(), Error> {
     sync_directory(path)
 }
 
-fn open_database(
+pub(super) fn open_database(
     path: &Path,
     options: &rocksdb::Options,
     prepared: &Prepared,

@@ -40,6 +40,9 @@ pub struct RocksOptions {
     /// Files that may be open. Default -1: all stay open, which is fastest and checks the head of every file when the
     /// engine opens. A limit closes and opens them again while reading.
     pub open_files_max: i32,
+    /// The key of `state` from which on a damaged file may be left out, what it held being lost (STORAGE §9). Default none: the
+    /// engine does not open any more once compaction met a damaged file.
+    pub losable_from: Option<&'static [u8]>,
 }
 
 impl Default for RocksOptions {
@@ -51,6 +54,7 @@ impl Default for RocksOptions {
             log_bytes_max: 512 * MIB as u64,
             background_jobs: thread::available_parallelism().map_or(2, |cores| cores.get().max(2)),
             open_files_max: -1,
+            losable_from: None,
         }
     }
 }

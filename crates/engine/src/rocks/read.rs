@@ -9,16 +9,19 @@ use rocksdb::{DBPinnableSlice, ReadOptions};
 
 use super::handles::{Database, OwnedSnapshot};
 use super::options::LOG_PREFIX_BYTES;
-use super::{Shared, convert};
+use super::{Shared, convert_read};
+use crate::lost::{Each, LostRanges};
 use crate::{Direction, Error, Family, View};
 
 /// The value of a key.
 pub(super) fn get(
     database: &Database,
+    lost: &LostRanges,
     family: Family,
     key: &[u8],
     options: &ReadOptions,
 ) -> Result<Option<Bytes>, Error> {
+    check(lost, family, key)?;
     copied(
         database
             .db
@@ -26,18 +29,28 @@ pub(super) fn get(
     )
 }
 
+/// Fails if a key is lost.
+pub(super) fn check(lost: &LostRanges, family: Family, key: &[u8]) -> Result<(), Error> {
+    match family {
+        Family::Log => Ok(()),
+        Family::State => lost.check(key),
+    }
+}
+
 /// Copies a value out of the block that RocksDB pinned, once. Handing the block out would keep it in the cache for as
 /// long as a slow client reads its answer.
 pub(super) fn copied(
     found: Result<Option<DBPinnableSlice<'_>>, rocksdb::Error>,
 ) -> Result<Option<Bytes>, Error> {
-    let found = found.map_err(|source| convert("get", source))?;
+    let found = found.map_err(|source| convert_read("get", source))?;
     Ok(found.map(|value| Bytes::copy_from_slice(&value)))
 }
 
 /// A view of a `RocksEngine`. It keeps the engine open, and old versions of changed keys on disk: do not hoard it.
 pub struct RocksView {
     snapshot: OwnedSnapshot<Shared>,
+    /// As of before the snapshot, which may be of before a range was cleared.
+    lost: Arc<LostRanges>,
 }
 
 impl RocksView {
@@ -46,6 +59,7 @@ impl RocksView {
             shared.views.read().unwrap_or_else(PoisonError::into_inner);
         shared.views_live.fetch_add(1, Ordering::AcqRel);
         RocksView {
+            lost: shared.lost(),
             snapshot: OwnedSnapshot::new(shared),
         }
     }
@@ -58,7 +72,25 @@ impl RocksView {
         upper: Bound<&[u8]>,
         direction: Direction,
         fill_cache: bool,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+        each: Each<'_>,
+    ) -> Result<(), Error> {
+        let scan = |lower: Bound<&[u8]>, upper: Bound<&[u8]>, each: Each<'_>| {
+            self.scan_sound(family, lower, upper, direction, fill_cache, each)
+        };
+        match family {
+            Family::Log => scan(lower, upper, each),
+            Family::State => self.lost.scan(lower, upper, direction, each, scan),
+        }
+    }
+
+    fn scan_sound(
+        &self,
+        family: Family,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+        direction: Direction,
+        fill_cache: bool,
+        each: Each<'_>,
     ) -> Result<(), Error> {
         let lower = first_within(lower);
         let upper = first_beyond(upper);
@@ -103,7 +135,9 @@ impl RocksView {
                 Direction::Backward => iterator.prev(),
             }
         }
-        iterator.status().map_err(|source| convert("scan", source))
+        iterator
+            .status()
+            .map_err(|source| convert_read("scan", source))
     }
 }
 
@@ -120,6 +154,7 @@ impl View for RocksView {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Error> {
         get(
             self.snapshot.database(),
+            &self.lost,
             family,
             key,
             self.snapshot.point_options(),

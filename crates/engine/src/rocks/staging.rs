@@ -16,7 +16,7 @@ use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 
 use super::open::sync_directory;
 use super::read::RocksView;
-use super::{Shared, convert, table};
+use super::{Shared, convert, damage, table};
 use crate::staging::{check_name, exists, missing};
 use crate::{Direction, Error, Family, StagedFile};
 
@@ -283,13 +283,10 @@ pub(super) fn ingest(shared: &Shared, family: Family, names: &[String]) -> Resul
                 .database
                 .db
                 .ingest_external_file_cf_opts(family, &options, links.clone());
-        result.map_err(|source| match convert("ingest", source) {
+        result.map_err(|source| match damage::unreadable_file(&source) {
             // RocksDB looks at the files before it changes anything; damaged ones leave it as it was.
-            damaged @ Error::Corrupt { .. } => damaged,
-            other => {
-                shared.failed.store(true, Ordering::Release);
-                other
-            }
+            None if source.kind() == rocksdb::ErrorKind::Corruption => convert("ingest", source),
+            _ => shared.fail("ingest", source),
         })
     });
     for link in &links {

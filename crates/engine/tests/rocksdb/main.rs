@@ -4,5 +4,6 @@
 mod behavior;
 mod damage;
 mod kill;
+mod left_out;
 mod support;
 mod tails;
