@@ -580,6 +580,18 @@ async fn a_store_that_stays_away_is_replaced() -> Result<()> {
     Ok(())
 }
 
+/// Bytes that cannot be packed, so that a value of them is found in a file.
+fn unpackable(number: u32, bytes: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9 ^ number;
+    let bytes = (0..bytes).map(|_| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as u8
+    });
+    bytes.collect()
+}
+
 /// F13, R13: a byte of a store's data rots. The replica that it is of is found by the first read, told to placement, and
 /// replaced; the store goes on, and every read gets the right answer.
 #[tokio::test(flavor = "multi_thread")]
@@ -592,18 +604,8 @@ async fn a_replica_with_rotten_data_is_replaced() -> Result<()> {
     })?;
     cluster.pause_balance()?;
     let client = client::Client::connect(&cluster.placement(), Default::default()).await?;
-    // Many blocks of a file, so that neither the store's own records nor the ends of the region are in the rotten one, and none
-    // that can be packed, so that the value is found in it.
-    let value = |number: u32| {
-        let mut state = 0x9E37_79B9 ^ number;
-        let bytes = (0..1000).map(|_| {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            state as u8
-        });
-        bytes.collect::<Vec<u8>>()
-    };
+    // Many blocks of a file, so that neither the store's own records nor the ends of the region are in the rotten one.
+    let value = |number| unpackable(number, 1_000);
     for number in 0..100 {
         let key = format!("k{number:03}");
         client.put(key, value(number)).await?;
@@ -675,6 +677,132 @@ async fn a_replica_with_rotten_data_is_replaced() -> Result<()> {
     }
     let log = cluster.log(&name)?;
     ensure!(log.contains("data is damaged") && !log.contains("stopping: storage failed"));
+    cluster.passed();
+    Ok(())
+}
+
+/// F13, R13, STORAGE §9: a byte of a store's data rots, and its engine's own compaction meets it. The store stops, comes back without
+/// the file when it is started again, and only the replicas that the file may have been of are replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_compaction_meets_damage_comes_back() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::start(Wanted {
+        stores: 4,
+        placements: 1,
+        environment: vec![
+            setting("STORE_ENGINE__MEMTABLE", "1MiB"),
+            setting("STORE_SPLIT__BYTES_PER_SECOND", "0B"),
+        ],
+        ..Wanted::default()
+    })?;
+    cluster.pause_balance()?;
+    let client = client::Client::connect(&cluster.placement(), Default::default()).await?;
+    let value = |number| unpackable(number, 1_000);
+    let key = |number: u32| format!("k{number:03}");
+    for number in 0..100 {
+        client.put(key(number), value(number)).await?;
+    }
+    cluster.split("x").await?;
+    let (region, beside) = (cluster.find("k000")?, cluster.find("x")?);
+    let held = |region| -> Result<Vec<u64>> { Ok(cluster.region(region)?.stores) };
+    let store = cluster.region(region)?.leader_store.context("a leader")?;
+    ensure!(
+        held(beside)?.contains(&store),
+        "both are on the first three stores"
+    );
+    let name = cluster.store_name(store)?;
+    let directory = cluster.dir().join(&name);
+    // As in the test before.
+    cluster.dev(&["kill", &name])?;
+    cluster.dev(&["restart", &name])?;
+    wait_for("the files are as they stay", async || {
+        disk::is_at_rest(&directory)
+    })
+    .await?;
+    cluster.dev(&["kill", &name])?;
+    cluster.wait_led(|leader| leader != store).await?;
+    let rotten = disk::rot_value(&directory, &value(42))?;
+    ensure!(rotten == 1, "{rotten} files hold the value");
+    let placement = cluster.placement().join(",");
+    let repair = |what: &[&str]| {
+        cluster.pontoon(&[&["scheduler"], what, &["--placement", &placement]].concat())
+    };
+    repair(&["pause", "repair", "1h"])?;
+    cluster.dev(&["restart", &name])?;
+
+    let writers = Writers::start(&cluster, 2).await?;
+    let stops = || -> Result<usize> {
+        Ok(cluster
+            .log(&name)?
+            .matches("stopping: storage failed")
+            .count())
+    };
+    // What makes files on all stores, each with keys of the rotten one's range.
+    let mut written = 0;
+    let mut fill = async || -> Result<()> {
+        for _ in 0..20 {
+            written += 1;
+            let value = unpackable(written, 20_000);
+            client.put(format!("k{:03}z", written % 100), value).await?;
+        }
+        Ok(())
+    };
+    wait_for("compaction meets the damage", async || {
+        fill().await?;
+        Ok(stops()? > 0)
+    })
+    .await?;
+    cluster.wait_led(|leader| leader != store).await?;
+    let (log, stopped) = (cluster.log(&name)?, stops()?);
+    ensure!(
+        log.contains("is left out when this is started again"),
+        "{log}"
+    );
+    cluster.dev(&["restart", &name])?;
+    wait_for("placement knows what is damaged", async || {
+        Ok(cluster.ask(&["status"])?["regions_damaged"] == 1)
+    })
+    .await?;
+    for (region, damaged) in [(region, 1), (beside, 0)] {
+        let shown = cluster.ask(&["region", "show", &region.to_string()])?;
+        let peers = shown["peers"].as_array().context("peers")?;
+        let peers = peers.iter().filter(|peer| peer["damaged"] == true);
+        ensure!(peers.count() == damaged, "{shown}");
+    }
+    // Nothing that is lost is read, and nothing old in its place.
+    for number in 0..100 {
+        let read = client.get(key(number)).await?;
+        ensure!(read.as_deref() == Some(&value(number)[..]));
+    }
+
+    repair(&["resume", "repair"])?;
+    wait_for("the replica is elsewhere", async || {
+        let region = cluster.region(region)?;
+        Ok(region.settled && region.stores.len() == 3 && !region.stores.contains(&store))
+    })
+    .await?;
+    ensure!(cluster.ask(&["status"])?["regions_damaged"] == 0);
+    ensure!(held(beside)?.contains(&store), "whole replicas stay");
+    // The store compacts again, over what took the place of the file.
+    cluster
+        .move_replica(region, held(region)?[0], store)
+        .await?;
+    let log = std::fs::read_to_string(directory.join("db/LOG"))?;
+    let finished = |log: &str| log.matches(r#""event": "compaction_finished""#).count();
+    let before = finished(&log);
+    wait_for("it compacts", async || {
+        fill().await?;
+        let log = std::fs::read_to_string(directory.join("db/LOG"))?;
+        Ok(finished(&log) > before + 2)
+    })
+    .await?;
+    for number in 0..100 {
+        let read = client.get(key(number)).await?;
+        ensure!(read.as_deref() == Some(&value(number)[..]));
+    }
+    writers.make_progress(100).await?;
+    writers.stop_and_verify().await?;
+    ensure!(stops()? == stopped, "it stopped again");
     cluster.passed();
     Ok(())
 }

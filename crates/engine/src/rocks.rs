@@ -135,16 +135,19 @@ impl Shared {
 
     /// Remembers a failure for good, and what is to be done about it if compaction met a damaged file.
     fn fail(&self, operation: &'static str, source: rocksdb::Error) -> Error {
-        self.failed.store(true, Ordering::Release);
         let Some(number) = damage::unreadable_file(&source) else {
+            self.failed.store(true, Ordering::Release);
             return convert(operation, source);
         };
+        // Noted first: others that are refused may end the process. RocksDB itself takes nothing any more.
         let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
         if !damage.met.contains(&number) {
             damage.met.push(number);
         }
         // If this fails as well, the next start meets the file again.
-        match damage.store(&self.path) {
+        let noted = damage.store(&self.path);
+        self.failed.store(true, Ordering::Release);
+        match noted {
             Ok(()) => Error::FileDamaged {
                 operation,
                 file: damage::file_name(source.as_ref())

@@ -10,8 +10,10 @@
 //! write come after that of its death. Children of a split and the target of a merge inherit it, and a snapshot that replaces
 //! all data ends it.
 //!
-//! What is left to the store as a whole: a damaged log, damaged states of regions, and a block met by the engine's own
-//! compaction.
+//! A damaged file that the engine's own compaction met is left out when the engine opens: what it held is lost, and all peers that
+//! it may have held data of are marked at once.
+//!
+//! What is left to the store as a whole: a damaged log, and damaged states of regions.
 
 use engine::Engine;
 use proto::RegionId;
@@ -20,6 +22,7 @@ use raft::PeerId;
 
 use crate::context::Context;
 use crate::event::{Applied, ApplyTask};
+use crate::keys;
 use crate::peer::{Peer, Stage};
 use crate::store::Store;
 
@@ -41,6 +44,21 @@ impl Damage {
 }
 
 impl<E: Engine> Store<E> {
+    /// Marks the peers of whose data the engine lost something.
+    pub(crate) fn mark_lost(&mut self) {
+        for (start, end) in self.cx.engine.lost_ranges() {
+            let of_it = |peer: &Peer| {
+                let (from, to) = (&peer.region.start_key, &peer.region.end_key);
+                keys::data(from) < end && start < keys::data_end(to)
+            };
+            let peers = self.peers.iter().filter(|(_, peer)| of_it(peer));
+            let peers: Vec<_> = peers.map(|(region, peer)| (*region, peer.id)).collect();
+            for (region, id) in peers {
+                self.on_damaged(region, id);
+            }
+        }
+    }
+
     /// A task or a read met damaged data of a peer.
     pub(crate) fn on_damaged(&mut self, region: RegionId, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&region).filter(|peer| peer.id == id) else {

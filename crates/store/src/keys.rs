@@ -85,6 +85,9 @@ pub fn region_states() -> ([u8; 1], [u8; 1]) {
     ([REGION_STATE], [REGION_STATE + 1])
 }
 
+/// Apply tier: users' keys are at and above this one, all else below it.
+pub const FIRST_DATA: &[u8] = &[DATA];
+
 /// Apply tier: a user's key.
 pub fn data(key: &[u8]) -> Bytes {
     let mut bytes = BytesMut::with_capacity(key.len() + 1);

@@ -42,6 +42,7 @@ impl<E: Engine> Store<E> {
             cx,
         };
         recover::recover(&mut store)?;
+        store.mark_lost();
         Ok(store)
     }
 

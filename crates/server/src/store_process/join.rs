@@ -38,9 +38,19 @@ pub fn open(directory: &Path, config: &EngineConfig) -> Result<RocksEngine, Erro
     let options = RocksOptions {
         cache_bytes: usize::try_from(config.block_cache.bytes()).unwrap_or(usize::MAX),
         memtable_bytes: usize::try_from(config.memtable.bytes()).unwrap_or(usize::MAX),
+        losable_from: Some(store::keys::FIRST_DATA),
         ..RocksOptions::default()
     };
-    RocksEngine::open(directory, &options).map_err(|error| engine_error(path(), error))
+    let engine = RocksEngine::open(directory, &options);
+    let engine = engine.map_err(|error| engine_error(path(), error))?;
+    let lost = engine.lost_ranges().len();
+    if lost > 0 {
+        tracing::error!(
+            ranges = lost,
+            "data is lost with a damaged file: replicas that it may have been of are to be replaced"
+        );
+    }
+    Ok(engine)
 }
 
 fn engine_error(path: PathBuf, error: engine::Error) -> Error {

@@ -94,6 +94,58 @@ fn the_finding_survives_a_restart() {
     led_elsewhere(&mut cluster, 1, 1);
 }
 
+/// What the engine left out with a damaged file costs the peers that it may have been of, before anybody reads it, and until the
+/// range is another's.
+#[test]
+fn lost_ranges_cost_the_peers_they_are_of() {
+    let regions = [
+        region(1, "", "g", &[1, 2, 3]),
+        region(2, "g", "m", &[1, 2, 3]),
+        region(3, "m", "", &[1, 2, 3]),
+    ];
+    let mut cluster = Cluster::new(4, &regions);
+    for (id, key) in [(1, "b"), (2, "k"), (3, "t")] {
+        cluster.elect_at(r(id), 3);
+        cluster.put(r(id), key, "old");
+    }
+    cluster.ticks(5);
+    cluster.crash(s(3), KILL);
+    let engine = cluster.nodes[&s(3)].engine.clone();
+    engine.lose(&keys::data(b"h"), &keys::data(b"m"));
+    cluster.restart(s(3));
+    cluster.settle();
+    let marked = |cluster: &Cluster| [1, 2, 3].map(|id| is_marked(cluster, 3, id));
+    assert_eq!(marked(&cluster), [false, true, false]);
+    cluster.ticks(5);
+    assert!(is_unreadable(&cluster, 3, "k") && is_unreadable(&cluster, 3, "kk"));
+    assert_eq!(cluster.local_get(3, "b").as_deref(), Some("old"));
+    cluster.put(r(2), "k", "new");
+    assert_eq!(cluster.get(r(2), "k").as_deref(), Some("new"));
+    // A put does not bring back what is around it, so nothing is read of it either.
+    cluster.ticks(5);
+    assert!(is_unreadable(&cluster, 3, "k"));
+    let request = cluster.propose_at(
+        cluster.leader(r(2)).expect("a leader"),
+        r(2),
+        vec![swap("k", Some("new"), "newer")],
+    );
+    cluster.until("it is answered", |cluster| {
+        cluster.answers.contains_key(&request)
+    });
+    assert_eq!(cluster.get(r(2), "k").as_deref(), Some("newer"));
+
+    cluster.add_learner(r(2), 24, 4);
+    cluster.swap_peers(r(2), 24, 23);
+    cluster.remove_learner(r(2), 23);
+    cluster.until("the damaged peer is gone", |cluster| {
+        !cluster.has_view(3, r(2))
+    });
+    cluster.add_learner(r(2), 33, 3);
+    assert_eq!(marked(&cluster), [false; 3]);
+    assert_eq!(cluster.nodes[&s(3)].engine.lost_ranges(), []);
+    assert_eq!(cluster.local_get(3, "k").as_deref(), Some("newer"));
+}
+
 /// A swap that cannot read what it compares with has no answer here and its effect elsewhere. Here the key is lost, which
 /// every read finds, also if the block can be read again.
 #[test]
