@@ -178,7 +178,7 @@ impl View for MemoryView {
         each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), Error> {
         let damage = self.damage(family);
-        let mut sound = |lower: Bound<&[u8]>, upper: Bound<&[u8]>, each: Each<'_>| {
+        let sound = |lower: Bound<&[u8]>, upper: Bound<&[u8]>, each: Each<'_>| {
             let mut readable = Ok(());
             self.tree(family)
                 .scan(lower, upper, direction, &mut |key, value| {
@@ -187,7 +187,7 @@ impl View for MemoryView {
                 });
             readable
         };
-        self.lost[family as usize].scan(lower, upper, direction, each, &mut sound)
+        self.lost[family as usize].scan(lower, upper, direction, each, sound)
     }
 }
 

@@ -167,3 +167,6 @@ fn parse_footer(footer: &[u8]) -> Option<(Place, Place)> {
     let index = varint(&mut handles).zip(varint(&mut handles))?;
     Some((metaindex, index))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! STORAGE §9: a damaged file that RocksDB's own compaction meets costs what is in its range, and not the engine.
 
-use std::fs;
+use std::fs::{self, File};
 use std::ops::Bound;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -318,12 +319,22 @@ fn damage_of_what_may_not_be_lost_is_damage_of_the_engine() {
         };
         for _ in 0..2 {
             match RocksEngine::open(directory.path(), &options) {
-                Err(Error::Corrupt { .. }) => (),
+                Err(Error::Corrupt {
+                    source: Some(why), ..
+                }) => {
+                    let why = why.to_string();
+                    let wanted = ["take the directory away", "checksum mismatch"];
+                    let of_kept = losable_from.is_some() && family == Family::State;
+                    assert!(why.contains(wanted[usize::from(of_kept)]), "{why}");
+                }
                 Err(error) => panic!("{family:?} {losable_from:?}: {error:?}"),
                 Ok(_) => panic!("{family:?} {losable_from:?}: opened"),
             }
         }
         assert!(file.exists(), "nothing is removed");
+        let record = fs::read_to_string(directory.path().join("DAMAGE"));
+        let record = record.expect("it is there");
+        assert!(!record.contains("lost"), "nothing is lost: {record}");
     }
 }
 
@@ -375,58 +386,67 @@ fn a_noted_file_that_is_gone_costs_nothing() {
     assert_eq!(found, numbers(100..400));
 }
 
-/// A file whose content cannot be read, of which the operating system says so: a directory in its place. Reads take it for damage
-/// of the data, compaction, too, and nothing else is hurt.
+/// Makes every read of a file fail as a bad disk does, for whoever has it open: its descriptors become another file's, of which no
+/// page below the first is there.
+#[allow(unsafe_code)]
+fn fail_reads(path: &Path) {
+    let broken = File::open("/proc/self/mem").expect("a process may read its memory");
+    let mut failing = 0;
+    for entry in fs::read_dir("/proc/self/fd").expect("there is proc") {
+        let entry = entry.expect("there is proc").path();
+        if fs::read_link(&entry).is_ok_and(|target| target == *path) {
+            let name = name(&entry);
+            let descriptor = name.parse().expect("descriptors are numbers");
+            // SAFETY: both descriptors are open. The one that is replaced stays its owner's, who reads something else.
+            let replaced = unsafe { libc::dup2(broken.as_raw_fd(), descriptor) };
+            assert_eq!(replaced, descriptor);
+            failing += 1;
+        }
+    }
+    assert!(failing > 0, "nobody has it open");
+}
+
+/// Reads that the operating system fails are damage of the data, whoever meets them. Nothing else is hurt.
 #[test]
 fn a_failed_read_is_damage_of_what_it_reads() {
     let directory = directory();
-    // So few files stay open that not all are opened with the engine.
-    let options = RocksOptions {
-        open_files_max: 20,
-        ..losing()
-    };
-    let open = || RocksEngine::open(directory.path(), &options).expect("it is sound");
-    let engine = open();
-    write(&engine, Family::Log, puts(100..140)).expect("the disk works");
-    let view = engine.view();
-    // Files that do not overlap are taken into the last level, and stay as they are.
-    for number in 100..140 {
-        let name = format!("{number}");
-        let (start, end) = (key(number), key(number + 1));
-        let staged = engine.stage_range(&view, Family::Log, &start, &end, u64::MAX, &name);
-        staged.expect("sound").0.expect("it has a key");
-        let ingested = engine.ingest(Family::State, std::slice::from_ref(&name));
-        ingested.expect("the disk works");
-    }
-    drop((view, engine));
-    let engine = open();
-    let file = files(directory.path(), "sst");
-    let holds = |path: &&PathBuf| {
-        let content = fs::read(path).expect("it is there");
-        content.windows(12).any(|bytes| *bytes == key(139)[..])
-            && !content.windows(12).any(|bytes| *bytes == key(138)[..])
-    };
-    let file = file.iter().find(holds).expect("one holds the last key");
-    let aside = directory.path().join("aside");
-    fs::rename(file, &aside).expect("the disk works");
-    fs::create_dir(file).expect("the disk works");
-
-    assert!(is_lost(engine.get(Family::State, &key(139))));
-    let (found, outcome) = scan(&engine, 130, 200, Direction::Forward);
+    let engine = open_losing(directory.path());
+    older(&engine);
+    let file = newer(&engine);
+    fail_reads(&file);
+    // Behind the first block, which the flush may have left in memory.
+    assert!(is_lost(engine.get(Family::State, &key(299))));
+    let (_, outcome) = scan(&engine, 200, 300, Direction::Forward);
     assert!(is_lost(outcome));
-    assert_eq!(found, numbers(130..139));
-    let found = engine.get(Family::State, &key(138)).expect("it is sound");
-    assert_eq!(found, Some(value(138)));
+    let found = engine.get(Family::State, &key(399)).expect("it is sound");
+    assert_eq!(found, Some(value(399)));
     let error = compact(&engine, Family::State);
-    assert_is_damage_of(&error, file);
+    assert_is_damage_of(&error, &file);
+    let Error::FileDamaged { source, .. } = error else {
+        unreachable!("it was just looked at");
+    };
+    assert!(
+        source.to_string().contains("Input/output error"),
+        "{source}"
+    );
     drop(engine);
 
-    fs::remove_dir(file).expect("the disk works");
-    fs::rename(&aside, file).expect("the disk works");
-    let engine = open();
-    let end = [&key(139)[..], b"\0"].concat();
-    assert_eq!(engine.lost_ranges(), [(key(139), end.into())]);
-    let found = engine.get(Family::State, &key(138)).expect("it is sound");
-    assert_eq!(found, Some(value(138)));
+    // It can be read again, which nobody relies on.
+    let engine = open_losing(directory.path());
+    assert_left_out(&engine, &file);
     assert_goes_on(&engine);
+}
+
+/// A file that lost its end, as far as an engine that has it open can tell.
+#[test]
+fn a_file_cut_short_is_damage_of_what_it_held() {
+    let directory = directory();
+    let engine = open_losing(directory.path());
+    let file = newer(&engine);
+    let open = fs::OpenOptions::new().write(true).open(&file);
+    open.and_then(|open| open.set_len(20_000))
+        .expect("it can be cut");
+    assert!(is_lost(engine.get(Family::State, &key(299))));
+    let error = compact(&engine, Family::State);
+    assert_is_damage_of(&error, &file);
 }

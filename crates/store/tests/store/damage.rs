@@ -274,6 +274,29 @@ fn a_peer_that_replaces_a_damaged_one_is_whole() {
     assert_eq!(cluster.local_get(3, "k").as_deref(), Some("old"));
 }
 
+/// A snapshot replaces all data, what is damaged as well as what is lost with a file.
+#[test]
+fn a_snapshot_ends_damage() {
+    let mut cluster = one_behind();
+    let engine = cluster.nodes[&s(3)].engine.clone();
+    engine.lose(&keys::data(b"k1"), &keys::data(b"k2"));
+    tell(&mut cluster, 3, 1);
+    cluster.apply(s(3));
+    assert!(is_marked(&cluster, 3, 1) && is_unreadable(&cluster, 3, "k10"));
+    let caught_up = |cluster: &Cluster| cluster.local_get(3, "k39").is_some();
+    cluster.until("the snapshot is in place", caught_up);
+    assert!(!is_marked(&cluster, 3, 1));
+    assert_eq!(engine.lost_ranges(), []);
+    cluster.assert_same_data(&[1, 2, 3]);
+    // It leads like any other.
+    cluster
+        .order(r(1), OrderKind::TransferLeader(PeerId(13)))
+        .expect("it is asked for");
+    cluster.until("it leads", |cluster| cluster.leader(r(1)) == Some(s(3)));
+    cluster.ticks(200);
+    assert_eq!(cluster.leader(r(1)), Some(s(3)));
+}
+
 /// An applier that was told to mark a peer writes the peer's state. That must not come after the tombstone.
 #[test]
 fn a_mark_on_its_way_holds_the_death_of_its_peer_up() {
