@@ -305,6 +305,45 @@ async fn a_hung_receiver_costs_one_attempt_and_holds_up_no_stop() {
     pair.stop().await;
 }
 
+/// Reads every chunk of a snapshot as slowly as a slow link lets it go.
+struct Slow(Outgoing);
+
+impl Slow {
+    /// Below what a snapshot without progress has, and with the chunks of the region's one file far above it.
+    const CHUNK_TAKES: Duration = Duration::from_millis(80);
+}
+
+impl Network for Slow {
+    fn send(&self, to: StoreId, frame: Frame) {
+        self.0.send(to, frame);
+    }
+
+    fn send_snapshot(
+        &self,
+        to: StoreId,
+        head: &SnapshotHead,
+        read: ReadFile,
+        ticket: Ticket,
+    ) -> bool {
+        let slowly: ReadFile = Box::new(move |name, offset, bytes_max| {
+            std::thread::sleep(Slow::CHUNK_TAKES);
+            read(name, offset, bytes_max)
+        });
+        self.0.send_snapshot(to, head, slowly, ticket)
+    }
+}
+
+/// Each chunk that arrives is progress, long before its file is whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_snapshot_is_not_given_up() {
+    let pair = Pair::start(|outgoing| Arc::new(Slow(outgoing))).await;
+    let begun = std::time::Instant::now();
+    pair.add_learner();
+    until(&pair.there.handle(), owns).await;
+    assert!(begun.elapsed() > 2 * SNAPSHOT_TICKS as u32 * TICK);
+    pair.stop().await;
+}
+
 /// Opens the stream of every snapshot, says what it is, and then sends a file of its own, or nothing, whatever its own store
 /// thinks of that.
 struct Rogue {
