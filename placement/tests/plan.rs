@@ -146,6 +146,12 @@ fn a_lost_zone_is_a_window_of_risk() {
     let risk = one.risk.expect("it ends");
     assert!(risk > lost_after && risk < 2 * lost_after, "{risk:?}");
     assert!(one.eta >= Some(risk));
+    // It lasts until the last of them has its voter back, not the first.
+    let came = |step: &&placement::plan::Planned| {
+        step.at < risk && step.text.starts_with("exchange the voters")
+    };
+    let came = one.steps.iter().filter(came).count() as u64;
+    assert!(came >= one.at_risk, "{came} of {} by {risk:?}", one.at_risk);
 
     // Some regions have two of three voters there.
     let three = lose("b").unwrap();
