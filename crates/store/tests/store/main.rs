@@ -1,6 +1,7 @@
 //! Scenarios over several stores in one thread. The names of race tests are those of REGIONS §10.
 
 mod harness;
+mod values;
 
 mod basics;
 mod damage;
