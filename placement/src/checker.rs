@@ -24,7 +24,7 @@ use crate::operators::Operators;
 use crate::regions::{RegionInfo, Regions};
 use crate::rules::Places;
 use crate::settings::Settings;
-use crate::stores::Stores;
+use crate::stores::{STOPPING, Stores};
 use look::Look;
 pub(crate) use merge::{MergeFinding, is_small};
 use target::Comes;
@@ -488,6 +488,7 @@ impl Checker<'_> {
             && others.all(well)
             && self.takes_peers(store)
             && !self.stores.leaving(store)
+            && !self.stores.stopping(store)
     }
 
     /// Who takes the leadership over from a voter that goes: where rules want it, and the one whose store leads fewest.
@@ -504,6 +505,7 @@ impl Checker<'_> {
         let store = StoreId(peer.store_id);
         region.may_lead(peer.id)
             && !self.stores.leaving(store)
+            && !self.stores.stopping(store)
             && !self.down(store)
             && self.operators.busy(store) < self.settings.store_operators_max
     }
@@ -589,6 +591,15 @@ impl Checker<'_> {
 
     /// Whether a store may take a peer of a region, whatever else is under way; or why not.
     pub fn could_take(&self, region: &RegionInfo, store: StoreId) -> Result<(), &'static str> {
+        self.could_hold(region, store)?;
+        if self.stores.stopping(store) {
+            return Err(STOPPING);
+        }
+        Ok(())
+    }
+
+    /// The same, but for that a store that is stopping takes nothing at this moment.
+    fn could_hold(&self, region: &RegionInfo, store: StoreId) -> Result<(), &'static str> {
         if region.peer_on(store).is_some() {
             Err("it has a peer of it")
         } else if self.stores.leaving(store) {

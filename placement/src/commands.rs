@@ -122,6 +122,9 @@ pub(crate) fn check_move<'r>(
     if !stores.takes_peers(to, now, settings.store_down_after) {
         return Err(Refusal::Invalid(format!("store {to} is not up")));
     }
+    if stores.stopping(to) {
+        return Err(stopping(to));
+    }
     if !has_room(stores, to, region.bytes) {
         return Err(Refusal::Invalid(format!(
             "store {to} has no room for region {}",
@@ -131,13 +134,20 @@ pub(crate) fn check_move<'r>(
     Ok(peer)
 }
 
-/// The voter that leads when the one on `from` goes: where rules want the leader, if somebody is there.
+/// The voter that leads when the one on `from` goes: where rules want the leader, if somebody is there. Nobody on a store
+/// that is stopping, but for who leads already.
 pub(crate) fn heir<'r>(
     region: &'r RegionInfo,
     from: StoreId,
     places: &Places,
+    stores: &Stores,
 ) -> Option<&'r metapb::Peer> {
-    let stays = |peer: &&metapb::Peer| peer.store_id != from.0 && region.may_lead(peer.id);
+    let leads = |peer: &metapb::Peer| region.leader.is_some_and(|leader| leader.id == peer.id);
+    let stays = |peer: &&metapb::Peer| {
+        peer.store_id != from.0
+            && region.may_lead(peer.id)
+            && (leads(peer) || !stores.stopping(StoreId(peer.store_id)))
+    };
     let wrong = |peer: &&metapb::Peer| !places.may_lead(region, StoreId(peer.store_id));
     region.voters().filter(stays).min_by_key(wrong)
 }
@@ -160,13 +170,14 @@ pub(crate) fn move_steps(
     from: &metapb::Peer,
     to: &metapb::Peer,
     places: &Places,
+    stores: &Stores,
 ) -> Vec<Step> {
     let leads = region
         .leader
         .as_ref()
         .is_some_and(|leader| leader.id == from.id);
     let (old, new) = (StoreId(from.store_id), StoreId(to.store_id));
-    let heir = heir(region, old, places)
+    let heir = heir(region, old, places, stores)
         .filter(|heir| !leads || !leads_along(region, StoreId(heir.store_id), old, new, places));
     let mut steps = vec![Step::AddLearner(*to), Step::CatchUp(*to)];
     let swap = |promote: &[&metapb::Peer], demote: &[&metapb::Peer]| Step::Swap {
@@ -198,9 +209,10 @@ pub(crate) fn take_place(
     from: &metapb::Peer,
     to: &metapb::Peer,
     places: &Places,
+    stores: &Stores,
 ) -> Vec<Step> {
     if region.voters().count() == 1 {
-        return move_steps(region, from, to, places);
+        return move_steps(region, from, to, places, stores);
     }
     vec![
         Step::AddLearner(*to),
@@ -253,12 +265,19 @@ pub(crate) fn transfer(
     if stores.down(to, now, settings.store_down_after) {
         return Err(Refusal::Invalid(format!("store {to} is down")));
     }
+    if stores.stopping(to) {
+        return Err(stopping(to));
+    }
     Ok(Plan {
         kind: Kind::TransferLeader,
         priority: Priority::Admin,
         steps: vec![Step::TransferLeader(*peer)],
         cause: format!("an administrator makes store {to} lead it"),
     })
+}
+
+fn stopping(store: StoreId) -> Refusal {
+    Refusal::Busy(format!("store {store} is stopping"))
 }
 
 fn joint(region: &RegionInfo) -> Refusal {

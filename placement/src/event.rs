@@ -90,6 +90,8 @@ pub enum Request {
         space: Space,
         /// Regions whose data on it is damaged.
         damaged: Vec<RegionId>,
+        /// Whether its process was told to stop.
+        stopping: bool,
     },
     /// Empty a store: leaders go first, then peers.
     DrainStore(StoreId),

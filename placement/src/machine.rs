@@ -75,6 +75,7 @@ impl Placement {
             here.then(|| StoreMetadata {
                 alive: !leader.stores.down(id, now, down_after),
                 boot: info.boot,
+                stopping: info.stopping,
                 space: info.space.unwrap_or_default(),
                 store: info.store,
             })
@@ -297,10 +298,12 @@ impl Leader {
                 boot,
                 space,
                 damaged,
+                stopping,
             } => self
                 .bootstrapped()
                 .and_then(|()| self.stores.heard(store, boot, space, now))
                 .map(|()| {
+                    self.on_stopping(store, stopping);
                     self.on_damaged(store, damaged, now);
                     Answer::Done
                 }),

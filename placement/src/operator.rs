@@ -12,6 +12,7 @@ use proto::{RegionId, StoreId, metapb};
 
 use crate::event::OrderKind;
 use crate::regions::{RegionInfo, Regions};
+use crate::stores::Stores;
 pub use merge::Merge;
 
 mod merge;
@@ -308,6 +309,42 @@ impl Operator {
             .flatten()
     }
 
+    /// The members of its region once it has ended, as far as is known now: the steps that are left are done, up to the first
+    /// that is `given_up`.
+    pub fn outcome(&self, region: &RegionInfo, given_up: impl Fn(&Step) -> bool) -> RegionInfo {
+        use metapb::PeerRole::{Learner, Voter};
+        let mut after = region.clone();
+        let peers = &mut after.region.peers;
+        for step in self.steps[self.step..].iter() {
+            if given_up(step) {
+                break;
+            }
+            match step {
+                Step::AddLearner(new) => {
+                    if peers.iter().all(|peer| peer.store_id != new.store_id) {
+                        peers.push(*new);
+                    }
+                }
+                Step::Swap { promote, demote } => {
+                    for peer in &mut *peers {
+                        let among = |changed: &[metapb::Peer]| {
+                            changed.iter().any(|changed| changed.id == peer.id)
+                        };
+                        if among(promote) {
+                            peer.set_role(Voter);
+                        } else if among(demote) {
+                            peer.set_role(Learner);
+                        }
+                    }
+                }
+                Step::RemoveLearner(old) => peers.retain(|peer| peer.id != old.id),
+                // Whether a neighbour takes the region in is decided by the two; its peers are where they are until then.
+                Step::CatchUp(_) | Step::TransferLeader(_) | Step::Split(_) | Step::Merge(_) => {}
+            }
+        }
+        after
+    }
+
     /// From which store to which it goes, as far as its steps tell.
     pub fn stores(&self) -> (Option<StoreId>, Option<StoreId>) {
         let (mut from, mut to) = (None, None);
@@ -499,7 +536,7 @@ pub(crate) fn judge(
     step: &Step,
     expected: Epoch,
     region: &RegionInfo,
-    regions: &Regions,
+    view: (&Regions, &Stores),
 ) -> Progress {
     let epoch = region.epoch();
     match step {
@@ -510,7 +547,7 @@ pub(crate) fn judge(
             Some(_) if region.caught_up(peer.id) => Progress::Done(epoch),
             Some(_) => Progress::Wait,
         },
-        Step::Swap { promote, demote } => judge_swap(promote, demote, expected, region),
+        Step::Swap { promote, demote } => judge_swap(promote, demote, expected, region, view.1),
         Step::RemoveLearner(peer) => match region.peer(peer.id) {
             None if epoch == expected || epoch == expected.after_membership(1) => {
                 Progress::Done(epoch)
@@ -553,7 +590,7 @@ pub(crate) fn judge(
                 moved(expected, epoch)
             }
         }
-        Step::Merge(merge) => merge.judge(expected, region, regions),
+        Step::Merge(merge) => merge.judge(expected, region, view),
     }
 }
 
@@ -583,6 +620,7 @@ fn judge_swap(
     demote: &[metapb::Peer],
     expected: Epoch,
     region: &RegionInfo,
+    stores: &Stores,
 ) -> Progress {
     use metapb::PeerRole::{DemotingVoter, IncomingVoter, Learner, Voter};
     let epoch = region.epoch();
@@ -600,13 +638,15 @@ fn judge_swap(
         if !promote.iter().all(|peer| region.caught_up(peer.id)) {
             return Progress::Wait;
         }
-        // A leader does not propose its own demotion (REGIONS §3): it hands over first, whoever made it lead meanwhile.
+        // A leader does not propose its own demotion (REGIONS §3): it hands over first, whoever made it lead meanwhile. Not
+        // to a store that is stopping, which is back or down in a moment.
         let leaves = |leader: &metapb::Peer| demote.iter().any(|peer| peer.id == leader.id);
         if region.leader.as_ref().is_some_and(leaves) {
             let stays = |peer: &&metapb::Peer| {
                 peer.role() == Voter
                     && demote.iter().all(|other| other.id != peer.id)
                     && region.caught_up(peer.id)
+                    && !stores.stopping(StoreId(peer.store_id))
             };
             return match region.region.peers.iter().find(stays) {
                 Some(heir) => Progress::Send(OrderKind::TransferLeader(*heir)),

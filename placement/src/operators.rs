@@ -145,6 +145,12 @@ impl Operators {
         Some((id, operator.priority, between))
     }
 
+    /// The operator of a region, unless it only takes the region of another in.
+    pub fn moving(&self, region: RegionId) -> Option<&Operator> {
+        let operator = &self.running[self.by_region.get(&region)?].operator;
+        (operator.region == region).then_some(operator)
+    }
+
     /// Operators under way, by id.
     pub fn under_way(&self) -> impl Iterator<Item = &Operator> {
         self.running.values().map(|running| &running.operator)
@@ -209,7 +215,7 @@ impl Operators {
         let Some(&id) = self.by_region.get(&region.id()) else {
             return;
         };
-        let (regions, stores) = view;
+        let stores = view.1;
         loop {
             let running = self
                 .running
@@ -223,7 +229,7 @@ impl Operators {
                 running.since = now.monotonic;
             }
             let step = running.operator.current();
-            match judge(step, running.operator.epoch, region, regions) {
+            match judge(step, running.operator.epoch, region, view) {
                 Progress::Done(epoch) => {
                     let step_text = step.to_string();
                     let text = format!("done: {step_text}");
@@ -538,14 +544,8 @@ fn give_up(
         return None;
     }
     let step = running.operator.current();
-    let down = |store: &StoreId| stores.down(*store, now, settings.store_down_after);
-    if let Some(store) = step.needs().into_iter().find(down) {
-        return Some(format!("store {store} is down"));
-    }
-    let comes = matches!(step, Step::AddLearner(_) | Step::CatchUp(_));
-    let leaving = |store: &StoreId| comes && stores.leaving(*store);
-    if let Some(store) = step.needs().into_iter().find(leaving) {
-        return Some(format!("store {store} is leaving"));
+    if let Some((store, why)) = hindrance(step, stores, now, settings) {
+        return Some(format!("store {store} is {why}"));
     }
     let deadline = match step {
         Step::AddLearner(_) | Step::RemoveLearner(_) | Step::Split(_) | Step::Merge(_) => {
@@ -559,6 +559,30 @@ fn give_up(
     late.then(|| {
         let refused = running.refusals.told();
         format!("no effect within {} s: {step}{refused}", deadline.as_secs())
+    })
+}
+
+/// The store for which a step cannot come about, and what is the matter with it.
+pub(crate) fn hindrance(
+    step: &Step,
+    stores: &Stores,
+    now: Now,
+    settings: &Settings,
+) -> Option<(StoreId, &'static str)> {
+    let comes = matches!(step, Step::AddLearner(_) | Step::CatchUp(_));
+    // What is there already comes back with its store, but nothing new goes there.
+    let begins = matches!(step, Step::AddLearner(_) | Step::TransferLeader(_));
+    let down = |store| stores.down(store, now, settings.store_down_after);
+    let leaving = |store| comes && stores.leaving(store);
+    let stopping = |store| begins && stores.stopping(store);
+    let hindrances: [(&dyn Fn(StoreId) -> bool, _); 3] = [
+        (&down, "down"),
+        (&leaving, "leaving"),
+        (&stopping, "stopping"),
+    ];
+    hindrances.into_iter().find_map(|(is, why)| {
+        let store = step.needs().into_iter().find(|store| is(*store))?;
+        Some((store, why))
     })
 }
 

@@ -47,6 +47,8 @@ pub struct StoreMetadata {
     pub space: Space,
     /// Whether it is heard.
     pub alive: bool,
+    /// Whether it told that it stops. A plan goes by what is: it stops for ever, as one that is dead stays so.
+    pub stopping: bool,
 }
 
 /// A copy of what a placement leader knows.
@@ -277,6 +279,7 @@ impl Rehearsal {
                     ..Space::default()
                 },
                 alive: true,
+                stopping: false,
             });
         }
         self.heartbeats();
@@ -385,6 +388,7 @@ impl Rehearsal {
                 boot: (store.boot > 0).then_some(store.boot),
                 space: store.space,
                 damaged: Vec::new(),
+                stopping: store.stopping,
             });
         }
     }

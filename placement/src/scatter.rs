@@ -21,11 +21,13 @@ pub(crate) struct Aim {
     pub leader: Option<StoreId>,
 }
 
-/// Chooses for a group of regions. `takes` is whether a store may take a peer of a region.
+/// Chooses for a group of regions. `takes` is whether a store may take a peer of a region, `leads` whether one may be given
+/// a leader.
 pub(crate) fn choose(
     group: &[RegionInfo],
     stores: &[StoreId],
     takes: impl Fn(&RegionInfo, StoreId) -> bool,
+    leads: impl Fn(StoreId) -> bool,
     places: &Places,
 ) -> Vec<Aim> {
     let mut peers: BTreeMap<StoreId, u32> = BTreeMap::new();
@@ -66,7 +68,7 @@ pub(crate) fn choose(
         changed = false;
         for (moved, leader) in after.iter().zip(&mut led) {
             let Some(old) = *leader else { continue };
-            if let Some(new) = best_leader(moved, old, &leaders, places) {
+            if let Some(new) = best_leader(moved, old, &leaders, &leads, places) {
                 shift(&mut leaders, old, new);
                 *leader = Some(new);
                 changed = true;
@@ -120,10 +122,11 @@ fn best_leader(
     moved: &RegionInfo,
     old: StoreId,
     leaders: &BTreeMap<StoreId, u32>,
+    leads: &impl Fn(StoreId) -> bool,
     places: &Places,
 ) -> Option<StoreId> {
     let stays = moved.peer_on(old).is_some();
-    let may = |store: &StoreId| places.may_lead(moved, *store);
+    let may = |store: &StoreId| leads(*store) && places.may_lead(moved, *store);
     let stores: Vec<_> = moved.voters().map(|peer| StoreId(peer.store_id)).collect();
     let right = stores.iter().copied().filter(may);
     let least = |store: &StoreId| (count(leaders, *store), *store);
@@ -223,7 +226,7 @@ mod tests {
     fn scattered(group: &[RegionInfo], stores: u64, places: &Places) -> (Vec<u32>, Vec<u32>) {
         let ids: Vec<_> = (1..=stores).map(StoreId).collect();
         let takes = |region: &RegionInfo, store: StoreId| region.peer_on(store).is_none();
-        let aims = choose(group, &ids, takes, places);
+        let aims = choose(group, &ids, takes, |_| true, places);
         carried_out(group, &aims, stores)
     }
 
@@ -243,6 +246,19 @@ mod tests {
                 prop_assert!(spread(after.1.iter().copied()) <= 2, "{:?}", after.1);
             }
         }
+    }
+
+    /// Who already leads elsewhere stays there.
+    #[test]
+    fn nobody_is_led_where_none_may_be_given() {
+        let group = group(&[0; 20], 3);
+        let ids: Vec<_> = (1..=3).map(StoreId).collect();
+        let leads = |store| store != StoreId(3);
+        let places = places(&RuleSet::default(), 3);
+        let aims = choose(&group, &ids, |_, _| false, leads, &places);
+        assert_eq!(carried_out(&group, &aims, 3).1, [10, 10, 0]);
+        let aims = choose(&group, &ids, |_, _| false, |_| false, &places);
+        assert_eq!(aims, []);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::rules::Places;
 use crate::rules::fit::Cost;
 use crate::score::{Burden, Dimension, Scores, Shifts};
 use crate::settings::Settings;
+use crate::stores::{STOPPING, Stores};
 
 mod hot;
 mod leader;
@@ -83,6 +84,7 @@ pub(crate) type Relief = BTreeSet<(StoreId, Dimension)>;
 /// What schedulers look at.
 pub(crate) struct View<'a> {
     regions: &'a Regions,
+    stores: &'a Stores,
     operators: &'a Operators,
     rests: &'a Rests,
     places: &'a Places,
@@ -227,6 +229,7 @@ impl View<'_> {
 
     /// Whether a store may take a peer of this size now.
     fn receives(&self, position: usize, bytes: u64, dial: &Dial) -> Result<(), &'static str> {
+        self.stays(position)?;
         let member = &self.members[position];
         // Staged before it is taken in, with what is on its way.
         let needed = bytes.saturating_mul(2).saturating_add(member.receives);
@@ -237,6 +240,24 @@ impl View<'_> {
             return Err("it has operators enough");
         }
         self.allows(position, Side::Receives, bytes, dial)
+    }
+
+    /// Whether a store is not about to stop.
+    fn stays(&self, position: usize) -> Result<(), &'static str> {
+        let stopping = self.stores.stopping(self.store(position));
+        (!stopping).then_some(()).ok_or(STOPPING)
+    }
+
+    /// Whether a store may be handed the leadership of a region now.
+    fn takes_over(
+        &self,
+        region: &RegionInfo,
+        position: usize,
+        dial: &Dial,
+    ) -> Result<(), &'static str> {
+        self.may_lead(region, self.store(position))?;
+        self.stays(position)?;
+        self.allows(position, Side::Receives, TRANSFER_BYTES, dial)
     }
 
     /// Whether the leader of a region may send a snapshot of it now.
@@ -268,11 +289,22 @@ impl View<'_> {
             .ok_or("rebalance_share leaves it no bytes now")
     }
 
-    /// The voter that leads when the one on `from` goes, as [`crate::commands::move_steps`] picks it.
-    fn heir(&self, region: &RegionInfo, from: StoreId) -> Option<StoreId> {
-        let heir = commands::heir(region, from, self.places)?;
-        let store = StoreId(heir.store_id);
-        self.scores.position(store).map(|_| store)
+    /// The voter that leads when the one on `from` goes, as [`crate::commands::move_steps`] picks it, or why there is none.
+    fn heir(&self, region: &RegionInfo, from: StoreId) -> Result<StoreId, &'static str> {
+        let heir = commands::heir(region, from, self.places, self.stores);
+        let store = heir.map(|heir| StoreId(heir.store_id));
+        if let Some(store) = store.filter(|store| self.scores.position(*store).is_some()) {
+            return Ok(store);
+        }
+        let stops = |peer: &metapb::Peer| {
+            let store = StoreId(peer.store_id);
+            store != from && region.may_lead(peer.id) && self.stores.stopping(store)
+        };
+        if region.voters().any(stops) {
+            Err("who could lead it then is on a store that is stopping")
+        } else {
+            Err("nobody else of it can lead")
+        }
     }
 
     /// What is wrong with the places of a region now.
@@ -398,7 +430,12 @@ struct Best {
     considered: Vec<Candidate>,
     /// Why the last one that was looked at closely was not taken.
     obstacle: Option<&'static str>,
+    /// The first store that something would have gone to, were it not stopping.
+    stopping: Option<usize>,
 }
+
+/// Why nothing was found, and the store that it is about, if it is about one.
+type Obstacle = (&'static str, Option<usize>);
 
 impl Best {
     /// A move that may be made.
@@ -439,6 +476,21 @@ impl Best {
 
     fn reject(&mut self, reason: &'static str) {
         self.obstacle = Some(reason);
+    }
+
+    /// Rejects a store that would be the right one but for this.
+    fn reject_target(&mut self, target: usize, reason: &'static str) {
+        if reason == STOPPING {
+            self.stopping = self.stopping.or(Some(target));
+        } else {
+            self.reject(reason);
+        }
+    }
+
+    /// What stood in the way. That a store is stopping ends by itself and is seen nowhere else, so it comes first.
+    fn obstacle(&self) -> Option<Obstacle> {
+        let stopping = self.stopping.map(|store| (STOPPING, Some(store)));
+        stopping.or(self.obstacle.map(|reason| (reason, None)))
     }
 
     /// The decision, if there is a move.

@@ -112,8 +112,8 @@ impl Default for MergeSettings {
 pub struct BalanceSettings {
     /// Whether anything is moved for balance at all.
     pub enabled: bool,
-    /// The dial `rebalance_share`: percent of a store's rate that moves for balance may take, each way. Repair gets 50 at
-    /// the least.
+    /// The dial `rebalance_share`: percent of a store's rate that moves for balance may take, each way, 0 to 100. Repair gets
+    /// 50 at the least.
     pub share_percent: u32,
     /// Bytes per second that the disk and the network of a store can take in and give out.
     pub store_rate_bytes: u64,
@@ -141,7 +141,7 @@ impl BalanceSettings {
     pub(crate) fn setting(&self) -> Setting {
         Setting {
             rate_bytes: self.store_rate_bytes,
-            share: f64::from(self.share_percent.min(100)) / 100.0,
+            share: f64::from(self.share_percent) / 100.0,
         }
     }
 }

@@ -28,9 +28,14 @@ pub struct StoreInfo {
     pub peers: u32,
     /// Leaders on it in the region view.
     pub leaders: u32,
+    /// Whether its process was told to stop, as it last told.
+    pub stopping: bool,
     /// How far it is emptied, if an administrator drains it.
     pub drain: Option<DrainInfo>,
 }
+
+/// Why a store that is told to stop is left alone.
+pub(crate) const STOPPING: &str = "it is stopping";
 
 /// How far a drain is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +55,8 @@ struct Entry {
     heard: Option<Duration>,
     /// Regions that it told to be damaged there.
     damaged: BTreeSet<RegionId>,
+    /// Whether its process told that it stops. Holds until another process is the store.
+    stopping: bool,
 }
 
 /// All stores of the cluster.
@@ -70,6 +77,7 @@ impl Stores {
             space: None,
             heard: None,
             damaged: BTreeSet::new(),
+            stopping: false,
         };
         Self {
             entries: records
@@ -152,12 +160,22 @@ impl Stores {
         if known.is_none_or(|known| known.record != record) {
             changed.push((id, record.clone()));
         }
+        let restarts = |known: &Entry| {
+            let start = |record: &wire::PlacementStore| {
+                let store = record.store.as_ref();
+                store.map(|store| store.start_timestamp)
+            };
+            known.record.boot < record.boot || start(&known.record) != start(&record)
+        };
+        let stopping = known.is_some_and(|known| known.stopping && !restarts(known));
         let entry = self.entries.entry(id).or_insert(Entry {
             record: record.clone(),
             space: None,
             heard: None,
             damaged: BTreeSet::new(),
+            stopping,
         });
+        entry.stopping = stopping;
         entry.record = record;
         entry.heard = Some(now.monotonic);
         Ok(changed)
@@ -199,6 +217,18 @@ impl Stores {
         entry.map_or_else(BTreeSet::new, |entry| {
             std::mem::replace(&mut entry.damaged, damaged)
         })
+    }
+
+    /// Remembers whether the process of a store stops; returns whether that is news.
+    pub fn tell_stopping(&mut self, id: StoreId, stopping: bool) -> bool {
+        let entry = self.entries.get_mut(&id);
+        entry.is_some_and(|entry| std::mem::replace(&mut entry.stopping, stopping) != stopping)
+    }
+
+    /// Whether its process told that it stops. It hands its leaders over and is gone in a moment, most likely to come back:
+    /// nothing is brought there meanwhile, and nothing taken away.
+    pub fn stopping(&self, id: StoreId) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.stopping)
     }
 
     /// A sign of life that carries nothing else.
@@ -266,6 +296,7 @@ impl Stores {
             silent,
             peers: counts.0,
             leaders: counts.1,
+            stopping: entry.stopping,
             drain: entry
                 .record
                 .drain
@@ -402,6 +433,29 @@ mod tests {
             stores.heard(StoreId(1), Some(4), Space::default(), at(2)),
             Ok(())
         );
+    }
+
+    /// A process does not come back from a stop; the store does, with another one.
+    #[test]
+    fn a_stop_ends_with_its_process() {
+        let mut stores = Stores::default();
+        let put = |stores: &mut Stores, boot: Option<u64>, start| {
+            let put = stores.put(store(1, "a", start), boot, at(0), DOWN);
+            let _ = put.expect("it may register");
+            stores.stopping(StoreId(1))
+        };
+        assert!(!put(&mut stores, Some(3), 100));
+        assert!(stores.tell_stopping(StoreId(1), true));
+        assert!(!stores.tell_stopping(StoreId(1), true), "it is known");
+        assert!(stores.stopping(StoreId(1)));
+        // It registers again because an answer was lost.
+        assert!(put(&mut stores, Some(3), 100));
+        assert!(!put(&mut stores, Some(4), 101));
+        // One that tells no boot counter.
+        assert!(stores.tell_stopping(StoreId(1), true));
+        assert!(put(&mut stores, None, 101));
+        assert!(!put(&mut stores, None, 102));
+        assert!(!stores.tell_stopping(StoreId(2), true), "it is unknown");
     }
 
     /// F25: a disk was replaced, and an empty store joins at the old address.

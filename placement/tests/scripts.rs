@@ -6,7 +6,8 @@
 //! Commands: `lead TERM`, `lose`, `hold` and `release` (writes are applied at once unless held), `stale` (leadership is
 //! lost with the held write on its way) and `late` (it arrives), `bootstrap STORE`,
 //! `store ID ADDRESS [boot=N]`, `beat ID...`, `wait MS` (ticks every 100 ms, all beating stores beat), `silence ID`,
-//! `damage STORE REGION...` (what the store tells from now on to be damaged there), `clock MS` (the wall clock jumps),
+//! `damage STORE REGION...` (what the store tells from now on to be damaged there), `stop ID` (its process tells from now on
+//! that it stops, until `store` starts another), `clock MS` (the wall clock jumps),
 //! `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS] [bytes=N]`
 //! [interval=SECONDS] [down=ID:SECONDS,...] with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `split REGION KEY...`,
 //! `merge REGION [TARGET]`, `move REGION FROM TO`, `transfer REGION STORE`, `refuse OPERATOR STEP KIND region=N at=CONF:VERSION term=N`, `get KEY`, `previous KEY`, `scan START END`
@@ -97,6 +98,8 @@ struct World {
     beating: BTreeSet<u64>,
     /// Regions that stores tell to be damaged there.
     damaged: BTreeMap<u64, Vec<RegionId>>,
+    /// Stores whose processes tell that they stop.
+    stopping: BTreeSet<u64>,
     output: Vec<String>,
 }
 
@@ -128,6 +131,7 @@ impl World {
             stale: None,
             beating: BTreeSet::new(),
             damaged: BTreeMap::new(),
+            stopping: BTreeSet::new(),
             output: Vec::new(),
         }
     }
@@ -187,6 +191,7 @@ impl World {
                 });
                 if self.output.last().is_some_and(|output| output == "done") {
                     self.beating.insert(number(1));
+                    self.stopping.remove(&number(1));
                 }
             }
             "beat" => {
@@ -204,6 +209,17 @@ impl World {
                     boot: None,
                     space: SPACE,
                     damaged,
+                    stopping: self.stopping.contains(&number(1)),
+                });
+            }
+            "stop" => {
+                self.stopping.insert(number(1));
+                self.request(Request::StoreHeartbeat {
+                    store: StoreId(number(1)),
+                    boot: None,
+                    space: SPACE,
+                    damaged: self.damaged.get(&number(1)).cloned().unwrap_or_default(),
+                    stopping: true,
                 });
             }
             "silence" => {
@@ -345,6 +361,7 @@ impl World {
             boot: None,
             space: SPACE,
             damaged: self.damaged.get(&store).cloned().unwrap_or_default(),
+            stopping: self.stopping.contains(&store),
         };
         let effects = self.machine.step(
             Event::Request(RequestId(self.request), Box::new(request)),

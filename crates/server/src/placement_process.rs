@@ -88,7 +88,7 @@ section! {
     pub struct BalanceConfig {
         /// Whether anything is moved for that. Lost and drained stores are emptied all the same.
         pub enabled: bool = true,
-        /// Percent of `store_rate` that may be taken, each way; repair gets 50 at the least.
+        /// Percent of `store_rate` that may be taken, each way, 0 to 100; repair gets 50 at the least.
         pub rebalance_share: u32 = 30,
         /// Bytes per second that the disk and the network of a store can take in and give out.
         pub store_rate: Size = Size::mib(100),
@@ -395,6 +395,12 @@ fn check(config: &PlacementConfig) -> Result<Members, Error> {
         return wrong(
             "heartbeat",
             "it must be above zero and at most a fifth of election_timeout",
+        );
+    }
+    if config.balance.rebalance_share > 100 {
+        return wrong(
+            "balance.rebalance_share",
+            "it is percent of balance.store_rate: 100 at the most",
         );
     }
     let me = if config.advertise_addr.is_empty() {

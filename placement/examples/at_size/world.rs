@@ -256,6 +256,7 @@ impl World {
             store,
             boot: Some(1),
             damaged: Vec::new(),
+            stopping: false,
             space: Space {
                 capacity_bytes: CAPACITY_BYTES,
                 available_bytes: CAPACITY_BYTES,

@@ -154,6 +154,11 @@ impl Checker<'_> {
         if !region.region.peers.iter().all(stays) {
             return Err("a store of one of them is down or leaving");
         }
+        // Its leaders are about to go elsewhere, and a freeze waits for every peer.
+        let stops = |peer: &metapb::Peer| self.stores.stopping(StoreId(peer.store_id));
+        if region.region.peers.iter().any(stops) {
+            return Err("a store of one of them is stopping");
+        }
         Ok(())
     }
 }

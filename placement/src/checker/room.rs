@@ -1,11 +1,50 @@
 //! Whether peers that go have somewhere to go to.
 
-use proto::StoreId;
+use std::borrow::Cow;
+
+use proto::{StoreId, metapb};
 
 use super::Checker;
+use crate::operator::Step;
+use crate::operators::hindrance;
 use crate::regions::RegionInfo;
 
 impl Checker<'_> {
+    /// A region as it will be once what is under way with it has ended, if nothing new comes to a store that is `closed`: its
+    /// operator is done or given up, its roles are changed, and those are gone that no rule counts on. A place that only
+    /// such a peer holds is free.
+    pub fn settled<'r>(&self, region: &'r RegionInfo, closed: StoreId) -> Cow<'r, RegionInfo> {
+        use metapb::PeerRole::{DemotingVoter, IncomingVoter, Learner, Voter};
+        let mut region = Cow::Borrowed(region);
+        if let Some(operator) = self.operators.moving(region.id()) {
+            let given_up = |step: &Step| {
+                let comes = matches!(step, Step::AddLearner(_) | Step::CatchUp(_));
+                (comes && step.needs().contains(&closed))
+                    || hindrance(step, self.stores, self.now, self.settings).is_some()
+            };
+            region = Cow::Owned(operator.outcome(&region, given_up));
+        }
+        if region.is_joint() {
+            for peer in &mut region.to_mut().region.peers {
+                match peer.role() {
+                    IncomingVoter => peer.set_role(Voter),
+                    DemotingVoter => peer.set_role(Learner),
+                    Voter | Learner => {}
+                }
+            }
+        }
+        let look = self.look(&region);
+        let stays = |peer: &metapb::Peer| {
+            // A voter too many goes when no other is missing.
+            let counted = look.rule_of(peer.id).is_some();
+            counted || (peer.role() == Voter && look.missing_voters > 0)
+        };
+        if !region.region.peers.iter().all(stays) {
+            region.to_mut().region.peers.retain(stays);
+        }
+        region
+    }
+
     /// Whether every peer of a region that goes, and that rules count on, finds a store of its own among these. One that
     /// rules admit to few stores does not lose its place to one that has others.
     pub fn has_places(

@@ -6,16 +6,21 @@ use super::{Checker, Refused};
 use crate::decision::{Candidate, Decision, Outcome};
 use crate::regions::RegionInfo;
 use crate::rules::fit::Cost;
+use crate::stores::STOPPING;
 
 /// What a shared place weighs in the score of a candidate, against one peer.
 const PLACE: f64 = 1e6;
 
 /// Why nothing is chosen now where something will be.
-const WAITS: &str = "every store that may take it has operators enough";
+const WAITS: [&str; 3] = [
+    "every store that may take it has operators enough",
+    "every store that may take it is stopping",
+    "every store that may take it is stopping or has operators enough",
+];
 
-/// Whether a store that was looked for will be found when operators end.
+/// Whether a store that was looked for will be found when operators end, or a store is back.
 pub(super) fn waits(refused: &Decision) -> bool {
-    matches!(&refused.outcome, Outcome::Refused { reason } if reason == WAITS)
+    matches!(&refused.outcome, Outcome::Refused { reason } if WAITS.contains(&&reason[..]))
 }
 
 /// What comes to a store.
@@ -54,7 +59,7 @@ impl Checker<'_> {
         let from = comes.from();
         let decision = decision.between(from, None);
         let mut best: Option<(Cost, usize, StoreId)> = None;
-        let (mut waits, mut kept_away) = (false, false);
+        let (mut waits, mut stops, mut kept_away) = (false, false, false);
         let before = self.places.cost(region, None, None);
         for store in self.stores.ids() {
             if self.stores.is_tombstone(store) {
@@ -62,11 +67,14 @@ impl Checker<'_> {
             }
             let busy = self.operators.busy(store);
             let load = self.regions.counts(store).0 as usize + busy;
-            let verdict = self.could_take(region, store).and_then(|()| {
+            let verdict = self.could_hold(region, store).and_then(|()| {
                 let after = self.after(region, comes, store);
                 if !serves(comes, before, after) {
                     kept_away = true;
                     Err("rules keep it away")
+                } else if self.stores.stopping(store) {
+                    stops = true;
+                    Err(STOPPING)
                 } else if busy >= self.settings.store_operators_max {
                     waits = true;
                     Err("it has operators enough")
@@ -87,12 +95,12 @@ impl Checker<'_> {
             });
         }
         let Some((_, _, to)) = best else {
-            let reason = if waits {
-                WAITS
-            } else if kept_away {
-                "no store that rules admit may take it"
-            } else {
-                "no store may take it"
+            let reason = match (waits, stops) {
+                (true, false) => WAITS[0],
+                (false, true) => WAITS[1],
+                (true, true) => WAITS[2],
+                (false, false) if kept_away => "no store that rules admit may take it",
+                (false, false) => "no store may take it",
             };
             let refused = Decision {
                 outcome: Outcome::Refused {

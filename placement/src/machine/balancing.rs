@@ -13,8 +13,8 @@ use crate::dice::Dice;
 use crate::event::{Now, Refusal};
 use crate::operator::{Kind, Priority, Step};
 use crate::operators::Plan;
-use crate::regions::RegionInfo;
 use crate::regions::index::leader_store;
+use crate::regions::{RegionInfo, Regions};
 use crate::rests::{Part, Rests};
 use crate::scheduler::{self, Action, Proposal, Relief, View};
 use crate::score::Burden;
@@ -53,6 +53,13 @@ impl Balancer {
             whole: false,
             refused: BTreeMap::new(),
         }
+    }
+
+    /// Whether every region has reported to this leader. The view may have a hole after that, while a piece of a split has
+    /// not told of itself yet; it has the members of the others.
+    pub fn knows_all(&mut self, regions: &Regions) -> bool {
+        self.whole = self.whole || regions.is_whole();
+        self.whole
     }
 
     /// A region that is moved now is left alone for a while.
@@ -100,12 +107,9 @@ impl Leader {
             return;
         }
         self.balancer.next = now.monotonic + settings.every;
-        if !self.balancer.whole {
-            self.balancer.whole = self.regions.is_whole();
-            if !self.balancer.whole {
-                self.balancer.next = now.monotonic + WHOLE_EVERY;
-                return;
-            }
+        if !self.balancer.knows_all(&self.regions) {
+            self.balancer.next = now.monotonic + WHOLE_EVERY;
+            return;
         }
         self.balancer.rests.expire(now.monotonic);
         let paused: Vec<_> = Who::ALL
@@ -203,7 +207,7 @@ impl Leader {
                 let steps = if leads {
                     leading_steps(&old, &new)
                 } else {
-                    commands::move_steps(region, &old, &new, &self.places)
+                    commands::move_steps(region, &old, &new, &self.places, &self.stores)
                 };
                 Plan {
                     kind: Kind::MoveReplica,

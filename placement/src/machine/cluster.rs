@@ -115,6 +115,13 @@ impl Leader {
         }
     }
 
+    /// Takes over whether a store says that it stops.
+    pub(super) fn on_stopping(&mut self, store: StoreId, stopping: bool) {
+        if self.stores.tell_stopping(store, stopping) && stopping {
+            self.note(format!("store {store} is stopping"));
+        }
+    }
+
     /// Takes over which regions a store says are damaged there: all of them, with every heartbeat.
     pub(super) fn on_damaged(&mut self, store: StoreId, damaged: Vec<RegionId>, now: Now) {
         let told: BTreeSet<RegionId> = damaged.into_iter().take(DAMAGED_MAX).collect();

@@ -103,13 +103,14 @@ impl Leader {
         self.drains.watch(drained.into_iter(), now);
     }
 
-    /// Refuses when peers of a store would have no other place.
-    fn check_places(&self, id: StoreId, now: Now) -> Result<(), Refusal> {
+    /// Refuses when peers of a store would have no other place. Regions are looked at as they will be when what is under way
+    /// with them has ended: a peer that is on the move takes one place, and not two.
+    fn check_places(&mut self, id: StoreId, now: Now) -> Result<(), Refusal> {
         if !self.stores.contains(id) || self.stores.is_tombstone(id) {
             // The store itself says what is wrong.
             return Ok(());
         }
-        if !self.regions.is_whole() {
+        if !self.balancer.knows_all(&self.regions) {
             return Err(Refusal::Busy(
                 "not every region has reported to this placement leader yet".into(),
             ));
@@ -121,10 +122,14 @@ impl Leader {
             if region.peer_on(id).is_none() {
                 continue;
             }
+            let region = checker.settled(region, id);
+            if region.peer_on(id).is_none() {
+                continue;
+            }
             bytes = bytes.saturating_add(region.bytes);
             // Those that wait for a place already are before this one.
             let goes = |store: StoreId| store == id || self.stores.leaving(store);
-            if !checker.has_places(region, goes, &others) {
+            if !checker.has_places(&region, goes, &others) {
                 homeless += 1;
                 example.get_or_insert(region);
             }
@@ -135,7 +140,7 @@ impl Leader {
                 .ids()
                 .filter(|store| *store != id && !self.stores.is_tombstone(*store))
                 .filter_map(|store| {
-                    let why = checker.could_follow(region, id, store).err()?;
+                    let why = checker.could_follow(&region, id, store).err()?;
                     Some(format!("store {store}: {why}"))
                 })
                 .take(NAMED_MAX)

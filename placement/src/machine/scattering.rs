@@ -43,7 +43,8 @@ impl Leader {
         let stores: Vec<_> = self.stores.ids().collect();
         let checker = self.checker(Duration::ZERO, now);
         let takes = |region: &RegionInfo, store| checker.could_take(region, store).is_ok();
-        let aims = scatter::choose(&group, &stores, takes, &self.places);
+        let leads = |store| !self.stores.stopping(store);
+        let aims = scatter::choose(&group, &stores, takes, leads, &self.places);
         for aim in aims {
             let region = &group[aim.region];
             let to = aim.moves.iter().map(|(_, to)| *to);
@@ -86,7 +87,13 @@ impl Leader {
         let mut peers = region.region.peers.clone();
         for (from, to) in &aim.moves {
             let new = self.new_learner(*to)?;
-            steps.extend(commands::take_place(region, from, &new, &self.places));
+            steps.extend(commands::take_place(
+                region,
+                from,
+                &new,
+                &self.places,
+                &self.stores,
+            ));
             peers.retain(|peer| peer.id != from.id);
             peers.push(new);
         }

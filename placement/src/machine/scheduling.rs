@@ -210,7 +210,7 @@ impl Leader {
                     priority: priority(why),
                     ..repair(
                         Kind::MoveReplica,
-                        commands::move_steps(region, &from, &peer, &self.places),
+                        commands::move_steps(region, &from, &peer, &self.places, &self.stores),
                         cause,
                     )
                 }
@@ -221,7 +221,8 @@ impl Leader {
                     goes(&from, why),
                     learner.id
                 );
-                let mut steps = commands::move_steps(region, &from, &learner, &self.places);
+                let mut steps =
+                    commands::move_steps(region, &from, &learner, &self.places, &self.stores);
                 steps.retain(|step| *step != Step::AddLearner(learner));
                 Plan {
                     priority: priority(why),
@@ -303,7 +304,7 @@ impl Leader {
         Ok(Plan {
             kind: Kind::MoveReplica,
             priority: Priority::Admin,
-            steps: commands::move_steps(region, old, &new, &self.places),
+            steps: commands::move_steps(region, old, &new, &self.places, &self.stores),
             cause: format!("an administrator moves it from store {from} to store {to}"),
         })
     }
@@ -384,7 +385,13 @@ impl Leader {
         let mut steps = Vec::new();
         for (from, to) in &merge.moves {
             let to = self.new_learner(*to)?;
-            steps.extend(commands::take_place(region, from, &to, &self.places));
+            steps.extend(commands::take_place(
+                region,
+                from,
+                &to,
+                &self.places,
+                &self.stores,
+            ));
         }
         steps.push(Step::Merge(step));
         Ok(Plan {

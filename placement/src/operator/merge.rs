@@ -4,11 +4,12 @@
 //! moves once when it freezes and again when it thaws, the target's once when it decides.
 
 use bytes::Bytes;
-use proto::{RegionId, metapb};
+use proto::{RegionId, StoreId, metapb};
 
 use super::{Epoch, Progress, moved};
 use crate::event::OrderKind;
 use crate::regions::{RegionInfo, Regions};
+use crate::stores::Stores;
 
 /// What is to become of a region and a neighbour.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +51,7 @@ impl Merge {
         &self,
         expected: Epoch,
         source: &RegionInfo,
-        regions: &Regions,
+        (regions, stores): (&Regions, &Stores),
     ) -> Progress {
         let epoch = source.epoch();
         if epoch == expected.after_version() {
@@ -82,7 +83,9 @@ impl Merge {
         }
         let there = source
             .voters()
-            .find(|peer| peer.store_id == to.store_id && source.caught_up(peer.id));
+            .find(|peer| peer.store_id == to.store_id && source.caught_up(peer.id))
+            // That one hands the neighbour over.
+            .filter(|peer| !stores.stopping(StoreId(peer.store_id)));
         match there {
             Some(peer) => Progress::Send(OrderKind::TransferLeader(*peer)),
             None => Progress::Wait,

@@ -4,7 +4,12 @@ use super::*;
 
 /// Most steps look at their own region alone.
 fn judge(step: &Step, expected: Epoch, region: &RegionInfo) -> Progress {
-    super::judge(step, expected, region, &Regions::default())
+    super::judge(
+        step,
+        expected,
+        region,
+        (&Regions::default(), &Stores::default()),
+    )
 }
 
 fn peer(id: u64, role: metapb::PeerRole) -> metapb::Peer {
@@ -265,8 +270,9 @@ fn a_merge_is_judged_by_both_regions() {
     let source = region(5, 3, &three);
     let merge = Merge::new(&source.region, &at.region).expect("neighbours");
     let step = Step::Merge(merge.clone());
-    let judged =
-        |source: &RegionInfo, target: &RegionInfo| super::judge(&step, E, source, &view(target));
+    let judged = |source: &RegionInfo, target: &RegionInfo| {
+        super::judge(&step, E, source, (&view(target), &Stores::default()))
+    };
 
     assert_eq!(
         judged(&source, &at),
@@ -284,7 +290,7 @@ fn a_merge_is_judged_by_both_regions() {
     assert!(cancels(&judged(&source, &target(9, 9, "m", 1))));
     assert!(cancels(&judged(&source, &target(8, 10, "m", 1))));
     assert_eq!(
-        super::judge(&step, E, &source, &Regions::default()),
+        super::judge(&step, E, &source, (&Regions::default(), &Stores::default())),
         Progress::Wait,
         "the target is hidden for a while"
     );

@@ -7,7 +7,7 @@ use proto::{RegionId, StoreId, metapb};
 
 use super::{Action, Best, CANDIDATES, ENDS, EVEN, Found, View};
 use crate::decision::{Decision, Who};
-use crate::dial::{Dial, Side, TRANSFER_BYTES};
+use crate::dial::Dial;
 use crate::dice::Dice;
 use crate::regions::RegionInfo;
 use crate::regions::index::StoreIndex;
@@ -80,12 +80,14 @@ impl Hot {
                 if let Some(found) = best.decide(self.who, view, dimension) {
                     return Ok(found);
                 }
-                obstacle = obstacle.or(best.obstacle.or(Some("none of its regions is hot")));
+                let cold = ("none of its regions is hot", None);
+                obstacle = obstacle.or(best.obstacle().or(Some(cold)));
             }
             // Of several dimensions, what stands out is the answer.
             if refusal.is_none() || obstacle.is_some() {
-                let reason = obstacle.unwrap_or(EVEN);
-                refusal = Some(view.refuse(self.who, dimension, (high, low), reason));
+                let (reason, at) = obstacle.unwrap_or((EVEN, None));
+                let ends = (high, at.unwrap_or(low));
+                refusal = Some(view.refuse(self.who, dimension, ends, reason));
             }
         }
         Err(refusal.expect("there is a dimension"))
@@ -134,9 +136,7 @@ impl Hot {
                 continue;
             };
             let shifts = Shifts::default().leader(&burden, source, target);
-            let allowed = view
-                .may_lead(region, to)
-                .and_then(|()| view.allows(target, Side::Receives, TRANSFER_BYTES, dial));
+            let allowed = view.takes_over(region, target, dial);
             let allowed = allowed.map(|()| Cost::default());
             let action = Action::Transfer { to };
             self.offer(view, region, action, shifts, allowed, best);
@@ -200,7 +200,9 @@ impl Hot {
         match allowed {
             Err(reason) => {
                 best.consider(to, f64::INFINITY, reason);
-                best.reject(reason);
+                if let Some(target) = view.scores.position(to) {
+                    best.reject_target(target, reason);
+                }
             }
             Ok(violations) => {
                 best.consider(to, -verdict.fall, "another is better");

@@ -4,7 +4,7 @@ use proto::{RegionId, StoreId, metapb};
 
 use super::{Action, Best, ENDS, EVEN, Found, View};
 use crate::decision::{Decision, Who};
-use crate::dial::{Dial, Side, TRANSFER_BYTES};
+use crate::dial::Dial;
 use crate::dice::Dice;
 use crate::rests::Part;
 use crate::rules::fit::Cost;
@@ -37,10 +37,11 @@ pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found
         if let Some(found) = best.decide(WHO, view, LEADERS) {
             return Ok(found);
         }
-        obstacle = obstacle.or(best.obstacle);
+        obstacle = obstacle.or(best.obstacle());
     }
-    let reason = obstacle.unwrap_or("no region that was looked at can be led by another");
-    Err(view.refuse(WHO, LEADERS, (high, low), reason))
+    let none = "no region that was looked at can be led by another";
+    let (reason, at) = obstacle.unwrap_or((none, None));
+    Err(view.refuse(WHO, LEADERS, (high, at.unwrap_or(low)), reason))
 }
 
 /// Judges a transfer to each other voter, or to the one on this store.
@@ -66,12 +67,9 @@ fn judge(view: &View, dial: &Dial, id: RegionId, only: Option<usize>, best: &mut
         if !verdict.accepted {
             best.consider(to, -verdict.fall, "the difference is within the hysteresis");
             best.reject("the difference is within the hysteresis");
-        } else if let Err(reason) = view
-            .may_lead(region, to)
-            .and_then(|()| view.allows(target, Side::Receives, TRANSFER_BYTES, dial))
-        {
+        } else if let Err(reason) = view.takes_over(region, target, dial) {
             best.consider(to, f64::INFINITY, reason);
-            best.reject(reason);
+            best.reject_target(target, reason);
         } else {
             best.consider(to, -verdict.fall, "another is better");
             best.offer(

@@ -27,7 +27,8 @@ pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found
     }
     let targets = targets(view, &order, dial, dice);
     let Some(&lowest) = targets.first() else {
-        let reason = "no store can take a peer now";
+        let reason = view.stays(low).err();
+        let reason = reason.unwrap_or("no store can take a peer now");
         return Err(view.refuse(WHO, SIZE, (high, low), reason));
     };
     let mut obstacle = None;
@@ -51,10 +52,15 @@ pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found
         if let Some(found) = best.decide(WHO, view, SIZE) {
             return Ok(found);
         }
-        obstacle = obstacle.or(best.obstacle);
+        obstacle = obstacle.or(best.obstacle());
     }
-    let reason = obstacle.unwrap_or("no region that was looked at can go");
-    Err(view.refuse(WHO, SIZE, (high, lowest), reason))
+    // Others may be even: what keeps the least used store empty is the answer then.
+    let (to, reason) = match (obstacle, view.stays(low)) {
+        (Some((obstacle, at)), _) => (at.unwrap_or(lowest), obstacle),
+        (None, Err(stopping)) => (low, stopping),
+        (None, Ok(())) => (lowest, "no region that was looked at can go"),
+    };
+    Err(view.refuse(WHO, SIZE, (high, to), reason))
 }
 
 /// The least used stores that can take a peer now, and some of the others: the least used may all be in one place.
@@ -97,8 +103,8 @@ fn judge(
     let from = view.store(source);
     let heir = if view.leader(region) == Some(source) {
         match view.heir(region, from) {
-            Some(heir) => Some(heir),
-            None => return best.reject("nobody else of it can lead"),
+            Ok(heir) => Some(heir),
+            Err(reason) => return best.reject(reason),
         }
     } else {
         None
@@ -133,7 +139,7 @@ fn judge(
         };
         if let Err(reason) = view.receives(target, burden.size, dial) {
             best.consider(to, f64::INFINITY, reason);
-            best.reject(reason);
+            best.reject_target(target, reason);
             continue;
         }
         best.consider(to, -verdict.fall, "another is better");

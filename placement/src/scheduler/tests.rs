@@ -5,9 +5,12 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::decision::Outcome;
 use crate::event::Space;
 use crate::rules::{Layout, RuleSet};
 use crate::stores::Stores;
+
+mod stopping;
 
 /// A cluster whose moves are done at once.
 struct Cluster {

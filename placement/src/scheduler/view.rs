@@ -24,7 +24,7 @@ impl<'a> View<'a> {
     #[allow(clippy::too_many_arguments)]
     pub fn new(
         regions: &'a Regions,
-        stores: &Stores,
+        stores: &'a Stores,
         operators: &'a Operators,
         rests: &'a Rests,
         relief: Relief,
@@ -58,6 +58,7 @@ impl<'a> View<'a> {
             scores: scores(&up, stores, &sums, average_region, settings),
             average_region,
             regions,
+            stores,
             operators,
             rests,
             places,

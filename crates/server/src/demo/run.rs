@@ -235,7 +235,7 @@ impl Show {
             .find(|(store, _)| *store != fourth)
             .map(|(store, _)| store)
             .ok_or_else(|| Failure::new(Kind::Refused, "no store has a region"))?;
-        stage::drain(&remote, drained, &bar).await?;
+        remote.drain(drained).await?;
         stage::until(&remote, &bar, |regions| {
             let (hosts, leads) = stage::counts(regions)
                 .get(&drained)

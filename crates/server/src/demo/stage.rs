@@ -53,23 +53,6 @@ pub async fn until(
     }
 }
 
-/// Has a store drained. It is refused while a replica on the move takes the place that one of its own would need.
-///
-/// # Errors
-/// It is still refused after five minutes.
-pub async fn drain(remote: &Remote, store: u64, bar: &ProgressBar) -> Result<()> {
-    let deadline = Instant::now() + STEP_LIMIT;
-    loop {
-        match remote.drain(store).await {
-            Err(failure) if failure.kind() == Kind::Refused && Instant::now() < deadline => {
-                bar.set_message(failure.to_string());
-                tokio::time::sleep(LOOK).await;
-            }
-            drained => return drained,
-        }
-    }
-}
-
 /// The regions as placement knows them. That it does not answer for a while, as during an election or when the disk is
 /// busy, is no reason to give up.
 pub async fn look(remote: &Remote) -> Result<Vec<Region>> {

@@ -267,6 +267,7 @@ impl Pd for PdService {
             boot,
             space: convert::space(&stats),
             damaged: stats.damaged_regions_id.into_iter().map(RegionId).collect(),
+            stopping: stats.is_stopping,
         };
         let (_, header) = self.ask(request.header.as_ref(), ask).await;
         Ok(Response::new(pdpb::StoreHeartbeatResponse {

@@ -1,4 +1,4 @@
-//! What a member tells others while it stops.
+//! What a member tells others while it stops, what it hears of stores that do, and settings that are refused.
 
 use proto::pdpb::pd_server::SERVICE_NAME;
 use proto::pontoon::v1::{Delete, Operation, operation};
@@ -126,4 +126,70 @@ fn ticks_that_are_too_coarse_are_refused_by_name() {
     }
     config.tick = config.heartbeat;
     assert!(check(&config).is_ok());
+}
+
+/// A share of more than everything is a mistake, and is not taken for everything.
+#[test]
+fn a_share_of_more_than_everything_is_refused_by_name() {
+    let mut config = PlacementConfig::default();
+    for share in [0, 30, 100] {
+        config.balance.rebalance_share = share;
+        assert!(check(&config).is_ok(), "{share}");
+        assert_eq!(settings(&config).balance.share_percent, share);
+    }
+    for share in [101, u32::MAX] {
+        config.balance.rebalance_share = share;
+        let Err(Error::Setting { setting, reason }) = check(&config) else {
+            panic!("{share} is taken");
+        };
+        assert_eq!(setting, "balance.rebalance_share");
+        assert!(reason.contains("100"), "{reason}");
+    }
+}
+
+/// A store that says that it stops is known to, until another process registers as that store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_stops_is_heard() {
+    let group = Group::start(1, 1).await;
+    let (mut client, header) = group.client().await;
+    bootstrap(&mut client, &header).await;
+    let mut beat = async |is_stopping: bool| {
+        let request = pdpb::StoreHeartbeatRequest {
+            header: header.clone(),
+            stats: Some(pdpb::StoreStats {
+                store_id: 1,
+                is_stopping,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let beat = client.store_heartbeat(request).await.expect("it answers");
+        ok(beat.into_inner().header);
+        let request = pdpb::GetStoreRequest {
+            header: header.clone(),
+            store_id: 1,
+        };
+        let found = client.get_store(request).await.expect("it answers");
+        found.into_inner().stats.expect("figures").is_stopping
+    };
+    assert!(!beat(false).await);
+    assert!(beat(true).await);
+    let request = pdpb::PutStoreRequest {
+        header: header.clone(),
+        store: Some(metapb::Store {
+            start_timestamp: 7,
+            ..store(1)
+        }),
+    };
+    let (mut client, _) = group.client().await;
+    let put = client.put_store(request).await.expect("it answers");
+    ok(put.into_inner().header);
+    let request = pdpb::GetStoreRequest {
+        header: header.clone(),
+        store_id: 1,
+    };
+    let found = client.get_store(request).await.expect("it answers");
+    let stats = found.into_inner().stats.expect("figures");
+    assert!(!stats.is_stopping, "it was started again");
+    group.stop_all().await;
 }

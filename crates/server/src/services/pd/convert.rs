@@ -98,6 +98,7 @@ pub fn stats(info: &StoreInfo) -> pdpb::StoreStats {
         available: space.available_bytes,
         used_size: space.used_bytes,
         region_count: space.regions,
+        is_stopping: info.stopping,
         ..Default::default()
     }
 }
