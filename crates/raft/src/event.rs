@@ -57,8 +57,8 @@ pub enum Event {
     },
     /// The state of the snapshot at `position` is installed and durable.
     SnapshotInstalled(LogPosition),
-    /// The state of the snapshot at `position` cannot be put in place: what was staged is gone. The peer stays as it is, lets the
-    /// leader find out by refusing its entries, and takes another snapshot.
+    /// The state of the snapshot at `position` cannot be put in place: what was staged is gone. The peer stays as it is, tells
+    /// the leader in answer to its next append, and takes another snapshot.
     SnapshotLost(LogPosition),
     /// Sending a snapshot that [`Effects::snapshots`] asked for ended; `delivered` is the index it brought, if it arrived.
     SnapshotEnded {

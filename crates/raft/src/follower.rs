@@ -15,10 +15,11 @@ impl Raft {
         entries: Vec<Entry>,
         commit: Index,
     ) -> Result<(), Error> {
-        if self.installing.is_some() {
+        if let Some(position) = self.installing {
             // The log waits for the state below it. The leader hears of us when that is there, or when it never will be.
             if self.lost {
-                self.refuse_append(leader, previous.index, LogPosition::default());
+                let answer = self.append_response(leader, AppendResult::Lost(position));
+                self.send_durably(answer);
             }
             return Ok(());
         }

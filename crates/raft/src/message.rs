@@ -114,6 +114,9 @@ pub enum AppendResult {
         /// Where the leader should try next: a position of the sender's log that may match (Raft §5.3, end).
         hint: LogPosition,
     },
+    /// There is nothing to match: the snapshot at this position took the place of the sender's log, and was lost before it was
+    /// in place. Another is needed, no older. It holds as long as nothing at or above the position is acknowledged.
+    Lost(LogPosition),
 }
 
 /// Why a vote or pre-vote was refused (LIVENESS §2).

@@ -843,10 +843,10 @@ fn is_well_formed(message: &Message) -> bool {
     } = &message.body
     else {
         return match message.body {
-            Body::AppendResponse {
-                result: AppendResult::Mismatch { rejected, .. },
-                ..
-            } => rejected < NUMBER_MAX,
+            Body::AppendResponse { result, .. } => match result {
+                AppendResult::Matched(_) | AppendResult::Lost(_) => true,
+                AppendResult::Mismatch { rejected, .. } => rejected < NUMBER_MAX,
+            },
             _ => true,
         };
     };

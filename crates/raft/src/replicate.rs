@@ -149,6 +149,14 @@ impl Raft {
                 progress.probe(guess + 1);
                 leader.dirty = true;
             }
+            AppendResult::Lost(position) => {
+                // Late, if it acknowledged more since: before it lost the snapshot it had not reached it (Raft §7). What it did
+                // acknowledge stays counted. All of that is committed, by others, so no new commit rests on it.
+                if position.index > progress.matched && progress.mode != Mode::Snapshot {
+                    progress.await_snapshot();
+                    leader.snapshots.push(from);
+                }
+            }
         }
     }
 

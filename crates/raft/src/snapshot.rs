@@ -2,8 +2,8 @@
 //!
 //! At the receiver: an accepted snapshot replaces the log in one durable write, which raises the commit index too; from then on
 //! there is no way back. While the caller puts the state in place the peer votes and answers heartbeats, but takes no entries
-//! and does not campaign. If the state is lost meanwhile the peer stays so, refuses entries as one with an empty log does, and
-//! takes another snapshot, which is at least as new. At the leader: a member that needs what is compacted away waits until its snapshot ended, one way or
+//! and does not campaign. If the state is lost meanwhile the peer stays so, answers entries by saying which one it lost, and takes another,
+//! which is at least as new. At the leader: a member that needs what is compacted away waits until its snapshot ended, one way or
 //! the other, and is probed again.
 
 use std::sync::Arc;

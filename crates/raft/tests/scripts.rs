@@ -337,6 +337,8 @@ fn execute(cluster: &mut Cluster, words: &[&str]) -> Result<(), Error> {
             cluster.node_mut(to).staged = Some(snapshot);
             cluster.pump(to);
         }
+        // lose-install 3: it crashes after its record is durable, and what it installs is gone.
+        ["lose-install", id] => cluster.lose_install(number(id)),
         ["lose-snapshots"] => {
             while let Some(snapshot) = cluster.snapshots.pop_front() {
                 let event = Event::SnapshotEnded {

@@ -295,6 +295,25 @@ const FOUND_MERGING: &[(u64, &[Fault], &str)] = &[
     (384, &[Fault::LostFiles], "a member never got its data"),
 ];
 
+/// The same, of worlds that lose the files of snapshots.
+const FOUND_LOSING: &[(u64, &str)] = &[(
+    6126,
+    "a member that had acknowledged entries lost the snapshot over them, and got no other",
+)];
+
+#[test]
+fn seeds_that_found_something_where_files_are_lost_pass() {
+    for (seed, what) in FOUND_LOSING {
+        let with = [Fault::Merge, Fault::Split, Fault::LostFiles];
+        let report = run_batch(*seed..*seed + 1, 1, None, |seed| {
+            of_moments(seed, 20_000, &with)
+        });
+        if let Some(failure) = report.failure {
+            panic!("{what}: {}", failure.explain());
+        }
+    }
+}
+
 #[test]
 fn seeds_that_found_something_in_merges_pass() {
     for (seed, without, what) in FOUND_MERGING {

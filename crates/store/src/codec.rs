@@ -440,6 +440,12 @@ pub fn message_to_wire(message: Message, route: Route) -> Outgoing {
                     response.hint_term = hint.term;
                     response.hint_index = hint.index;
                 }
+                AppendResult::Lost(position) => {
+                    response.lost = Some(wire::LostSnapshot {
+                        term: position.term,
+                        index: position.index,
+                    });
+                }
             }
             Wire::AppendResponse(response)
         }
@@ -549,7 +555,12 @@ pub fn message_from_wire(message: wire::RaftMessage) -> Result<Option<Message>, 
             }
         }
         Wire::AppendResponse(response) => Body::AppendResponse {
-            result: if response.mismatch {
+            result: if let Some(lost) = response.lost {
+                AppendResult::Lost(LogPosition {
+                    term: lost.term,
+                    index: lost.index,
+                })
+            } else if response.mismatch {
                 AppendResult::Mismatch {
                     rejected: response.rejected,
                     hint: LogPosition {

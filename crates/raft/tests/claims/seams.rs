@@ -566,7 +566,7 @@ fn regions_7_while_installing_a_peer_votes_but_takes_no_log() {
     assert_eq!(cluster.raft(3).hard_state().vote, Some(peer(2)));
 }
 
-/// Whoever cannot put a snapshot in place answers like a peer with an empty log, and takes another that is no older.
+/// Whoever cannot put a snapshot in place says which one it lost, and takes another that is no older.
 #[test]
 fn regions_7_a_lost_snapshot_is_replaced_by_one_as_new() {
     let mut cluster = Cluster::led(3, 1);
@@ -603,10 +603,7 @@ fn regions_7_a_lost_snapshot_is_replaced_by_one_as_new() {
         Err(Error::Installing { position: lost }),
         "this one is not lost"
     );
-    let refused = AppendResult::Mismatch {
-        rejected: 50,
-        hint: LogPosition::default(),
-    };
+    let refused = AppendResult::Lost(lost);
     let waiting = cluster.node(3).writes.iter().flat_map(|write| &write.after);
     assert!(
         cluster
@@ -618,6 +615,54 @@ fn regions_7_a_lost_snapshot_is_replaced_by_one_as_new() {
                 Body::AppendResponse { result, .. } if *result == refused
             ))
     );
+}
+
+/// A member that says it lost the snapshot over its log gets another, even if the leader still has what follows the last entry
+/// that it had acknowledged; that entry stays counted, and nothing new is committed by it. Late, from before it acknowledged as
+/// much, or of an earlier term, the same brings nothing.
+#[test]
+fn regions_7_who_lost_a_snapshot_over_its_log_gets_another() {
+    let mut cluster = Cluster::led(3, 1);
+    cluster.isolate(3);
+    cluster.propose(1, command("a")).expect("it leads");
+    cluster.settle();
+    let last = cluster.raft(1).last();
+    let lost = |term, position| Message {
+        from: peer(3),
+        to: peer(1),
+        term,
+        support: None,
+        body: Body::AppendResponse {
+            result: AppendResult::Lost(position),
+            commit: position.index,
+            pledge: None,
+        },
+    };
+    let status = |cluster: &Cluster| cluster.raft(1).member_statuses()[&peer(3)].clone();
+    let term = cluster.raft(1).term();
+    let matched = status(&cluster).matched;
+    assert!(0 < matched && matched < last.index, "it lags, in the log");
+    cluster.heal();
+
+    cluster.arrive(lost(term - 1, last));
+    assert!(!status(&cluster).in_snapshot, "said in an earlier term");
+    let behind = LogPosition {
+        index: matched,
+        ..last
+    };
+    cluster.arrive(lost(term, behind));
+    assert!(!status(&cluster).in_snapshot, "it acknowledged as much");
+
+    cluster.isolate(2);
+    cluster.propose(1, command("b")).expect("it leads");
+    cluster.arrive(lost(term, last));
+    cluster.persist(1, usize::MAX);
+    assert!(status(&cluster).in_snapshot);
+    assert_eq!(status(&cluster).matched, matched);
+    assert_eq!(cluster.snapshots.len(), 1);
+    cluster.arrive(lost(term, last));
+    assert_eq!(cluster.snapshots.len(), 1, "said twice, sent once");
+    assert_eq!(cluster.raft(1).committed(), last.index, "2 does not answer");
 }
 
 #[test]

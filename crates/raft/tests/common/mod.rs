@@ -531,6 +531,33 @@ impl Cluster {
         self.pump(id);
     }
 
+    /// A peer crashes once the record of the snapshot it installs is on its disk, starts again, and finds the state gone.
+    pub fn lose_install(&mut self, id: u64) {
+        let (position, membership) = {
+            let raft = self.raft(id);
+            let position = raft.installing().expect("a snapshot is being installed");
+            (position, raft.membership().clone())
+        };
+        let node = self.node_mut(id);
+        for write in std::mem::take(&mut node.writes) {
+            node.disk.write(&write);
+        }
+        assert!(
+            node.disk.compacted == position,
+            "the record of {position:?} is durable"
+        );
+        node.disk.base = membership;
+        node.disk.applied = position.index;
+        node.disk.data.clear();
+        self.crash(id, None);
+        let node = self.node_mut(id);
+        node.incarnation += 1;
+        let restored = restored(id, &node.disk, node.incarnation, false);
+        let raft = Raft::installing_again(Arc::clone(&node.options), restored);
+        node.raft = Some(raft.expect("a disk restores"));
+        let _ = self.step(id, Event::SnapshotLost(position));
+    }
+
     pub fn tick(&mut self, id: u64, ticks: u32) {
         for _ in 0..ticks {
             let _ = self.step(id, Event::Tick);
@@ -647,7 +674,12 @@ fn restore(
     options: &Arc<Options>,
     first_term: bool,
 ) -> Raft {
-    let restored = Restored {
+    let restored = restored(id, disk, incarnation, first_term);
+    Raft::new(Arc::clone(options), restored).expect("a disk restores")
+}
+
+fn restored(id: u64, disk: &Disk, incarnation: u64, first_term: bool) -> Restored {
+    Restored {
         id: PeerId(id),
         seed: id << 32 | incarnation,
         hard_state: disk.hard_state,
@@ -656,6 +688,5 @@ fn restore(
         applied: disk.applied,
         entries: disk.entries.clone(),
         first_term,
-    };
-    Raft::new(Arc::clone(options), restored).expect("a disk restores")
+    }
 }

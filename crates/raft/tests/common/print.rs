@@ -203,6 +203,7 @@ pub fn message(message: &Message) -> String {
                 AppendResult::Mismatch { rejected, hint } => {
                     format!("mismatch at {rejected}, try {}", position(*hint))
                 }
+                AppendResult::Lost(lost) => format!("lost snapshot {}", position(*lost)),
             };
             format!("{result} commit {commit}{}", pledged(*pledge))
         }

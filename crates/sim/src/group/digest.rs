@@ -44,6 +44,7 @@ fn body_word(body: &Body) -> u64 {
         Body::AppendResponse { result, .. } => match result {
             raft::AppendResult::Matched(index) => 6 ^ index << 4,
             raft::AppendResult::Mismatch { rejected, .. } => 7 ^ rejected << 4,
+            raft::AppendResult::Lost(position) => 14 ^ position.index << 4,
         },
         Body::Heartbeat { commit, round } => 8 ^ commit << 4 ^ round << 16,
         Body::HeartbeatResponse { round, .. } => 9 ^ round << 4,

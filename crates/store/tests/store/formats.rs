@@ -129,6 +129,11 @@ fn body() -> impl Strategy<Value = Body> {
                 pledge: std::num::NonZeroU64::new(commit),
             }
         }),
+        (position(), any::<u64>()).prop_map(|(lost, commit)| Body::AppendResponse {
+            result: AppendResult::Lost(lost),
+            commit,
+            pledge: None,
+        }),
         (any::<u64>(), any::<u64>()).prop_map(|(commit, round)| Body::Heartbeat { commit, round }),
         (any::<u64>(), any::<u64>()).prop_map(|(commit, round)| Body::HeartbeatResponse {
             commit,
