@@ -7,7 +7,7 @@ pontoon=${PONTOON:-pontoon}
 regions=${REGIONS:-1000}
 dir=${1:-$(mktemp -d)}
 export PONTOON_PLACEMENT=127.0.0.1:12379
-export PONTOON_CONFIG_PLACEMENT_STORE_DOWN_AFTER=15s PONTOON_CONFIG_PLACEMENT_STORE_LOST_AFTER=15s
+export PONTOON_CONFIG_PLACEMENT_STORE_DOWN_AFTER=15s PONTOON_CONFIG_PLACEMENT_STORE_LOST_AFTER=15s PONTOON_CONFIG_PLACEMENT_MERGE__ENABLED=false
 seconds() { date +%s.%N; }
 since() { awk -v from="$1" -v to="$(seconds)" 'BEGIN { printf "%.1f s", to - from }'; }
 member() { python3 -c 'import json, sys; print(next(s[sys.argv[3]] for s in json.load(open(sys.argv[1]))["stores"] if s["name"] == sys.argv[2]))' "$dir/cluster.json" "$@"; }

@@ -7,6 +7,7 @@ pontoon=${PONTOON:-pontoon}
 regions=${REGIONS:-10000}
 dir=${1:-$(mktemp -d)}
 export PONTOON_PLACEMENT=127.0.0.1:10379
+export PONTOON_CONFIG_PLACEMENT_MERGE__ENABLED=false # empty regions would go
 seconds() { date +%s.%N; }
 since() { awk -v from="$1" -v to="$(seconds)" 'BEGIN { printf "%.1f s", to - from }'; }
 stores() { python3 -c 'import json, sys; print(*(s["pid"] for s in json.load(open(sys.argv[1]))["stores"]))' "$dir/cluster.json"; }
