@@ -340,6 +340,34 @@ fn rocksdb_is_compiled_once_for_all_commands() {
     }
 }
 
+/// `cargo test -p raft -p sim`, of which the README speaks, needs no compiler of C or C++.
+#[test]
+fn consensus_is_tested_without_cpp() {
+    let selection = ["-p", "raft", "-p", "store", "-p", "sim"];
+    let output = Command::new(env!("CARGO"))
+        .arg("tree")
+        .args(selection)
+        .args(["--edges", "normal,build,dev", "--prefix", "none"])
+        .args(["--format", "{p}"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).expect("cargo prints UTF-8");
+    assert!(text.contains("stateright "), "tests are among them");
+    for line in text.lines() {
+        let name = line.split(' ').next().unwrap_or_default();
+        assert!(
+            !["cc", "cmake", "librocksdb-sys", "bindgen"].contains(&name),
+            "{selection:?} need {line}"
+        );
+    }
+}
+
 #[test]
 fn only_engine_is_unsafe() {
     let forms = ["{", "fn ", "impl ", "trait ", "extern "].map(|after| format!("unsafe {after}"));
@@ -374,6 +402,78 @@ fn files_have_one_subject() {
             .count();
         assert!(lines <= LINES_MAX, "{} has {lines} lines", file.display());
     }
+}
+
+/// Words that a document puts into backticks or alone into a cell of a table, outside of blocks of code.
+fn cited(document: &str) -> BTreeSet<&str> {
+    let prose = document.split("```").step_by(2);
+    let mut names = BTreeSet::new();
+    for text in prose {
+        names.extend(text.split('`').skip(1).step_by(2));
+        names.extend(text.split(['|', ',']).map(str::trim));
+    }
+    names
+}
+
+/// Whether a word can only be a name from the source: several parts, joined.
+fn is_name(word: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    };
+    word.split('_').count() > 2 && word.split('_').all(part)
+}
+
+/// Whether a word is the path of a file, or the end of one.
+fn is_path(word: &str) -> bool {
+    let endings = [
+        ".rs", ".txt", ".proto", ".csv", ".sh", ".py", ".toml", ".md",
+    ];
+    let plain =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-./".contains(&byte);
+    word.bytes().all(plain)
+        && endings
+            .iter()
+            .any(|ending| word.len() > ending.len() && word.ends_with(ending))
+}
+
+/// Tests, functions and files that documents name are there: who changes one changes the other.
+#[test]
+fn documents_name_what_exists() {
+    let inside = |path: PathBuf| {
+        let path = path.strip_prefix(root()).expect("in the repository");
+        format!("/{}", path.display())
+    };
+    let files: Vec<String> = sources("").into_iter().map(inside).collect();
+    let code: String = [".rs", ".py", ".sh", "Makefile"]
+        .into_iter()
+        .flat_map(sources)
+        .map(|path| fs::read_to_string(path).expect("sources are UTF-8"))
+        .collect();
+    let (mut names, mut missing) = (0, BTreeSet::new());
+    for document in sources(".md") {
+        let text = fs::read_to_string(&document).expect("documents are UTF-8");
+        for word in cited(&text) {
+            let exists = if is_name(word) {
+                code.contains(word)
+                    || files
+                        .iter()
+                        .any(|file| file.ends_with(&format!("/{word}.txt")))
+            } else if is_path(word) && word != "scripts/x.txt" {
+                files.iter().any(|file| file.ends_with(&format!("/{word}")))
+            } else {
+                continue;
+            };
+            names += 1;
+            if !exists {
+                missing.insert(format!("{}: {word}", document.display()));
+            }
+        }
+    }
+    assert!(names > 200, "only {names} names");
+    assert!(missing.is_empty(), "named and not there: {missing:#?}");
 }
 
 #[test]
