@@ -76,39 +76,42 @@ bench: build
 	    done
 	done
 
-# RocksDB's bindings are made with libclang.
+# RocksDB is C++, and its bindings are made with libclang.
 needs:
 	@if ! command -v cargo >/dev/null; then
 	    echo "cargo is missing: install Rust from https://rustup.rs" >&2
 	    exit 1
 	fi
-	for tool in c++ make git; do
-	    if ! command -v $$tool >/dev/null; then
-	        echo "$$tool is missing: apt-get install build-essential git" >&2
-	        exit 1
-	    fi
-	done
-	if [ -n "$${LIBCLANG_PATH:-}" ]; then
-	    exit 0
+	if ! command -v git >/dev/null; then
+	    echo "git is missing: apt-get install git" >&2
+	    exit 1
+	fi
+	packages=()
+	if ! command -v c++ >/dev/null; then
+	    packages+=(g++)
 	fi
 	# Both the library and the headers that come with it.
 	there() { compgen -G "$$1" >/dev/null; }
-	if { there '/usr/lib/llvm-*/lib/libclang*.so*' || there '/usr/lib/*/libclang*.so*'; } \
-	    && { there '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' || there '/usr/lib/clang/*/include/stddef.h'; }; then
+	if ! { [ -n "$${LIBCLANG_PATH:-}" ] \
+	    || { { there '/usr/lib/llvm-*/lib/libclang*.so*' || there '/usr/lib/*/libclang*.so*'; } \
+	    && { there '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' || there '/usr/lib/clang/*/include/stddef.h'; }; }; }; then
+	    packages+=(libclang-dev)
+	fi
+	if [ $${#packages[@]} -eq 0 ]; then
 	    exit 0
 	fi
-	echo "libclang is missing; RocksDB's bindings are made with it. Installing the package libclang-dev." >&2
+	echo "RocksDB cannot be built without $${packages[*]}. Installing that." >&2
 	if [ "$$(id -u)" -eq 0 ]; then
 	    sudo=
 	elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
 	    sudo="sudo -n"
 	else
-	    echo "This needs root. Run: sudo apt-get install -y libclang-dev    and then make again." >&2
+	    echo "This needs root. Run: sudo apt-get install -y $${packages[*]}    and then make again." >&2
 	    exit 1
 	fi
 	if ! command -v apt-get >/dev/null; then
-	    echo "There is no apt-get here: install libclang with your package manager, then make again." >&2
+	    echo "There is no apt-get here: install $${packages[*]} with your package manager, then make again." >&2
 	    exit 1
 	fi
 	$$sudo apt-get update -q
-	DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -q --no-install-recommends libclang-dev
+	DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -q --no-install-recommends "$${packages[@]}"
