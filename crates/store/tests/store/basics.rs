@@ -4,6 +4,7 @@ use bytes::Bytes;
 use proto::metapb;
 use proto::pontoon::v1 as wire;
 use raft::PeerId;
+use store::codec::Beat;
 use store::event::{
     Event, Keys, OperationResult, OrderKind, Proposal, ReadRequest, Refusal, RequestId, Target,
 };
@@ -260,9 +261,21 @@ fn reads_of_a_turn_share_a_round() {
         );
     }
     cluster.take(leader);
+    let rounds = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let seen = rounds.clone();
+    cluster.filter(move |from, _, frame| {
+        let beats = frame.heartbeats.iter().flat_map(Beat::rows);
+        let beats = beats.filter(|beat| from == leader && beat.region == r(1));
+        seen.borrow_mut().extend(beats.map(|beat| beat.round));
+    });
     cluster.settle();
     assert_eq!(cluster.reads.len(), 100);
     assert!(cluster.reads.values().all(|read| *read == Ok(leader)));
+    let rounds = rounds.borrow();
+    assert!(
+        rounds.len() == 2 && rounds[0] == rounds[1],
+        "one heartbeat to each of the others: rounds {rounds:?}"
+    );
 }
 
 #[test]
