@@ -39,6 +39,37 @@ fn orderly_stop_keeps_everything() {
     assert_holds(&engine, Family::State, [2].into_iter());
 }
 
+/// R15, STORAGE §6: what RocksDB itself says it was opened with.
+#[test]
+fn rocksdb_is_opened_to_tell_damage_from_a_tail() {
+    let directory = directory();
+    drop(open(directory.path()));
+    let files = fs::read_dir(directory.path().join("db")).expect("it exists");
+    let files = files.map(|file| file.expect("it can be listed").path());
+    let newest = files
+        .filter(|path| {
+            let name = path.file_name().expect("a file has a name");
+            name.to_string_lossy().starts_with("OPTIONS-")
+        })
+        .max()
+        .expect("RocksDB writes its options down");
+    let options = fs::read_to_string(newest).expect("text");
+    for wanted in [
+        "wal_recovery_mode=kTolerateCorruptedTailRecords",
+        "recycle_log_file_num=0",
+        "track_and_verify_wals_in_manifest=true",
+        "paranoid_checks=true",
+        "file_checksum_gen_factory=FileChecksumGenCrc32cFactory",
+        "allow_mmap_reads=false",
+        "allow_mmap_writes=false",
+    ] {
+        assert!(
+            options.lines().any(|line| line.trim() == wanted),
+            "{wanted} is not in\n{options}"
+        );
+    }
+}
+
 /// Before anything was written without the log RocksDB's persisted tier would answer from memory.
 #[test]
 fn flushed_reads_see_files_only() {
