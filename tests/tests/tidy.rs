@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// Packages and those of ours that each may depend on (the table of responsibilities in ARCHITECTURE.md). Tests may
 /// depend on more, so only normal and build dependencies count.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("proto", &[]),
     ("raft", &[]),
     ("engine", &[]),
@@ -20,6 +20,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("transport", &["proto"]),
     ("placement", &["proto", "store"]),
     ("client", &["proto"]),
+    ("history", &[]),
     (
         "server",
         &[
@@ -32,7 +33,10 @@ const ARROWS: [(&str, &[&str]); 12] = [
             "client",
         ],
     ),
-    ("sim", &["proto", "raft", "engine", "store", "placement"]),
+    (
+        "sim",
+        &["proto", "raft", "engine", "store", "placement", "history"],
+    ),
     ("tests", &["server", "client", "placement", "proto"]),
     (
         "benches",
@@ -51,7 +55,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
 ];
 
 /// Packages that compile no C++, spawn no threads by themselves and read no clock: what they must not pull in.
-const PURE: [&str; 5] = ["raft", "store", "placement", "sim", "proto"];
+const PURE: [&str; 6] = ["raft", "store", "placement", "sim", "proto", "history"];
 const IMPURE: [&str; 4] = ["tokio", "rocksdb", "librocksdb-sys", "axum"];
 
 /// Lines of a file at most.

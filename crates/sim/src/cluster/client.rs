@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use engine::Engine;
+use history::{Effect, NEVER, Operation, Value};
 use proto::pontoon::v1 as wire;
 use proto::pontoon::v1::operation::Kind;
 use proto::{RegionId, StoreId, metapb};
@@ -11,7 +12,6 @@ use store::event::{
 };
 use store::{keys, read};
 
-use super::check::linear::{Effect, NEVER, Operation, Value};
 use super::settings::TICK;
 use super::world::{Action, Answer, World};
 use crate::group::settings::Fault;
@@ -190,6 +190,7 @@ impl World {
                     Effect::Get(value) => value,
                     Effect::Swap { new, found, .. } => found
                         .and_then(|(value, succeeded)| if succeeded { Some(new) } else { value }),
+                    Effect::Delete => None,
                 })
         };
         let other = self.load_random.below(self.clients.len() as u64) as usize;

@@ -421,14 +421,17 @@ impl World {
     /// # Errors
     /// R23.
     pub fn check_histories(&self) -> Result<(), Violation> {
-        let mut keys: BTreeMap<&Bytes, Vec<super::check::linear::Operation>> = BTreeMap::new();
+        let mut keys: BTreeMap<&Bytes, Vec<history::Operation>> = BTreeMap::new();
         for client in &self.clients {
             for (key, operation) in client.history() {
                 keys.entry(key).or_default().push(*operation);
             }
         }
         for (key, operations) in keys {
-            super::check::linear::check(&String::from_utf8_lossy(key), &operations)?;
+            history::check(&operations).map_err(|refused| Violation {
+                rule: Rule::Linearizable,
+                text: format!("key {}: {refused}", String::from_utf8_lossy(key)),
+            })?;
         }
         Ok(())
     }

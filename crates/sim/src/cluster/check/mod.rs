@@ -1,5 +1,4 @@
 //! The checkers of a cluster, one file per rule.
 
 pub mod content;
-pub mod linear;
 pub mod regions;
