@@ -103,9 +103,10 @@ section! {
     /// When small neighbours are merged by themselves. What both have together stays far below what the stores split a
     /// region at, so that no split follows.
     pub struct MergeConfig {
-        /// Whether they are.
-        pub enabled: bool = false,
-        /// A region is left alone until it has been small for so long.
+        /// Whether they are. By command they are merged all the same.
+        pub enabled: bool = true,
+        /// A region is left alone until it has been small for so long, at one version and under one leader. So a boundary that a
+        /// split made stays for this time at least: longer for regions that are split long before they are filled.
         pub after: Span = Span::secs(600),
         /// Size of both together at the most; with half of it a region is small. 40 % of the stores' `split.region_bytes`;
         /// stores refuse to merge more.

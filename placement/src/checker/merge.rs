@@ -1,8 +1,10 @@
 //! Small regions that should be part of a neighbour (REGIONS §5, §9).
 //!
 //! Lowest of all findings: whatever else is wrong with either region goes first. A region must have been small for a while,
-//! so that what was just split, or is about to be filled, is left alone; and the two together must stay so far below the
-//! limits of a split that one does not follow.
+//! at one version and under one leader. A split gives a new version to the regions on either side of a boundary, so every
+//! boundary stays for that while at least: what was just split, or is about to be filled, is left alone. A leader that
+//! began just now has not told its load yet, and is waited for on either side. And the two together must stay so far below
+//! the limits of a split that one does not follow.
 
 use std::time::Duration;
 
@@ -28,7 +30,12 @@ pub(crate) fn is_small(region: &RegionInfo, settings: &MergeSettings) -> bool {
         && region.term > 0
         && region.bytes <= settings.small_bytes
         && region.keys <= settings.small_keys
-        && region.interval > Duration::ZERO
+        && tells_load(region)
+}
+
+/// Whether the leader was heard since it began to count what clients do.
+fn tells_load(region: &RegionInfo) -> bool {
+    region.interval > Duration::ZERO
 }
 
 impl Checker<'_> {
@@ -50,6 +57,7 @@ impl Checker<'_> {
             .into_iter()
             .flatten()
             .filter(|other| other.region.end_key == *start || other.region.start_key > *start)
+            .filter(|other| tells_load(other))
             .filter_map(|target| {
                 let moves = self.could_merge(region, target).ok()?;
                 let free = |(_, to): &(metapb::Peer, StoreId)| {

@@ -468,7 +468,6 @@ fn settings(bytes: u64) -> Vec<(String, String)> {
         setting("PLACEMENT", "BALANCE__SETTLE", "5s".into()),
         setting("PLACEMENT", "STORE_DOWN_AFTER", "12s".into()),
         setting("PLACEMENT", "STORE_LOST_AFTER", "12s".into()),
-        setting("PLACEMENT", "MERGE__ENABLED", "true".into()),
         setting("PLACEMENT", "MERGE__AFTER", "3s".into()),
         setting(
             "PLACEMENT",

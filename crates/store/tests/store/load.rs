@@ -122,3 +122,31 @@ fn a_new_leader_and_a_split_count_anew() {
     cluster.ticks(60);
     assert_eq!(last_report(&cluster, 2, child.0).load.requests.puts, 1);
 }
+
+/// A region is not taken for small, and merged, because its leader restarted: its size is as durable as its data (REGIONS §9).
+#[test]
+fn a_restarted_leader_tells_the_size_and_begins_to_count_load() {
+    let mut cluster = one(options());
+    cluster.elect_at(r(1), 1);
+    for number in 0..20 {
+        cluster.put(r(1), &format!("k{number:02}"), "value");
+    }
+    cluster.ticks(100);
+    let before = last_report(&cluster, 1, 1);
+    assert!(before.bytes > 20 * 8 && before.keys == 20, "{before:?}");
+    for mode in [KILL, POWER] {
+        for store in 1..=3 {
+            cluster.crash(s(store), mode);
+        }
+        for store in 1..=3 {
+            let node = cluster.nodes.get_mut(&s(store)).expect("a node");
+            node.reports.clear();
+            cluster.restart(s(store));
+        }
+        let leader = cluster.elect(r(1));
+        let first = cluster.nodes[&leader].reports.first().cloned();
+        let first = first.expect("a leader reports at once");
+        assert_eq!((first.bytes, first.keys), (before.bytes, before.keys));
+        assert_eq!((first.load, first.interval_ms), (Load::default(), 0));
+    }
+}
