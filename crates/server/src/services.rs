@@ -4,4 +4,6 @@ pub mod admin;
 pub mod health;
 pub mod pd;
 pub mod pd_http;
+#[cfg(test)]
+pub mod served;
 pub mod tikv;

@@ -22,6 +22,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::*;
+use crate::services::served;
 
 mod operators;
 mod scattering;
@@ -384,11 +385,14 @@ async fn answers_are_those_that_clients_act_on() {
                 .expect("it answers")
                 .into_inner();
             assert_eq!(refused(stores.header), pdpb::ErrorType::Unknown);
-            let status = member
-                .tso(futures::stream::pending())
-                .await
-                .expect("it opens");
-            drop(status);
+            let (requests, stream) = mpsc::channel(8);
+            let answers = member.tso(ReceiverStream::new(stream)).await;
+            let mut answers = answers.expect("it opens").into_inner();
+            assert_eq!(
+                timestamp(&requests, &mut answers, &header).await,
+                None,
+                "only the leader gives timestamps out"
+            );
         }
     }
 
@@ -704,6 +708,35 @@ async fn get(address: std::net::SocketAddr, path: &str) -> (String, String) {
         head.lines().next().expect("a status line").to_owned(),
         body.to_owned(),
     )
+}
+
+/// Of the table of methods, those of placement that are served today; and the services of gRPC itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_method_of_the_table_is_served() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_check_response::ServingStatus;
+    use tonic_health::pb::health_client::HealthClient;
+
+    let group = Group::start(1, 2).await;
+    let channel = group.channel(group.leader().await).await;
+    let count = served::call_all(&channel, "pdpb.PD").await;
+    assert!(count >= 15, "{count} methods");
+    let count = served::call_all(&channel, "keyspacepb.Keyspace").await;
+    assert_eq!(count, 1);
+    let mut health = HealthClient::new(channel.clone());
+    for service in ["", "pdpb.PD"] {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        let answer = health.check(request).await.expect("an answer").into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
+    }
+    let listed = served::reflected(&channel).await;
+    for service in ["pdpb.PD", "keyspacepb.Keyspace", "grpc.health.v1.Health"] {
+        assert!(listed.contains(service), "{service} is not in {listed}");
+    }
+    drop((channel, health));
+    group.stop_all().await;
 }
 
 /// Tools read JSON over HTTP/1.1 on the port of gRPC.

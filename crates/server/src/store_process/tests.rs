@@ -24,6 +24,7 @@ use crate::exit::Kind;
 use crate::metrics::Metrics;
 use crate::runtime::fatal::exit_process;
 use crate::runtime::{Network, Node, Options, ReadFile, Ticket};
+use crate::services::served;
 use crate::services::tikv::{Addresses, ApiVersion, Rules, TikvService};
 
 /// A store with no other.
@@ -781,29 +782,7 @@ async fn health_and_reflection_are_served() {
         let answer = health.check(request).await.expect("an answer").into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
     }
-    let mut reflection =
-        tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(
-            store.channel.clone(),
-        );
-    let request = tonic_reflection::pb::v1::ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(
-            tonic_reflection::pb::v1::server_reflection_request::MessageRequest::ListServices(
-                String::new(),
-            ),
-        ),
-    };
-    let answers = reflection
-        .server_reflection_info(futures::stream::iter([request]))
-        .await
-        .expect("an answer");
-    let answer = answers
-        .into_inner()
-        .message()
-        .await
-        .expect("no error")
-        .expect("one answer");
-    let listed = format!("{answer:?}");
+    let listed = served::reflected(&store.channel).await;
     for service in ["tikvpb.Tikv", "grpc.health.v1.Health"] {
         assert!(listed.contains(service), "{service} is not in {listed}");
     }
@@ -828,6 +807,15 @@ async fn health_and_reflection_are_served() {
         }
     }
     assert!(store.get(1, "absent").await.not_found);
+    store.end().await;
+}
+
+/// Of the table of methods, those of clients that are served today.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_method_of_the_table_is_served() {
+    let store = Running::start(ApiVersion::V1).await;
+    let count = served::call_all(&store.channel, "tikvpb.Tikv").await;
+    assert!(count >= 13, "{count} methods");
     store.end().await;
 }
 
