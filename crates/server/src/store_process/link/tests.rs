@@ -350,7 +350,7 @@ struct Rogue {
     outgoing: Outgoing,
     address: watch::Receiver<String>,
     ends: mpsc::UnboundedSender<Status>,
-    file: Option<(SnapshotFile, Bytes)>,
+    file: Option<(SnapshotFile, SnapshotChunk)>,
 }
 
 impl Network for Rogue {
@@ -367,14 +367,9 @@ impl Network for Rogue {
     ) -> bool {
         let address = self.address.borrow().clone();
         let mut head = head.clone();
-        let chunk = self.file.clone().map(|(file, data)| {
+        let chunk = self.file.clone().map(|(file, chunk)| {
             head.files = vec![file];
-            SnapshotChunk {
-                file: 0,
-                offset: 0,
-                crc32c: crc32c::crc32c(&data),
-                data,
-            }
+            chunk
         });
         let messages = messages(head, chunk);
         let ended = self.outgoing.runtime.block_on(async move {
@@ -407,7 +402,7 @@ fn messages(
 }
 
 /// How a snapshot of a rogue ends, and the pair afterwards.
-async fn end_of(file: Option<(SnapshotFile, Bytes)>) -> (Status, Pair) {
+async fn end_of(file: Option<(SnapshotFile, SnapshotChunk)>) -> (Status, Pair) {
     let (address, addresses) = watch::channel(String::new());
     let (ends, mut ended) = mpsc::unbounded_channel();
     let pair = Pair::start(|outgoing| {
@@ -436,13 +431,11 @@ async fn a_silent_sender_is_let_go() {
     );
 }
 
-/// R16: a sound file, announced as it is, that holds what is not of the region: a record of the store itself.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_with_keys_of_others_is_refused() {
-    let foreign = store::keys::region_state(RegionId(9));
+/// A sound file of these keys, and all of it as one chunk.
+fn packed(keys: &[Bytes]) -> (SnapshotFile, SnapshotChunk) {
     let packer = MemoryEngine::new();
-    let put = |key: &[u8]| Change::Put(Bytes::copy_from_slice(key), Bytes::from_static(b"x"));
-    let changes = vec![put(&store::keys::data(b"a")), put(&foreign)];
+    let put = |key: &Bytes| Change::Put(key.clone(), Bytes::from_static(b"x"));
+    let changes = keys.iter().map(put).collect();
     let family = Family::State;
     packer
         .write(Batch { family, changes }, Logging::On)
@@ -451,13 +444,28 @@ async fn a_file_with_keys_of_others_is_refused() {
     let (staged, _) = staged.expect("memory does not fail");
     let staged = staged.expect("it has keys");
     let data = packer.stage_read(&staged.name, 0, usize::MAX);
+    let data = data.expect("it is staged");
     let file = SnapshotFile {
         name: staged.name,
         bytes: staged.bytes,
         keys: staged.keys,
         crc32c: staged.crc32c,
     };
-    let (status, pair) = end_of(Some((file, data.expect("it is staged")))).await;
+    let chunk = SnapshotChunk {
+        file: 0,
+        offset: 0,
+        crc32c: crc32c::crc32c(&data),
+        data,
+    };
+    (file, chunk)
+}
+
+/// R16: a sound file, announced as it is, that holds what is not of the region: a record of the store itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_keys_of_others_is_refused() {
+    let foreign = Bytes::copy_from_slice(&store::keys::region_state(RegionId(9)));
+    let file = packed(&[store::keys::data(b"a"), foreign.clone()]);
+    let (status, pair) = end_of(Some(file)).await;
     let refusal = store::FileRefusal::OutsideRegion {
         name: "packed.sst".to_owned(),
         region: REGION,
@@ -468,8 +476,66 @@ async fn a_file_with_keys_of_others_is_refused() {
     );
     let there = pair.there.handle();
     assert_eq!(there.engine().stage_list().expect("a list"), [""; 0]);
-    let got = there.engine().get(family, &foreign);
+    let got = there.engine().get(Family::State, &foreign);
     assert_eq!(got.expect("memory does not fail"), None, "it was taken in");
+}
+
+/// R13, F14: what is not what its sender says of it is refused, piece by piece and as a whole, and nothing of it stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_snapshot_is_refused() {
+    let (file, chunk) = packed(&[store::keys::data(b"a"), store::keys::data(b"b")]);
+    let different = store::FileRefusal::Different {
+        name: file.name.clone(),
+    };
+    let different = different.to_string();
+    let mut flipped = chunk.data.to_vec();
+    flipped[0] ^= 1;
+    let of_chunk = |chunk| (file.clone(), chunk);
+    let of_file = |file| (file, chunk.clone());
+    let cases = [
+        (
+            "a chunk is damaged",
+            of_chunk(SnapshotChunk {
+                data: flipped.into(),
+                ..chunk.clone()
+            }),
+        ),
+        (
+            "a chunk is out of order",
+            of_chunk(SnapshotChunk {
+                offset: 1,
+                ..chunk.clone()
+            }),
+        ),
+        (
+            "a chunk is out of order",
+            of_chunk(SnapshotChunk {
+                file: 1,
+                ..chunk.clone()
+            }),
+        ),
+        (
+            &different,
+            of_file(SnapshotFile {
+                crc32c: file.crc32c ^ 1,
+                ..file.clone()
+            }),
+        ),
+        (
+            &different,
+            of_file(SnapshotFile {
+                keys: file.keys + 1,
+                ..file.clone()
+            }),
+        ),
+    ];
+    for (reason, sent) in cases {
+        let (status, pair) = end_of(Some(sent)).await;
+        assert!(status.message().contains(reason), "{reason}: {status:?}");
+        let there = pair.there.handle();
+        assert_eq!(there.engine().stage_list().expect("a list"), [""; 0]);
+        assert!(!owns(&there), "{reason}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
