@@ -63,6 +63,96 @@ fn commands_of_the_documentation_are_accepted() {
     }
 }
 
+/// A text of the repository, by its path from the root.
+fn document(path: &str) -> String {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    std::fs::read_to_string(format!("{root}/{path}"))
+        .unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The README's commands work as they stand there.
+#[test]
+fn commands_of_the_readme_are_accepted() {
+    let readme = document("README.md");
+    let lines = readme.lines().map(str::trim_start);
+    let shown = lines.filter(|line| line.starts_with("pontoon "));
+    let mut count = 0;
+    for line in shown {
+        let (command, _comment) = line.split_once(" #").unwrap_or((line, ""));
+        parse(command).unwrap_or_else(|error| panic!("{command}: {error}"));
+        count += 1;
+    }
+    assert!(count > 20, "{count} commands");
+}
+
+/// What a text names exists: the words up to the first that is an option, a value or a placeholder.
+#[test]
+fn commands_that_documents_name_exist() {
+    let mut count = 0;
+    for path in [
+        "README.md",
+        "BENCHMARKS.md",
+        "ARCHITECTURE.md",
+        "docs/liveness.md",
+        "docs/placement.md",
+        "docs/raft.md",
+        "docs/regions.md",
+        "docs/reliability.md",
+        "docs/storage.md",
+    ] {
+        let text = document(path);
+        let named = text.split('`').skip(1).step_by(2);
+        for words in named.filter_map(|name| name.strip_prefix("pontoon ")) {
+            let mut command = &Args::command();
+            for word in words.split_whitespace() {
+                let is_name = word
+                    .bytes()
+                    .all(|byte| byte == b'-' || byte.is_ascii_lowercase());
+                if !is_name || word.starts_with('-') || !command.has_subcommands() {
+                    break;
+                }
+                let found = command.find_subcommand(word);
+                command = found.unwrap_or_else(|| panic!("{path}: `pontoon {words}`: {word}"));
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 20, "{count} names");
+}
+
+/// As the README says, every command but `serve` and `config show` prints JSON when asked to.
+#[test]
+fn commands_print_json() {
+    fn visit(command: &clap::Command, path: &str, without: &mut Vec<String>) {
+        let inner: Vec<_> = command
+            .get_subcommands()
+            .filter(|inner| inner.get_name() != "help")
+            .collect();
+        if inner.is_empty()
+            && !command
+                .get_arguments()
+                .any(|argument| argument.get_id() == "output")
+        {
+            without.push(path.to_owned());
+        }
+        for inner in inner {
+            visit(inner, &format!("{path} {}", inner.get_name()), without);
+        }
+    }
+    let mut command = Args::command();
+    command.build();
+    let mut without = Vec::new();
+    visit(&command, "pontoon", &mut without);
+    assert_eq!(
+        without,
+        [
+            "pontoon serve placement",
+            "pontoon serve store",
+            "pontoon config show"
+        ]
+    );
+}
+
 #[test]
 fn nonsense_is_refused() {
     for line in [

@@ -121,6 +121,31 @@ fn shown_defaults_are_the_defaults_and_explain_every_key() {
     }
 }
 
+/// Of the processes themselves: what is shown is their default, and no setting is left unexplained.
+#[test]
+fn every_setting_of_a_process_is_shown_and_explained() {
+    fn check<T: Section + PartialEq + std::fmt::Debug>() {
+        let shown = show_defaults::<T>();
+        assert_eq!(
+            parse::<T>(&shown, "shown").unwrap(),
+            T::default(),
+            "{shown}"
+        );
+        explained(&T::keys(), "");
+    }
+    fn explained(keys: &[Key], path: &str) {
+        for key in keys {
+            let name = format!("{path}{}", key.name);
+            assert!(!key.docs.is_empty(), "{name} is not explained");
+            if let Some(inner) = key.table {
+                explained(&inner(), &format!("{name}."));
+            }
+        }
+    }
+    check::<crate::placement_process::PlacementConfig>();
+    check::<crate::store_process::StoreConfig>();
+}
+
 #[test]
 fn settings_survive_being_written() {
     let sample = Sample {

@@ -79,13 +79,18 @@ pub async fn run(args: DemoArgs) -> Result<()> {
     show.end(args.keep || keep).await;
     let report = played?;
     output::print(args.shown.output, &report, report::table);
-    if report.lost > 0 {
-        return Err(Failure::new(
+    judge(report.lost)
+}
+
+/// What the command ends with.
+fn judge(lost: u64) -> Result<()> {
+    match lost {
+        0 => Ok(()),
+        lost => Err(Failure::new(
             Kind::Lost,
-            format!("{} acknowledged writes were lost", report.lost),
-        ));
+            format!("{lost} acknowledged writes were lost"),
+        )),
     }
-    Ok(())
 }
 
 /// The cluster of the demonstration. Whatever happens, none of its processes is left behind.
@@ -521,4 +526,17 @@ fn done(bar: &ProgressBar, outcome: &str) {
     );
     bar.finish_and_clear();
     eprintln!("{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_write_is_exit_status_1() {
+        assert!(judge(0).is_ok());
+        let failure = judge(3).expect_err("3 were lost");
+        assert_eq!(failure.kind().code(), 1);
+        assert!(failure.to_string().starts_with("3 "), "{failure}");
+    }
 }
