@@ -258,19 +258,12 @@ fn packages_depend_on_those_below_them_only() {
     }
 }
 
-/// Crates below RocksDB's bindings with their features, as one command resolves them.
-fn below_rocksdb(selection: &[&str]) -> BTreeSet<String> {
+/// What `cargo tree` prints of the packages that `selection` means.
+fn cargo_tree(selection: &[&str], edges: &str, prefix: &str, format: &str) -> String {
     let output = Command::new(env!("CARGO"))
         .arg("tree")
         .args(selection)
-        .args([
-            "--edges",
-            "normal,build",
-            "--prefix",
-            "depth",
-            "--format",
-            "|{p}|{f}|",
-        ])
+        .args(["--edges", edges, "--prefix", prefix, "--format", format])
         .current_dir(root())
         .output()
         .expect("cargo runs");
@@ -279,7 +272,12 @@ fn below_rocksdb(selection: &[&str]) -> BTreeSet<String> {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let text = String::from_utf8(output.stdout).expect("cargo prints UTF-8");
+    String::from_utf8(output.stdout).expect("cargo prints UTF-8")
+}
+
+/// Crates below RocksDB's bindings with their features, as one command resolves them.
+fn below_rocksdb(selection: &[&str]) -> BTreeSet<String> {
+    let text = cargo_tree(selection, "normal,build", "depth", "|{p}|{f}|");
 
     // A subtree is printed once; later occurrences are marked and have no children. So edges are gathered by name.
     let mut children: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -348,20 +346,7 @@ fn rocksdb_is_compiled_once_for_all_commands() {
 #[test]
 fn consensus_is_tested_without_cpp() {
     let selection = ["-p", "raft", "-p", "store", "-p", "sim"];
-    let output = Command::new(env!("CARGO"))
-        .arg("tree")
-        .args(selection)
-        .args(["--edges", "normal,build,dev", "--prefix", "none"])
-        .args(["--format", "{p}"])
-        .current_dir(root())
-        .output()
-        .expect("cargo runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = String::from_utf8(output.stdout).expect("cargo prints UTF-8");
+    let text = cargo_tree(&selection, "normal,build,dev", "none", "{p}");
     assert!(text.contains("stateright "), "tests are among them");
     for line in text.lines() {
         let name = line.split(' ').next().unwrap_or_default();
