@@ -17,6 +17,7 @@ use bytes::Bytes;
 use proto::{RegionId, StoreId, metapb};
 
 use crate::decision::{Decision, Who};
+use crate::dial::Purpose;
 use crate::drains::Drains;
 use crate::event::Now;
 use crate::keyspace;
@@ -558,7 +559,8 @@ impl Checker<'_> {
             return remove("its data is damaged");
         }
         if !region.caught_up(learner.id) || !self.takes_peers(store) {
-            let patience = crate::operators::catch_up_deadline(region, self.settings);
+            let patience =
+                crate::operators::catch_up_deadline(region, Purpose::Repair, self.settings);
             return (self.unsettled >= patience)
                 .then(|| remove("it does not catch up"))
                 .flatten();

@@ -60,6 +60,11 @@ impl Setting {
         self.rate_bytes as f64 * share.clamp(0.0, 1.0)
     }
 
+    /// Bytes per second.
+    pub fn granted_bytes(self, purpose: Purpose) -> u64 {
+        self.granted(purpose) as u64
+    }
+
     fn burst(self, purpose: Purpose) -> f64 {
         self.granted(purpose) * BURST.as_secs_f64()
     }

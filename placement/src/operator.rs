@@ -10,6 +10,7 @@ use bytes::Bytes;
 use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId, metapb};
 
+use crate::dial::Purpose;
 use crate::event::OrderKind;
 use crate::regions::{RegionInfo, Regions};
 use crate::stores::Stores;
@@ -142,6 +143,14 @@ impl Priority {
             Self::Rule => "rule",
             Self::Repair => "repair",
             Self::Admin => "admin",
+        }
+    }
+
+    /// Which share of the dial it goes by.
+    pub(crate) fn purpose(self) -> Purpose {
+        match self {
+            Self::Merge | Self::Balance | Self::Hot => Purpose::Balance,
+            Self::Drain | Self::Rule | Self::Repair | Self::Admin => Purpose::Repair,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proto::pontoon::v1::StepId;
 use proto::{RegionId, StoreId, metapb};
 
+use crate::dial::Purpose;
 use crate::event::{Note, Now, Order, OrderKind, Refusal};
 use crate::operator::{Kind, Operator, OperatorView, Priority, Progress, State, Step, judge};
 use crate::outbox::{Happened, Outbox, What};
@@ -16,6 +17,9 @@ use crate::settings::Settings;
 use crate::state;
 use crate::stores::Stores;
 use refused::Refusals;
+
+/// Bytes per second that a learner must make, whatever the dial grants.
+const CATCH_UP_RATE_MIN: u64 = 64 << 10;
 
 /// A decision: what is to be done with a region, and why.
 #[derive(Clone, Debug, PartialEq)]
@@ -551,7 +555,10 @@ fn give_up(
         Step::AddLearner(_) | Step::RemoveLearner(_) | Step::Split(_) | Step::Merge(_) => {
             settings.step_deadline
         }
-        Step::CatchUp(_) => catch_up_deadline(region, settings),
+        Step::CatchUp(_) => {
+            let purpose = running.operator.priority.purpose();
+            catch_up_deadline(region, purpose, settings)
+        }
         Step::Swap { .. } => settings.swap_deadline,
         Step::TransferLeader(_) => settings.transfer_deadline,
     };
@@ -586,9 +593,14 @@ pub(crate) fn hindrance(
     })
 }
 
-/// Time that a learner of a region is given to catch up.
-pub(crate) fn catch_up_deadline(region: &RegionInfo, settings: &Settings) -> Duration {
-    let transfer = Duration::from_secs(region.bytes / settings.catch_up_rate_bytes.max(1));
+/// Time that a learner of a region is given to catch up: what its bytes take at a quarter of the granted rate, and some more.
+pub(crate) fn catch_up_deadline(
+    region: &RegionInfo,
+    purpose: Purpose,
+    settings: &Settings,
+) -> Duration {
+    let rate = settings.balance.setting().granted_bytes(purpose) / 4;
+    let transfer = Duration::from_secs(region.bytes / rate.max(CATCH_UP_RATE_MIN));
     settings.catch_up_deadline + transfer
 }
 
@@ -660,4 +672,28 @@ fn enough_live(
         .chain(promote)
         .collect();
     enough(outgoing) && enough(incoming)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn learners_get_the_time_that_the_dial_leaves_them() {
+        let region = RegionInfo {
+            bytes: 600 << 20,
+            ..RegionInfo::default()
+        };
+        let deadline = |share, purpose| {
+            let mut settings = Settings::default();
+            settings.balance.share_percent = share;
+            catch_up_deadline(&region, purpose, &settings).as_secs()
+        };
+        // A quarter of 30 and of 50 MiB/s, then of 80, and what nobody gets because nothing begins.
+        assert_eq!(deadline(30, Purpose::Balance), 60 + 80);
+        assert_eq!(deadline(30, Purpose::Repair), 60 + 48);
+        assert_eq!(deadline(80, Purpose::Balance), 60 + 30);
+        assert_eq!(deadline(80, Purpose::Repair), 60 + 30);
+        assert_eq!(deadline(0, Purpose::Balance), 60 + 9600);
+    }
 }

@@ -47,10 +47,9 @@ pub struct Settings {
     pub step_deadline: Duration,
     /// A joint change must be entered and left within this.
     pub swap_deadline: Duration,
-    /// A learner must be caught up within this, and a second more per [`Settings::catch_up_rate_bytes`].
+    /// A learner must be caught up within this, and what its region's bytes take at a quarter of the rate that the dial
+    /// grants.
     pub catch_up_deadline: Duration,
-    /// Bytes per second that a snapshot is expected to make at the least.
-    pub catch_up_rate_bytes: u64,
     /// An operator that was taken over from an earlier leader, or whose region left the view, is given up when the region
     /// does not report within this.
     pub resume_deadline: Duration,
@@ -188,7 +187,6 @@ impl Default for Settings {
             step_deadline: Duration::from_secs(10),
             swap_deadline: Duration::from_secs(30),
             catch_up_deadline: Duration::from_secs(60),
-            catch_up_rate_bytes: 4 << 20,
             resume_deadline: Duration::from_secs(600),
             back_off: Duration::from_secs(1),
             back_off_max: Duration::from_secs(600),
