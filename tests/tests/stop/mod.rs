@@ -24,12 +24,27 @@ async fn a_store_told_twice_to_stop_ends_while_it_hands_over() -> Result<()> {
         ..Wanted::default()
     })?;
     cluster.pause_balance()?;
-    let client = Client::connect(&cluster.placement(), Options::default()).await?;
-    let name = cluster.names("stores")?.pop().context("a store")?;
+    let options = Options {
+        budget: Duration::from_secs(60),
+        ..Options::default()
+    };
+    let client = Client::connect(&cluster.placement(), options).await?;
+    // One that leads nothing: without a leader a region would wait for these long timeouts.
+    let region = cluster.find("k")?;
+    cluster.wait_led(|_| true).await?;
+    let leader = cluster
+        .region(region)?
+        .leader_store
+        .context("the region is led")?;
+    let leader = cluster.store_name(leader)?;
+    let name = cluster
+        .names("stores")?
+        .into_iter()
+        .rfind(|name| *name != leader)
+        .context("a store that follows")?;
     let store = cluster.store_id(&name)?;
     cluster.dev(&["kill", &name])?;
     let serving = cluster.serve_store(&name)?;
-    let region = cluster.find("k")?;
     cluster.transfer_leader(region, store).await?;
     for number in 0..100 {
         client.put(format!("k{number:03}"), "kept").await?;
@@ -66,10 +81,6 @@ async fn a_store_told_twice_to_stop_ends_while_it_hands_over() -> Result<()> {
     drop(paused);
     cluster.dev(&["restart", &name])?;
     writing.abort();
-    let options = Options {
-        budget: Duration::from_secs(60),
-        ..Options::default()
-    };
     let client = Client::connect(&cluster.placement(), options).await?;
     cluster.transfer_leader(region, store).await?;
     for number in 0..100 {
