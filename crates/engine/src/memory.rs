@@ -26,6 +26,7 @@ use self::state::{Damage, FAMILIES, State};
 use self::tree::Tree;
 use crate::lost::{Each, LostRanges};
 use crate::staging::{check_name, exists, missing};
+use crate::traits::reads_empty;
 use crate::{
     Batch, Change, Direction, Engine, Error, Family, Logging, StagedFile, Statistics, View,
 };
@@ -358,7 +359,7 @@ impl Engine for MemoryEngine {
         end: &[u8],
         logging: Logging,
     ) -> Result<(), Error> {
-        if start >= end {
+        if start >= end || logging == Logging::On && reads_empty(&self.view(), family, start, end) {
             return Ok(());
         }
         let change =

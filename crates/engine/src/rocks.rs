@@ -37,6 +37,7 @@ use self::handles::Database;
 pub use self::options::RocksOptions;
 pub use self::read::RocksView;
 use crate::lost::LostRanges;
+use crate::traits::reads_empty;
 use crate::{Batch, Change, Engine, Error, Family, Logging, StagedFile, Statistics};
 
 /// What RocksDB adds to each change in a batch, at most: a type, a family and two lengths.
@@ -405,7 +406,7 @@ impl Engine for RocksEngine {
         end: &[u8],
         logging: Logging,
     ) -> Result<(), Error> {
-        if start >= end {
+        if start >= end || logging == Logging::On && reads_empty(&self.view(), family, start, end) {
             return Ok(());
         }
         let shared = &*self.shared;

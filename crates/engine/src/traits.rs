@@ -101,6 +101,10 @@ pub trait Engine: Clone + Send + Sync + 'static {
     /// Whole files go for good at once, the range delete only as `logging` says. So a stop before it is durable leaves
     /// an arbitrary part of the range behind, older values of overwritten keys included; whoever clears must know after
     /// a restart that it was clearing, and clear again.
+    ///
+    /// With [`Logging::On`] a range that reads as empty is left alone. A range delete there would remove nothing, but every
+    /// later [`Engine::ingest`] into the range would have to flush it first and put the files above it. So everything in the
+    /// range must have been written with logging: then what made it empty is durable before anything that is written later.
     fn clear_range(
         &self,
         family: Family,
@@ -127,4 +131,20 @@ pub trait Engine: Clone + Send + Sync + 'static {
 
     /// Counters and sizes.
     fn statistics(&self) -> Statistics;
+}
+
+/// Whether nothing is found in `[start, end)`. A range that cannot be read is not empty.
+pub(crate) fn reads_empty(view: &impl View, family: Family, start: &[u8], end: &[u8]) -> bool {
+    let mut empty = true;
+    let scanned = view.scan(
+        family,
+        Bound::Included(start),
+        Bound::Excluded(end),
+        Direction::Forward,
+        &mut |_, _| {
+            empty = false;
+            false
+        },
+    );
+    scanned.is_ok() && empty
 }

@@ -192,6 +192,50 @@ fn several_files_are_ingested_together_or_not_at_all() {
     assert_holds(&engine, Family::State, 0..100);
 }
 
+/// A range delete where nothing is would have every ingest flush it, and pile its files up in the first level until
+/// RocksDB slows all writes down.
+#[test]
+fn clearing_an_empty_range_leaves_nothing_to_flush() {
+    let directory = directory();
+    let engine = open(directory.path());
+    for number in 0..100 {
+        put(&engine, Family::State, number, Logging::On);
+    }
+    let (start, end) = (key(0), key(100));
+    let view = engine.view();
+    engine
+        .stage_range(&view, Family::State, &start, &end, u64::MAX, "all")
+        .expect("sound");
+    drop(view);
+    let clear = |engine: &engine::RocksEngine| {
+        engine
+            .clear_range(Family::State, &start, &end, Logging::On)
+            .expect("the disk works");
+    };
+    clear(&engine);
+    engine.flush(Family::State).expect("the disk works");
+    put(&engine, Family::State, 500, Logging::On);
+
+    clear(&engine);
+    engine
+        .ingest(Family::State, &["all".into()])
+        .expect("the file is sound");
+    let flushed = |engine: &engine::RocksEngine| {
+        engine
+            .get_flushed(Family::State, &key(500))
+            .expect("sound")
+            .is_some()
+    };
+    assert!(!flushed(&engine), "nothing had to be flushed");
+
+    clear(&engine);
+    engine
+        .ingest(Family::State, &["all".into()])
+        .expect("the file is sound");
+    assert!(flushed(&engine), "what was there had to be cleared");
+    assert_holds(&engine, Family::State, (0..100).chain([500]));
+}
+
 /// RocksDB drops files up to and including the end it is given, which is not ours to drop.
 #[test]
 fn clearing_drops_whole_files_but_never_the_end() {
