@@ -4,13 +4,14 @@
 //! B6): views are published before any message, write or answer that reveals what they hold. The worker waits for
 //! nobody: not for a disk, not for a socket.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use engine::Engine;
 use prometheus::local::LocalHistogram;
+use proto::RegionId;
 use store::event::{
     ApplyTask, Effects, Event, LogBatch, OperationResult, Proposal, ReadRequest, Refusal,
     RequestId, Task,
@@ -32,8 +33,10 @@ use crate::metrics::Metrics;
 /// Bytes of a key that the log shows.
 const KEY_SHOWN_BYTES: usize = 24;
 
-/// Between telling the store what reads returned.
+/// Between telling the store what reads returned, and between looks for requests that wait long.
 const READS_EVERY: Duration = Duration::from_secs(1);
+/// A request that takes longer is told to people.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// Everything the worker needs.
 pub(super) struct Worker<E: Engine> {
@@ -84,6 +87,7 @@ impl<E: Engine> Worker<E> {
                 if start >= self.reads_due {
                     self.reads_due = start + READS_EVERY;
                     self.store.step(Event::Reads(self.reads.take()));
+                    self.requests.tell_slow(start);
                 }
                 self.store.step(Event::Tick);
                 next_tick = (next_tick + self.tick).max(start + self.tick / 2);
@@ -162,7 +166,9 @@ impl<E: Engine> Worker<E> {
         {
             let event = match kind {
                 RequestKind::Propose(operations, reply) => {
-                    let id = self.requests.add(Reply::Propose(reply), arrived, now);
+                    let id = self
+                        .requests
+                        .add(target.region, Reply::Propose(reply), arrived, now);
                     Event::Propose(Proposal {
                         id,
                         target,
@@ -170,7 +176,9 @@ impl<E: Engine> Worker<E> {
                     })
                 }
                 RequestKind::Read(reply) => {
-                    let id = self.requests.add(Reply::Read(reply), arrived, now);
+                    let id = self
+                        .requests
+                        .add(target.region, Reply::Read(reply), arrived, now);
                     Event::Read(ReadRequest { id, target })
                 }
             };
@@ -299,9 +307,22 @@ pub(super) struct Requests {
 }
 
 struct Pending {
+    region: RegionId,
     reply: Reply,
     stepped: Instant,
     committed: Option<Instant>,
+    told: bool,
+}
+
+impl Pending {
+    /// What it waits for.
+    fn phase(&self) -> &'static str {
+        match (&self.reply, self.committed) {
+            (Reply::Read(_), _) => "a round that confirms the leader",
+            (Reply::Propose(_), None) => "a quorum that has it on disk",
+            (Reply::Propose(_), Some(_)) => "being applied",
+        }
+    }
 }
 
 impl Requests {
@@ -317,7 +338,7 @@ impl Requests {
         }
     }
 
-    fn add(&mut self, reply: Reply, arrived: Instant, now: Instant) -> RequestId {
+    fn add(&mut self, region: RegionId, reply: Reply, arrived: Instant, now: Instant) -> RequestId {
         self.next += 1;
         let id = RequestId(self.next);
         if matches!(reply, Reply::Propose(_)) {
@@ -327,9 +348,11 @@ impl Requests {
         self.waiting.insert(
             id,
             Pending {
+                region,
                 reply,
                 stepped: now,
                 committed: None,
+                told: false,
             },
         );
         id
@@ -380,6 +403,20 @@ impl Requests {
             Reply::Propose(_) => {
                 unreachable!("request {id:?} is a proposal, and proposals are not read")
             }
+        }
+    }
+
+    /// Tells people, once for each, which requests wait long, and for what.
+    fn tell_slow(&mut self, now: Instant) {
+        let mut slow: BTreeMap<(RegionId, &str), usize> = BTreeMap::new();
+        for pending in self.waiting.values_mut() {
+            if !pending.told && now.saturating_duration_since(pending.stepped) > SLOW {
+                pending.told = true;
+                *slow.entry((pending.region, pending.phase())).or_default() += 1;
+            }
+        }
+        for ((region, wait), requests) in slow {
+            tracing::warn!(%region, requests, wait, "requests take long");
         }
     }
 
