@@ -31,6 +31,8 @@ pub enum Rule {
     Snapshot,
     /// R17 Tiling.
     Tiling,
+    /// R18 Epoch.
+    Epoch,
     /// R21 Merge.
     Merge,
     /// R23 Linearizable keys.
@@ -61,6 +63,7 @@ impl fmt::Display for Rule {
             Rule::CommitFirst => "commit before apply",
             Rule::Snapshot => "R16 snapshots",
             Rule::Tiling => "R17 tiling",
+            Rule::Epoch => "R18 epoch",
             Rule::Merge => "R21 merge",
             Rule::Linearizable => "R23 linearizable keys",
             Rule::ReadIndex => "R24 read index",

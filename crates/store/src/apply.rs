@@ -20,7 +20,7 @@ mod sizes;
 
 use std::collections::BTreeMap;
 
-use engine::{Batch, Engine, Error, Family, Logging};
+use engine::{Batch, Change, Engine, Error, Family, Logging};
 use proto::RegionId;
 use raft::{Entry, PeerId};
 
@@ -28,6 +28,7 @@ pub use self::buckets::Buckets;
 use self::pending::PendingBatch;
 use self::region::ApplyRegion;
 use crate::event::{Applied, ApplyTask, Refusal, Waiting};
+use crate::keys;
 use crate::options::{Options, SplitOptions};
 use crate::planted::Bug;
 
@@ -166,9 +167,22 @@ impl<E: Engine> Applier<E> {
     }
 
     fn write(&self, batch: &mut PendingBatch) -> Result<(), Error> {
-        let changes = batch.take();
+        let mut changes = batch.take();
         if changes.is_empty() {
             return Ok(());
+        }
+        if self.bug == Some(Bug::AppliedApart) {
+            let is_data = |change: &mut Change| match change {
+                Change::Put(key, _) | Change::Delete(key) | Change::DeleteRange(key, _) => {
+                    **key >= *keys::FIRST_DATA
+                }
+            };
+            let data = changes.extract_if(.., is_data).collect();
+            let states = Batch {
+                family: Family::State,
+                changes: std::mem::replace(&mut changes, data),
+            };
+            self.engine.write(states, self.logging)?;
         }
         self.engine.write(
             Batch {

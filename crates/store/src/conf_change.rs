@@ -45,7 +45,12 @@ impl<E: Engine> Store<E> {
         if draining && peer.is_leader() && matches!(kind, OrderKind::TransferLeader(_)) {
             return Err(OrderRefusal::StoreDraining(self.cx.store));
         }
-        match peer.check_order(epoch) {
+        let blind = self.cx.options.bug == Some(Bug::SplitWithoutEpoch);
+        let asked = match kind {
+            OrderKind::Split(_) if blind => peer.epoch(),
+            _ => epoch,
+        };
+        match peer.check_order(asked) {
             // Placement repeats what shows no effect yet.
             Err(OrderRefusal::LaneBusy | OrderRefusal::Transferring)
                 if peer.order.is_some_and(|order| order == (id, epoch)) && id.operator != 0 =>

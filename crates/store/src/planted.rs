@@ -1,4 +1,4 @@
-//! Bugs planted on purpose (REGIONS §11, by its numbers).
+//! Bugs planted on purpose (REGIONS §11, by its numbers; those without one are of RELIABILITY §3).
 //!
 //! As with [`raft::Bug`]: each switches off one rule at run time, at the place of that rule, and some test must notice.
 //! Nothing outside tests sets one.
@@ -48,11 +48,15 @@ pub enum Bug {
     MarkNotWritten,
     /// 25: a snapshot cuts the log without a mark that says so.
     InstallWithoutMark,
+    /// A split is taken for whatever epoch the region has, when it is ordered and when it is applied.
+    SplitWithoutEpoch,
+    /// What is applied and up to where are written one after the other.
+    AppliedApart,
 }
 
 impl Bug {
     /// Every bug, for tests that go through them.
-    pub const ALL: [Bug; 19] = [
+    pub const ALL: [Bug; 21] = [
         Bug::AbsorbWithoutWaiting,
         Bug::RollbackByTimer,
         Bug::CommitWithoutEpoch,
@@ -72,5 +76,7 @@ impl Bug {
         Bug::ReadOverFreeze,
         Bug::MarkNotWritten,
         Bug::InstallWithoutMark,
+        Bug::SplitWithoutEpoch,
+        Bug::AppliedApart,
     ];
 }

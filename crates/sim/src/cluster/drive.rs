@@ -126,6 +126,31 @@ impl World {
 
     /// Steps one event, checks the store, and takes effects now or, in worlds that batch, a little later.
     pub(super) fn step(&mut self, id: StoreId, event: Event) -> Result<(), Violation> {
+        let batch = self.settings.faults.has(Fault::Batch) && self.disk_random.chance(600);
+        self.take_in(id, event);
+        let node = self.nodes.get_mut(&id).expect("a store of the cluster");
+        if node.store.is_none() {
+            return Ok(());
+        }
+        if !batch {
+            return self.settle(id);
+        }
+        if !node.dirty {
+            node.dirty = true;
+            let incarnation = node.incarnation;
+            let delay = self.disk_random.between(1, 400);
+            self.schedule.after(delay, Action::Settle(id, incarnation));
+        }
+        Ok(())
+    }
+
+    /// Steps one event and takes its effects now.
+    pub(super) fn step_at_once(&mut self, id: StoreId, event: Event) -> Result<(), Violation> {
+        self.take_in(id, event);
+        self.settle(id)
+    }
+
+    fn take_in(&mut self, id: StoreId, event: Event) {
         let now = self.schedule.now();
         let words = [2, id.0, event_word(&event), self.events];
         self.trace.note(now, words, || {
@@ -137,22 +162,14 @@ impl World {
             );
             format!("{id} {text}")
         });
-        let batch = self.settings.faults.has(Fault::Batch) && self.disk_random.chance(600);
         let node = self.nodes.get_mut(&id).expect("a store of the cluster");
         let Some(store) = node.store.as_mut() else {
-            return Ok(());
+            return;
         };
+        if let Event::Order(order) = &event {
+            self.orders.ask(id, order);
+        }
         store.step(event);
-        if !batch {
-            return self.settle(id);
-        }
-        if !node.dirty {
-            node.dirty = true;
-            let incarnation = node.incarnation;
-            let delay = self.disk_random.between(1, 400);
-            self.schedule.after(delay, Action::Settle(id, incarnation));
-        }
-        Ok(())
     }
 
     /// Takes the effects of a store and carries them out in the order of their fields.
@@ -215,7 +232,9 @@ impl World {
         for request in reads {
             self.serve_read(id, request)?;
         }
-        for OrderAnswer { region, result, .. } in orders {
+        for answer in orders {
+            self.orders.check(id, &answer)?;
+            let OrderAnswer { region, result, .. } = answer;
             let now = self.schedule.now();
             self.trace
                 .note(now, [3, region.0, u64::from(result.is_ok()), 0], || {

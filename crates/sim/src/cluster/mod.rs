@@ -2,8 +2,8 @@
 //!
 //! Log batches, applying, background tasks and snapshot streams are actions with delays of their own, so a crash finds them
 //! in any state. Clients put, get and swap shared keys and write down what they saw; an operator splits, moves and transfers at
-//! random. Checked while it runs: the store's own invariants, descriptors (R17 to R19), equal content at equal index (R12);
-//! at the end R37 and, key by key, linearizability (R23), by which no acknowledged write is lost.
+//! random. Checked while it runs: the store's own invariants, descriptors (R17 to R19), the epochs of orders (R18), equal
+//! content at equal index (R12); at the end R37 and, key by key, linearizability (R23), by which no acknowledged write is lost.
 
 pub mod check;
 mod client;
@@ -12,6 +12,7 @@ mod exile;
 mod merges;
 mod node;
 mod operator;
+mod orders;
 pub mod run;
 pub mod settings;
 mod snapshots;

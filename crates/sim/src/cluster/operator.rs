@@ -25,6 +25,7 @@ impl World {
         let (low, high) = self.settings.operator;
         let delay = self.load_random.between(low, high);
         self.schedule.after(delay, Action::Operator);
+        self.order_late()?;
         if self.exile.is_some() && self.moment_random.chance(800) {
             return self.exile_step();
         }
@@ -258,6 +259,7 @@ impl World {
         let node = self.nodes.get_mut(&id).expect("a store of the cluster");
         node.engine = node.engine.crash(mode);
         node.stop();
+        self.orders.forget(id);
         self.drop_requests(id);
         self.count(if power { "power loss" } else { "kill" });
     }

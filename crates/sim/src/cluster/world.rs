@@ -17,6 +17,7 @@ use super::client::Client;
 use super::exile::Exile;
 use super::merges::Pair;
 use super::node::Node;
+use super::orders::Orders;
 use super::settings::{Settings, TICK};
 use crate::group::settings::{Fault, Plan};
 use crate::peers::PeerSet;
@@ -107,6 +108,7 @@ pub struct World {
     pub(super) next_id: u64,
     pub(super) descriptors: Descriptors,
     pub(super) contents: Contents,
+    pub(super) orders: Orders,
     /// Epochs at which regions were frozen.
     pub(super) frozen: BTreeSet<(u64, u64)>,
     /// When a merge took effect first, by source.
@@ -150,6 +152,7 @@ impl World {
             next_id: 1000,
             descriptors: Descriptors::default(),
             contents: Contents::default(),
+            orders: Orders::default(),
             frozen: BTreeSet::new(),
             merged_at: BTreeMap::new(),
             focus: None,

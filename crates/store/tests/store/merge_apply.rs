@@ -16,6 +16,7 @@ use crate::harness::{put, r, region, s};
 struct Bench {
     engine: MemoryEngine,
     applier: Applier<MemoryEngine>,
+    bug: Option<store::Bug>,
     next: [u64; 4],
 }
 
@@ -32,6 +33,7 @@ impl Bench {
         let mut bench = Bench {
             applier: Applier::new(engine.clone(), &store::Options::default()),
             engine,
+            bug: None,
             next: [0, 2, 2, 2],
         };
         bench.reopen();
@@ -40,7 +42,11 @@ impl Bench {
 
     /// As after a restart.
     fn reopen(&mut self) {
-        self.applier = Applier::new(self.engine.clone(), &store::Options::default());
+        let options = store::Options {
+            bug: self.bug,
+            ..Default::default()
+        };
+        self.applier = Applier::new(self.engine.clone(), &options);
         let open = (1..=3).map(|id| ApplyTask::Open(r(id))).collect();
         self.applier.run(open).expect("the regions are here");
     }
@@ -200,6 +206,45 @@ fn split(key: &str, child: u64) -> Structural {
         }],
         operator_id: 0,
     })
+}
+
+/// R18: a split has its effect at the epoch that it was made for, whatever the log says before it: not a second time, and not
+/// before a change that its proposer saw.
+#[test]
+fn a_split_has_its_effect_at_its_own_epoch() {
+    for bug in [None, Some(store::Bug::SplitWithoutEpoch)] {
+        let mut bench = Bench::new();
+        bench.bug = bug;
+        bench.reopen();
+        let before = bench.descriptor(1).region_epoch.expect("an epoch");
+        let applied = bench.command(1, before, split("f", 50));
+        let after = bench.descriptor(1).region_epoch.expect("an epoch");
+        assert_eq!(after.version, before.version + 1);
+        let [child] = &applied.children[..] else {
+            panic!("one child, found {:?}", applied.children);
+        };
+        assert_eq!(
+            child.region.region_epoch,
+            Some(after),
+            "the parent's new one"
+        );
+
+        let whole = bench.descriptor(1);
+        let to_come = metapb::RegionEpoch {
+            version: after.version + 1,
+            ..after
+        };
+        let other_members = metapb::RegionEpoch {
+            conf_ver: after.conf_ver + 1,
+            ..after
+        };
+        for (epoch, child) in [(before, 51), (to_come, 52), (other_members, 53)] {
+            let applied = bench.command(1, epoch, split("c", child));
+            let took = applied.changed.is_some() || !applied.children.is_empty();
+            assert_eq!(took, bug.is_some() && child == 51, "for {epoch:?}");
+        }
+        assert_eq!(bench.descriptor(1) == whole, bug.is_none());
+    }
 }
 
 /// R21: a frozen source accepts no write; nothing but the rollback of this merge moves it, restarts included.
