@@ -10,6 +10,7 @@
 
 mod address_book;
 mod error;
+mod ids;
 mod join;
 pub(crate) mod link;
 mod news;

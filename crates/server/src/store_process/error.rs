@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::ids::WrongIds;
 use crate::exit::Kind;
 
 /// Why a store process does not start, or stops.
@@ -83,6 +84,9 @@ pub enum Error {
     /// The cluster has an interface that this version does not know.
     #[error("the cluster has api version {0}, this version of pontoon knows 1 and 2")]
     ApiVersion(u32),
+    /// Placement gave other ids than it was asked for.
+    #[error(transparent)]
+    Ids(#[from] WrongIds),
     /// The operating system refused threads or signals.
     #[error("the runtime cannot start")]
     Runtime(#[source] std::io::Error),
@@ -113,6 +117,7 @@ impl Error {
             Error::Directory { .. }
             | Error::Listen { .. }
             | Error::ApiVersion(_)
+            | Error::Ids(_)
             | Error::Runtime(_)
             | Error::Serving { .. } => Kind::Environment,
         }

@@ -1,5 +1,6 @@
 //! How a directory becomes a store of a cluster.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use store::identity;
 
 use super::EngineConfig;
 use super::error::Error;
+use super::ids;
 use super::placement_client::{PlacementClient, PlacementError};
 use crate::services::tikv::ApiVersion;
 
@@ -148,7 +150,7 @@ async fn create<E: Engine>(
     if ApiVersion::from_number(api_version).is_none() {
         return Err(Error::ApiVersion(api_version));
     }
-    let id = StoreId(allocate(placement, 1).await?);
+    let id = StoreId(*allocate(placement, 1).await?.start());
     tracing::info!(store = %id, cluster = cluster_id, api_version, "joining as a new store");
     identity::create(engine, cluster_id, id, api_version)
         .map_err(|error| store_error(directory, error))
@@ -174,8 +176,8 @@ async fn describe_cluster(placement: &PlacementClient) -> Result<(u64, u32), Str
     }
 }
 
-/// Fresh ids; the first of them.
-async fn allocate(placement: &PlacementClient, count: u32) -> Result<u64, Error> {
+/// Fresh ids, `count` of them.
+async fn allocate(placement: &PlacementClient, count: u32) -> Result<RangeInclusive<u64>, Error> {
     let answer = persist(|| async {
         placement
             .call(PATIENCE, |mut client, header| {
@@ -186,14 +188,8 @@ async fn allocate(placement: &PlacementClient, count: u32) -> Result<u64, Error>
                 async move { client.alloc_id(request).await }
             })
             .await
-    })
-    .await?;
-    Ok(first_id(&answer))
-}
-
-/// The first id of an allocation: placement tells the last.
-pub fn first_id(answer: &pdpb::AllocIdResponse) -> u64 {
-    answer.id - u64::from(answer.count.max(1)) + 1
+    });
+    Ok(ids::given(&answer.await?, count)?)
 }
 
 /// Makes the first region of the cluster, unless another store does. Placement decides: whose region it takes, that store
@@ -214,8 +210,8 @@ async fn bootstrap<E: Engine>(
     let region = match kept {
         Some(region) => region,
         None => {
-            let id = allocate(placement, 2).await?;
-            let region = first_region(id, id + 1, this_store.id);
+            let ids = allocate(placement, 2).await?;
+            let region = first_region(*ids.start(), *ids.end(), this_store.id);
             write_durably(&file, &region.encode_to_vec()).map_err(|source| {
                 let error = engine::Error::Io {
                     operation: "writing the first region",
@@ -378,3 +374,6 @@ fn write_durably(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     open.sync_all()?;
     sync_parent(file)
 }
+
+#[cfg(test)]
+mod tests;

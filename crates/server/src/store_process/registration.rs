@@ -27,9 +27,8 @@ use tonic::transport::Channel;
 
 use super::address_book::AddressBook;
 use super::error::Error;
-use super::join::first_id;
 use super::placement_client::{Leader, PlacementClient, PlacementError, with_boot};
-use super::{news, orders};
+use super::{ids, news, orders};
 use crate::runtime::{Handle, NewsBatch};
 use crate::services::tikv::check::now_seconds;
 
@@ -349,13 +348,13 @@ impl<E: Engine> Registration<E> {
         }
         // One place is kept: the store asks again, but it asks because it will soon need them.
         if news.ids_wanted > 0 && calls.len() <= CALLS_MAX {
-            let ids = ids(client, header, news.ids_wanted);
+            let ids = fresh_ids(client, header, news.ids_wanted);
             calls.push(
                 async move {
                     match ids.await {
-                        Some(ids) => self.node.ids(ids),
+                        Ok(ids) => self.node.ids(ids),
                         // The store asks again.
-                        None => tracing::debug!("placement gave no ids"),
+                        Err(reason) => tracing::debug!(reason, "placement gave no ids"),
                     }
                 }
                 .boxed(),
@@ -408,22 +407,30 @@ async fn region_of(
     answer.into_inner().region
 }
 
-async fn ids(
+/// Ids for the store's pool.
+async fn fresh_ids(
     mut client: PdClient<Channel>,
     header: pdpb::RequestHeader,
     count: u32,
-) -> Option<Vec<u64>> {
+) -> Result<Vec<u64>, String> {
     let asked = client.alloc_id(pdpb::AllocIdRequest {
         header: Some(header),
         count,
     });
-    let answer = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
-    let answer = answer.into_inner();
-    let refused = answer
+    let answer = tokio::time::timeout(PATIENCE, asked).await;
+    let answer = answer
+        .map_err(|_| "no answer in time".to_owned())?
+        .map_err(|status| status.message().to_owned())?
+        .into_inner();
+    if let Some(error) = answer
         .header
         .as_ref()
-        .is_some_and(|header| header.error.is_some());
-    (!refused).then(|| (first_id(&answer)..=answer.id).collect())
+        .and_then(|header| header.error.as_ref())
+    {
+        return Err(error.message.clone());
+    }
+    let given = ids::given(&answer, count).map_err(|error| error.to_string())?;
+    Ok(given.collect())
 }
 
 /// The next answer of a stream that may not be open yet.

@@ -32,6 +32,8 @@ struct Listening {
     heard: mpsc::UnboundedSender<pdpb::RegionHeartbeatRequest>,
     /// What it says of the region when asked.
     knows: metapb::Region,
+    /// How many ids it gives, whatever it is asked for.
+    gives: u32,
 }
 
 #[tonic::async_trait]
@@ -60,6 +62,17 @@ impl Pd for Listening {
         let asked = request.into_inner().region_id;
         Ok(Response::new(pdpb::GetRegionResponse {
             region: (asked == self.knows.id).then(|| self.knows.clone()),
+            ..Default::default()
+        }))
+    }
+
+    async fn alloc_id(
+        &self,
+        _: Request<pdpb::AllocIdRequest>,
+    ) -> Result<Response<pdpb::AllocIdResponse>, Status> {
+        Ok(Response::new(pdpb::AllocIdResponse {
+            id: 1_000,
+            count: self.gives,
             ..Default::default()
         }))
     }
@@ -156,6 +169,32 @@ fn start(id: StoreId, network: Line) -> Node<MemoryEngine> {
     .expect("threads")
 }
 
+/// Placement that listens, and where.
+async fn listen(
+    tasks: &mut tokio::task::JoinSet<()>,
+    heard: mpsc::UnboundedSender<pdpb::RegionHeartbeatRequest>,
+    knows: metapb::Region,
+    gives: u32,
+) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it listens").to_string();
+    let placement = Listening {
+        address: address.clone(),
+        heard,
+        knows,
+        gives,
+    };
+    tasks.spawn(async move {
+        tonic::transport::Server::builder()
+            .add_service(PdServer::new(placement.clone()))
+            .add_service(StepsServer::new(placement))
+            .serve_with_incoming(TcpListenerStream::new(listener))
+            .await
+            .expect("it serves");
+    });
+    address
+}
+
 /// Two stores with a region of two voters, and placement listening.
 struct Pair {
     nodes: [Node<MemoryEngine>; 2],
@@ -172,23 +211,9 @@ impl Pair {
 
     /// With a placement that knows this of the region.
     async fn with(knows: metapb::Region) -> Pair {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("it listens").to_string();
         let (sender, heard) = mpsc::unbounded_channel();
-        let placement = Listening {
-            address: address.clone(),
-            heard: sender,
-            knows,
-        };
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(async move {
-            tonic::transport::Server::builder()
-                .add_service(PdServer::new(placement.clone()))
-                .add_service(StepsServer::new(placement))
-                .serve_with_incoming(TcpListenerStream::new(listener))
-                .await
-                .expect("it serves");
-        });
+        let address = listen(&mut tasks, sender, knows, 0).await;
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (stop, stopping) = watch::channel(false);
         let ends = [1, 2].map(|_| Arc::new(OnceLock::new()));
@@ -334,6 +359,25 @@ async fn a_peer_that_hears_nobody_learns_of_its_removal_from_placement() {
     pair.tasks.shutdown().await;
     let stopped = tokio::task::spawn_blocking(move || left.stop());
     stopped.await.expect("no thread panics");
+}
+
+/// R31: the pool from which splits draw gets what placement gave, or nothing.
+#[tokio::test]
+async fn the_pool_takes_no_ids_that_were_not_given() {
+    let mut tasks = tokio::task::JoinSet::new();
+    for (gives, taken) in [
+        (3, Some(vec![998, 999, 1_000])),
+        (0, None),
+        (2, None),
+        (4, None),
+    ] {
+        let (sender, _heard) = mpsc::unbounded_channel();
+        let address = listen(&mut tasks, sender, region(), gives).await;
+        let client = PdClient::connect(format!("http://{address}")).await;
+        let ids = fresh_ids(client.expect("it serves"), Default::default(), 3).await;
+        assert_eq!(ids.ok(), taken, "it gives {gives}");
+    }
+    tasks.shutdown().await;
 }
 
 #[test]
