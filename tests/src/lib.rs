@@ -611,7 +611,10 @@ fn find(list: &Value, field: &str, value: &str, wanted: &str) -> Result<String> 
 }
 
 /// The binary: the one that the variable PONTOON names, or the one built beside this test.
-fn binary() -> Result<PathBuf> {
+///
+/// # Errors
+/// It is not built.
+pub fn binary() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("PONTOON") {
         return Ok(named.into());
     }
@@ -625,7 +628,10 @@ fn binary() -> Result<PathBuf> {
 }
 
 /// A port offset at which the ports of a cluster are free, another one on each call.
-fn free_offset() -> Result<u16> {
+///
+/// # Errors
+/// There is none.
+pub fn free_offset() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = (std::process::id() % 280) as u16 * 40;
     for _ in 0..500 {
