@@ -12,6 +12,7 @@ mod life;
 mod load;
 mod membership;
 mod merge_apply;
+mod merge_snapshots;
 mod merges;
 mod own_splits;
 mod reads;
