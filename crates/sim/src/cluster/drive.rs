@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use engine::{Engine, Logging};
 use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId};
-use raft::PeerId;
+use raft::{PeerId, Role};
 use store::SplitCause;
 use store::event::{Applied, Effects, Event, OrderAnswer, Transfer, TransferChange, ViewChange};
 
@@ -51,12 +51,13 @@ impl World {
             }
             Action::WriteLog(id, incarnation) => self.write_log(id, incarnation),
             Action::SyncLog(id, incarnation, sequence, then) => {
-                if !self.nodes[&id].is_up(incarnation) {
+                if !self.nodes[&id].is_up(incarnation) || self.nodes[&id].stalled {
                     return Ok(());
                 }
                 let node = self.nodes.get_mut(&id).expect("a store of the cluster");
                 node.writing = false;
                 node.engine.sync().map_err(broken)?;
+                self.hard_states.sync(id);
                 for frames in then {
                     self.send(id, frames);
                 }
@@ -120,6 +121,10 @@ impl World {
                 } else {
                     Ok(())
                 }
+            }
+            Action::PowerCut(id, incarnation) => {
+                self.power_cut(id, incarnation);
+                Ok(())
             }
         }
     }
@@ -187,9 +192,14 @@ impl World {
         if let Some(error) = failure {
             return Err(broken(format!("store {id} fails: {error:?}")));
         }
+        let mut leads = false;
         for view in views {
             match view {
-                ViewChange::Set(view) => node.views.insert(RegionId(view.region.id), view),
+                ViewChange::Set(view) => {
+                    let region = RegionId(view.region.id);
+                    leads |= view.role == Role::Leader && node.stalls_with == Some(region);
+                    node.views.insert(region, view)
+                }
                 ViewChange::Removed(region) => node.views.remove(&region),
             };
         }
@@ -201,6 +211,9 @@ impl World {
         }
         node.log.extend(log);
         node.apply.extend(apply);
+        if leads {
+            self.stall(id);
+        }
         self.send(id, frames);
         self.begin_write(id);
         self.begin_apply(id);
@@ -345,6 +358,7 @@ impl World {
             let Some(batch) = node.log.pop_front() else {
                 break;
             };
+            self.hard_states.write(id, &batch.batch.changes)?;
             node.engine
                 .write(batch.batch, Logging::On)
                 .map_err(broken)?;
@@ -406,6 +420,7 @@ impl World {
                 }
                 self.maybe_exile(id, moment);
             }
+            self.maybe_newborn(id, applied);
         }
         let removed = self.removes_receiver(id, &applied);
         if removed {

@@ -10,6 +10,7 @@ mod client;
 mod drive;
 mod exile;
 mod merges;
+mod newborn;
 mod node;
 mod operator;
 pub mod run;

@@ -37,6 +37,7 @@ pub const FAULTS: &[Fault] = &[
     Fault::SlowReplay,
     Fault::Focus,
     Fault::Merge,
+    Fault::Newborn,
 ];
 /// Those that were added later. They are drawn last, so that a seed's other settings are what they were before.
 const LATE: &[Fault] = &[
@@ -47,6 +48,7 @@ const LATE: &[Fault] = &[
     Fault::SlowReplay,
     Fault::Focus,
     Fault::Merge,
+    Fault::Newborn,
 ];
 
 /// The settings of a cluster.

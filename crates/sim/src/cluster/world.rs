@@ -12,6 +12,7 @@ use store::event::{Applied, OperationResult, Refusal, RequestId, Task, TaskDone,
 use store::{Store, identity};
 
 use super::check::content::Contents;
+use super::check::hard_state::HardStates;
 use super::check::regions::Descriptors;
 use super::client::Client;
 use super::exile::Exile;
@@ -81,6 +82,8 @@ pub enum Action {
     Mend,
     /// A stopped store starts.
     Restart(StoreId),
+    /// The power of a store fails, for a moment.
+    PowerCut(StoreId, u32),
 }
 
 /// A world.
@@ -107,6 +110,7 @@ pub struct World {
     pub(super) next_id: u64,
     pub(super) descriptors: Descriptors,
     pub(super) contents: Contents,
+    pub(super) hard_states: HardStates,
     /// Epochs at which regions were frozen.
     pub(super) frozen: BTreeSet<(u64, u64)>,
     /// When a merge took effect first, by source.
@@ -150,6 +154,7 @@ impl World {
             next_id: 1000,
             descriptors: Descriptors::default(),
             contents: Contents::default(),
+            hard_states: HardStates::default(),
             frozen: BTreeSet::new(),
             merged_at: BTreeMap::new(),
             focus: None,
@@ -206,6 +211,8 @@ impl World {
                 applying: false,
                 unheard: BTreeSet::new(),
                 may_be_late: false,
+                stalled: false,
+                stalls_with: None,
                 dirty: false,
                 views: BTreeMap::new(),
                 transfers: BTreeSet::new(),
@@ -240,6 +247,7 @@ impl World {
         };
         let now = self.schedule.now();
         let node = self.nodes.get_mut(&id).expect("a store of the cluster");
+        self.hard_states.reopen(id, &node.engine)?;
         identity::bump_boot(&node.engine).map_err(broken)?;
         let store = Store::open(node.engine.clone(), options).map_err(|error| Violation {
             rule: Rule::Durable,
