@@ -226,6 +226,44 @@ fn newborn_peers_hold_every_rule() {
     }
 }
 
+/// REGIONS §5: nothing waits for ever for a store that was lost during a merge and removed.
+#[test]
+fn lost_stores_hold_nothing_up() {
+    let seeds = from_environment("SIM_MERGE_SEEDS", 100);
+    let events = from_environment("SIM_MERGE_EVENTS", 20_000);
+    let seconds = from_environment("SIM_MERGE_SECONDS", 60) / 2;
+    let report = run_batch(0..seeds, 2, Some(Duration::from_secs(seconds)), |seed| {
+        Plan {
+            without: vec![Fault::Exile],
+            ..of_moments(seed, events, LOST)
+        }
+    });
+    println!(
+        "{} seeds, {} events: {:#?}",
+        report.seeds, report.events, report.happened
+    );
+    if let Some(failure) = &report.failure {
+        panic!("{}", failure.explain());
+    }
+    if report.seeds >= 20 {
+        let expected = ["store lost", "told of a removed store", "merge committed"];
+        let missing = report.missing(expected.map(str::to_owned));
+        assert!(
+            missing.is_empty(),
+            "{missing:?} never happened in {} seeds",
+            report.seeds
+        );
+    }
+}
+
+/// A store is lost for ever at a merge.
+const LOST: &[Fault] = &[
+    Fault::Merge,
+    Fault::Split,
+    Fault::Membership,
+    Fault::LostStore,
+];
+
 fn of_moments(seed: u64, events: u64, with: &[Fault]) -> Plan {
     Plan {
         with: with.to_vec(),
@@ -306,10 +344,11 @@ const LATER: &[Fault] = &[
     Fault::SlowReplay,
     Fault::Focus,
     Fault::Newborn,
+    Fault::LostStore,
 ];
 
 /// Those that came after the seeds of worlds with moments.
-const LATEST: &[Fault] = &[Fault::Newborn];
+const LATEST: &[Fault] = &[Fault::Newborn, Fault::LostStore];
 
 /// Seeds that found something, with what it was.
 const FOUND: &[(u64, &str)] = &[

@@ -105,6 +105,7 @@ impl World {
             Action::TimeUp(client, request) => self.time_up(client, request),
             Action::Locate(id, incarnation, key) => self.locate(id, incarnation, key),
             Action::Describe(id, incarnation, region) => self.describe(id, incarnation, region),
+            Action::Inquire(id, incarnation, store) => self.inquire(id, incarnation, store),
             Action::Operator => self.operate(),
             Action::Fault(fault) => self.fault(fault),
             Action::Mend => {
@@ -116,7 +117,7 @@ impl World {
                 Ok(())
             }
             Action::Restart(id) => {
-                if self.nodes[&id].store.is_none() {
+                if self.nodes[&id].store.is_none() && !self.is_lost(id) {
                     self.start(id)
                 } else {
                     Ok(())
@@ -185,6 +186,7 @@ impl World {
             own_splits,
             locate,
             describe,
+            inquire,
             ids_wanted,
             drained: _,
             failure,
@@ -265,6 +267,11 @@ impl World {
             let delay = self.network_delay(None);
             self.schedule
                 .after(delay, Action::Describe(id, incarnation, region));
+        }
+        for store in inquire {
+            let delay = self.network_delay(None);
+            self.schedule
+                .after(delay, Action::Inquire(id, incarnation, store));
         }
         if ids_wanted > 0 {
             let delay = self.network_delay(None);
@@ -418,6 +425,7 @@ impl World {
                     let others = self.nodes.iter_mut().filter(|(other, _)| **other != id);
                     others.for_each(|(_, node)| node.may_be_late = true);
                 }
+                self.maybe_lose(&moment);
                 self.maybe_exile(id, moment);
             }
             self.maybe_newborn(id, applied);
@@ -541,6 +549,7 @@ fn event_word(event: &Event) -> u64 {
         Event::Drain => 12,
         Event::Located { .. } => 15,
         Event::Described(_) => 17,
+        Event::StoreRemoved(store) => 18 ^ store.0 << 8,
         Event::Reads(_) => 13,
         Event::Progress(_) => 14,
         Event::Damaged { region, .. } => 16 ^ region.0 << 8,

@@ -9,6 +9,7 @@ pub mod check;
 mod client;
 mod drive;
 mod exile;
+mod loss;
 mod merges;
 mod newborn;
 mod node;

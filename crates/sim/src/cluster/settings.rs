@@ -38,6 +38,7 @@ pub const FAULTS: &[Fault] = &[
     Fault::Focus,
     Fault::Merge,
     Fault::Newborn,
+    Fault::LostStore,
 ];
 /// Those that were added later. They are drawn last, so that a seed's other settings are what they were before.
 const LATE: &[Fault] = &[
@@ -49,6 +50,7 @@ const LATE: &[Fault] = &[
     Fault::Focus,
     Fault::Merge,
     Fault::Newborn,
+    Fault::LostStore,
 ];
 
 /// The settings of a cluster.

@@ -16,6 +16,7 @@ use super::check::hard_state::HardStates;
 use super::check::regions::Descriptors;
 use super::client::Client;
 use super::exile::Exile;
+use super::loss::Loss;
 use super::merges::Pair;
 use super::node::Node;
 use super::settings::{Settings, TICK};
@@ -74,6 +75,8 @@ pub enum Action {
     Locate(StoreId, u32, Bytes),
     /// Placement tells what it knows of a region.
     Describe(StoreId, u32, RegionId),
+    /// Placement tells whether a store was removed.
+    Inquire(StoreId, u32, StoreId),
     /// The operator acts.
     Operator,
     /// A fault begins.
@@ -102,6 +105,8 @@ pub struct World {
     pub(super) lagging: PeerSet,
     /// The store that is away, while one is.
     pub(super) exile: Option<Exile>,
+    /// The store that is lost, once one is.
+    pub(super) loss: Option<Loss>,
     pub(super) clients: Vec<Client>,
     /// Which client waits for which request.
     pub(super) waiting: BTreeMap<RequestId, usize>,
@@ -147,6 +152,7 @@ impl World {
             cut: [PeerSet::default(); 16],
             lagging: PeerSet::default(),
             exile: None,
+            loss: None,
             clients: (0..settings.clients).map(|_| Client::default()).collect(),
             waiting: BTreeMap::new(),
             requests: 0,
@@ -300,7 +306,7 @@ impl World {
         let down: Vec<StoreId> = self
             .nodes
             .iter()
-            .filter(|(_, node)| node.store.is_none())
+            .filter(|(id, node)| node.store.is_none() && !self.is_lost(**id))
             .map(|(id, _)| *id)
             .collect();
         for id in down {
@@ -312,10 +318,12 @@ impl World {
     /// The time within which a healed world must have converged.
     pub fn healing_limit(&self) -> Time {
         let timeout = Time::from(self.settings.options.raft.election_ticks) * TICK;
+        let mourning = if self.loss.is_some() { 1_000 * TICK } else { 0 };
         // Snapshots, given up and begun anew, take the longest.
         100 * timeout
             + 6 * self.settings.options.snapshot_ticks * TICK
             + 4 * self.settings.slow_delay.1
+            + mourning
     }
 
     /// Whether every region acknowledged a write since faults ended.

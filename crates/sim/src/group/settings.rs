@@ -77,11 +77,13 @@ pub enum Fault {
     /// The store that leads a child first loses power soon after, with nothing synced since its birth or since it leads; in
     /// clusters.
     Newborn,
+    /// A store is lost for ever, with its disk, at the moment of a merge; in clusters.
+    LostStore,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 32] = [
+    pub const ALL: [Fault; 33] = [
         Fault::Loss,
         Fault::Duplicate,
         Fault::Reorder,
@@ -114,6 +116,7 @@ impl Fault {
         Fault::SlowReplay,
         Fault::Focus,
         Fault::Newborn,
+        Fault::LostStore,
     ];
 
     /// The name on the command line.

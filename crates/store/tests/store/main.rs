@@ -16,6 +16,7 @@ mod merge_snapshots;
 mod merges;
 mod own_splits;
 mod reads;
+mod records;
 mod restart;
 mod routing;
 mod scripts;
