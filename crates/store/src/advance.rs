@@ -15,7 +15,7 @@ use crate::planted::Bug;
 use crate::ranges;
 use crate::snapshot::file_names;
 use crate::store::{Store, step_quietly};
-use crate::{Error, codec, keys};
+use crate::{Error, codec, identity, keys};
 
 impl<E: Engine> Store<E> {
     /// Takes everything a touched peer has to give.
@@ -113,6 +113,11 @@ impl Peer {
             entries,
             after,
         } = write;
+        let unsynced = cx.options.bug == Some(Bug::SpeaksUnsynced)
+            && entries.is_empty()
+            && hard_state.is_some_and(|state| state.commit == identity::BASE.index)
+            && self.applied == identity::BASE
+            && (self.state.term, self.state.vote) == (identity::BASE.term, self.id.0);
         if let Some(position) = install {
             cx.log.delete_entries(region, 0, None);
             self.state.compacted_term = position.term;
@@ -148,6 +153,9 @@ impl Peer {
         });
         for message in after {
             cx.send(self, message, true);
+        }
+        if unsynced && let Some(raft) = self.raft.as_mut() {
+            step_quietly(raft, RaftEvent::Written(id));
         }
     }
 

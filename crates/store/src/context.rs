@@ -130,6 +130,10 @@ pub(crate) struct Context<E> {
     pub draining: bool,
     /// Regions that hold a commit back until its source is ready.
     pub holding: BTreeSet<RegionId>,
+    /// When placement was last asked whether a silent store was removed.
+    pub inquired: BTreeMap<StoreId, u64>,
+    /// Stores of which it said so. They never come back.
+    pub removed: BTreeSet<StoreId>,
     next_generation: u64,
     next_sequence: u64,
     synced_sequence: u64,
@@ -163,6 +167,8 @@ impl<E: Engine> Context<E> {
             next_build: identity.boot << 32,
             draining: false,
             holding: BTreeSet::new(),
+            inquired: BTreeMap::new(),
+            removed: BTreeSet::new(),
             next_generation: 1,
             next_sequence: 1,
             synced_sequence: 0,
@@ -280,6 +286,7 @@ impl<E: Engine> Context<E> {
             && out.own_splits.is_empty()
             && out.locate.is_empty()
             && out.describe.is_empty()
+            && out.inquire.is_empty()
             && out.failure.is_none())
     }
 

@@ -58,6 +58,8 @@ pub enum Event {
     /// The newest descriptor of a region that placement knows, in answer to [`Effects::describe`]: some leader of it had
     /// applied it.
     Described(metapb::Region),
+    /// A store was removed for good, in answer to [`Effects::inquire`]: placement has that committed.
+    StoreRemoved(StoreId),
     /// Fresh ids for the pool from which splits draw (REGIONS §1).
     Ids(Vec<u64>),
     /// A snapshot arrived whole: every file is staged, synced and checked against its head.
@@ -279,6 +281,9 @@ pub struct Effects {
     /// Regions with a peer here that hears no leader, and whose members did not help: placement knows who belongs to them.
     /// Asked again if no answer comes.
     pub describe: Vec<RegionId>,
+    /// Stores that say nothing, and of which a record of a merge needs to know: placement knows whether they were removed for
+    /// good. Asked again if no answer comes.
+    pub inquire: Vec<StoreId>,
     /// After [`Event::Drain`]: nothing is led here any more that another store could lead.
     pub drained: bool,
     /// Own data on disk is damaged, or the engine failed: the driver carries nothing of this out and stops the node (R13,

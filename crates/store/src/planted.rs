@@ -42,6 +42,14 @@ pub enum Bug {
     VerdictFromAnyRegion,
     /// 16: structural commands take effect while frozen.
     AdminWhileFrozen,
+    /// 17: the first leader of a child leads term 1 again after a restart.
+    FirstTermTwice,
+    /// 18: a split takes back the vote that a child's peer gave before.
+    VoteForgotten,
+    /// 19: a first leader speaks before its vote is synced.
+    SpeaksUnsynced,
+    /// 21: a first leader that comes late leads term 1 although it knows a later one.
+    LaterTermIgnored,
     /// 23: reads are served over the freeze.
     ReadOverFreeze,
     /// 24: a peer that is born without data leaves no mark.
@@ -56,7 +64,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every bug, for tests that go through them.
-    pub const ALL: [Bug; 21] = [
+    pub const ALL: [Bug; 25] = [
         Bug::AbsorbWithoutWaiting,
         Bug::RollbackByTimer,
         Bug::CommitWithoutEpoch,
@@ -73,6 +81,10 @@ impl Bug {
         Bug::RecordsNotInherited,
         Bug::VerdictFromAnyRegion,
         Bug::AdminWhileFrozen,
+        Bug::FirstTermTwice,
+        Bug::VoteForgotten,
+        Bug::SpeaksUnsynced,
+        Bug::LaterTermIgnored,
         Bug::ReadOverFreeze,
         Bug::MarkNotWritten,
         Bug::InstallWithoutMark,

@@ -12,14 +12,15 @@ use proto::pontoon::v1 as wire;
 use proto::pontoon::v1::region_state::State;
 use proto::pontoon::v1::snapshot_answer::Kind;
 use proto::{RegionId, StoreId, metapb};
-use raft::{Entry, Index, LogPosition, PeerId, Raft, Restored};
+use raft::{CampaignReason, Entry, Event as RaftEvent, Index, LogPosition, PeerId, Raft, Restored};
 
 use crate::context::{Context, Followup};
 use crate::damage::Damage;
 use crate::event::{ApplyTask, Task};
 use crate::merge::MergeState;
 use crate::peer::{Installing, Peer, Stage};
-use crate::store::Store;
+use crate::planted::Bug;
+use crate::store::{Store, step_quietly};
 use crate::{Error, advance, codec, identity, keys, ranges};
 
 /// Why a peer is being removed whose removal an earlier process began.
@@ -347,7 +348,16 @@ fn normal<E: Engine>(
         peer.begin_stopping("removed by its own log", cx);
         return Ok(peer);
     }
-    peer.start_raft(entries, false, cx)?;
+    let first_term = cx.options.bug == Some(Bug::FirstTermTwice)
+        && (peer.state.term, peer.state.vote) == (identity::BASE.term, id.0)
+        && (peer.state.commit, peer.state.compacted_index)
+            == (identity::BASE.index, identity::BASE.index)
+        && position == identity::BASE
+        && entries.is_empty();
+    peer.start_raft(entries, first_term, cx)?;
+    if first_term && let Some(raft) = peer.raft.as_mut() {
+        step_quietly(raft, RaftEvent::Campaign(CampaignReason::Named));
+    }
     if is_new {
         cx.log.put(&keys::raft_state(region), &peer.state);
         peer.hold(cx);

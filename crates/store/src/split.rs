@@ -16,6 +16,7 @@ use raft::{CampaignReason, Event as RaftEvent, LogPosition, Payload, PeerId};
 use crate::context::Context;
 use crate::event::{AppliedChild, ApplyTask, OrderRefusal};
 use crate::peer::{Peer, Stage};
+use crate::planted::Bug;
 use crate::store::{Store, step_quietly};
 use crate::{Error, advance, codec, identity, keys};
 
@@ -162,10 +163,16 @@ fn start_child<E: Engine>(
         ),
     };
     // Only a peer that never knew a term follows the command; a vote that was given is kept.
-    let first_term = state.term == 0;
+    let bug = cx.options.bug;
+    let has_no_log = entries.is_empty() && state.compacted_index == 0;
+    let named = child.first_leader == child.peer;
+    let blind = bug == Some(Bug::LaterTermIgnored) && named && has_no_log;
+    let first_term = state.term == 0 || blind;
     if first_term {
         state.term = base.term;
         state.vote = child.first_leader.0;
+    } else if bug == Some(Bug::VoteForgotten) {
+        state.vote = 0;
     }
     if state.compacted_index == 0 {
         state.compacted_term = base.term;
@@ -197,10 +204,12 @@ fn start_child<E: Engine>(
     peer.put_mark(cx);
     cx.log.put(&keys::raft_state(region), &peer.state);
     // Nothing leaves before the first term and vote are durable, nor before what an earlier instance wrote is.
-    peer.hold(cx);
+    if bug != Some(Bug::SpeaksUnsynced) {
+        peer.hold(cx);
+    }
     peer.publish(cx);
     if first_term
-        && child.first_leader == child.peer
+        && named
         && let Some(raft) = peer.raft.as_mut()
     {
         step_quietly(raft, RaftEvent::Campaign(CampaignReason::Named));

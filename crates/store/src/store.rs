@@ -85,6 +85,7 @@ impl<E: Engine> Store<E> {
             Event::Order(order) => self.on_order(order),
             Event::Located { key, region } => self.on_located(&key, &region),
             Event::Described(region) => self.on_described(region),
+            Event::StoreRemoved(store) => self.on_store_removed(store),
             Event::Ids(ids) => self.on_ids(ids),
             Event::SnapshotReceived { from, head } => self.on_snapshot_received(from, head),
             Event::TaskDone(done) => self.on_task_done(done),

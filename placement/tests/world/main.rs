@@ -41,6 +41,8 @@ enum Bug {
     SilenceIgnored,
     /// Placement does not hear that stores stop.
     StopsIgnored,
+    /// Placement believes that every learner has caught up.
+    LagIgnored,
 }
 
 /// SplitMix64.
@@ -266,6 +268,12 @@ impl World {
                     && truth.region.region_epoch == Some(order.epoch)
                     && !truth.is_joint()
                 {
+                    // Its leader would refuse; but it must not come to that.
+                    let lags = promote.iter().find(|peer| truth.lagging.contains(&peer.id));
+                    assert!(
+                        lags.is_none(),
+                        "a voter is to leave before its successor is there: {order:?}"
+                    );
                     assert!(
                         truth.stays_live(promote, demote, dead),
                         "too few are alive but for store {dead:?}: {order:?} in {:?}",
@@ -571,6 +579,9 @@ impl World {
             let down = report.region.peers.iter().filter(on);
             report.down = down.map(|peer| (*peer, seconds)).collect();
         }
+        if self.bug == Bug::LagIgnored {
+            report.pending.clear();
+        }
         let leader = report.leader?;
         (Some(leader.store_id) != self.dead()).then_some(report)
     }
@@ -823,6 +834,12 @@ fn operators_end_and_leave_nothing_behind() {
 #[test]
 fn orders_without_an_epoch_are_caught() {
     assert!(caught(Bug::EpochIgnored));
+}
+
+/// The net holds: planted bug 26 of REGIONS §11, a voter that is removed before its successor has caught up.
+#[test]
+fn removals_before_the_successor_caught_up_are_caught() {
+    assert!(caught(Bug::LagIgnored));
 }
 
 /// The net holds: a dead store that is never missed keeps its voters.

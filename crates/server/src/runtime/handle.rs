@@ -186,6 +186,11 @@ impl<E: Engine> Handle<E> {
         self.control(Control::Described(region));
     }
 
+    /// Tells that placement has removed a store for good after which the store asked.
+    pub fn store_removed(&self, store: StoreId) {
+        self.control(Control::StoreRemoved(store));
+    }
+
     /// Hands a frame in that came from another store. `false`: the lane is full and the frame was dropped.
     pub fn frame(&self, from: StoreId, frame: Frame) -> bool {
         let queued = self.shared.parts.inbox.frame(from, frame);

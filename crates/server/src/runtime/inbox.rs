@@ -35,6 +35,8 @@ pub(super) enum Control {
     Located(Bytes, metapb::Region),
     /// See [`store::event::Event::Described`].
     Described(metapb::Region),
+    /// See [`store::event::Event::StoreRemoved`].
+    StoreRemoved(StoreId),
     /// See [`store::event::Event::SnapshotReceived`].
     SnapshotReceived(StoreId, proto::pontoon::v1::SnapshotHead),
     /// See [`store::event::Event::TaskDone`].

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use bytes::Bytes;
-use proto::{RegionId, metapb};
+use proto::{RegionId, StoreId, metapb};
 use store::event::{OrderAnswer, RegionReport};
 use tokio::sync::Notify;
 
@@ -28,6 +28,30 @@ pub struct NewsBatch {
     pub locate: BTreeSet<Bytes>,
     /// Regions of which the members are wanted.
     pub describe: BTreeSet<RegionId>,
+    /// Stores of which it is wanted whether they were removed.
+    pub inquire: BTreeSet<StoreId>,
+}
+
+/// What the store wants to know.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    /// See [`store::event::Effects::ids_wanted`].
+    pub ids_wanted: u32,
+    /// See [`store::event::Effects::locate`].
+    pub locate: Vec<Bytes>,
+    /// See [`store::event::Effects::describe`].
+    pub describe: Vec<RegionId>,
+    /// See [`store::event::Effects::inquire`].
+    pub inquire: Vec<StoreId>,
+}
+
+impl Questions {
+    fn is_empty(&self) -> bool {
+        self.ids_wanted == 0
+            && self.locate.is_empty()
+            && self.describe.is_empty()
+            && self.inquire.is_empty()
+    }
 }
 
 impl NewsBatch {
@@ -39,6 +63,7 @@ impl NewsBatch {
             && self.ids_wanted == 0
             && self.locate.is_empty()
             && self.describe.is_empty()
+            && self.inquire.is_empty()
     }
 }
 
@@ -69,15 +94,18 @@ impl News {
         reports: Vec<RegionReport>,
         splits: Vec<Vec<metapb::Region>>,
         orders: Vec<OrderAnswer>,
-        ids_wanted: u32,
-        locate: Vec<Bytes>,
-        describe: Vec<RegionId>,
+        questions: Questions,
     ) {
         let nothing = reports.is_empty() && splits.is_empty() && orders.is_empty();
-        let no_question = ids_wanted == 0 && locate.is_empty() && describe.is_empty();
-        if nothing && no_question {
+        if nothing && questions.is_empty() {
             return;
         }
+        let Questions {
+            ids_wanted,
+            locate,
+            describe,
+            inquire,
+        } = questions;
         let mut batch = self.batch.lock().expect("no holder of the lock panics");
         for report in reports {
             batch.reports.insert(RegionId(report.region.id), report);
@@ -90,6 +118,8 @@ impl News {
         batch.locate.extend(locate.into_iter().take(room));
         let room = KEPT_MAX.saturating_sub(batch.describe.len());
         batch.describe.extend(describe.into_iter().take(room));
+        let room = KEPT_MAX.saturating_sub(batch.inquire.len());
+        batch.inquire.extend(inquire.into_iter().take(room));
         let surplus = batch.splits.len().saturating_sub(KEPT_MAX);
         batch.splits.drain(..surplus);
         let surplus = batch.orders.len().saturating_sub(KEPT_MAX);
@@ -127,31 +157,29 @@ mod tests {
             vec![report(1, 5), report(2, 1)],
             vec![],
             vec![],
-            0,
-            vec![],
-            vec![],
+            Questions::default(),
         );
-        news.add(
-            vec![report(1, 6)],
-            vec![],
-            vec![],
-            64,
-            vec!["k".into()],
-            vec![RegionId(7)],
-        );
+        let questions = Questions {
+            ids_wanted: 64,
+            locate: vec!["k".into()],
+            describe: vec![RegionId(7)],
+            inquire: vec![StoreId(3)],
+        };
+        news.add(vec![report(1, 6)], vec![], vec![], questions);
         let batch = news.take().await;
         assert_eq!(batch.reports.len(), 2);
         assert_eq!(batch.reports[&RegionId(1)].term, 6);
         assert_eq!(batch.ids_wanted, 64);
         assert!(batch.locate.contains("k".as_bytes()));
         assert!(batch.describe.contains(&RegionId(7)));
+        assert!(batch.inquire.contains(&StoreId(3)));
     }
 
     #[tokio::test]
     async fn an_absent_reader_costs_bounded_memory() {
         let news = News::default();
         for _ in 0..KEPT_MAX + 10 {
-            news.add(vec![], vec![vec![]], vec![], 0, vec![], vec![]);
+            news.add(vec![], vec![vec![]], vec![], Questions::default());
         }
         assert_eq!(news.take().await.splits.len(), KEPT_MAX);
     }

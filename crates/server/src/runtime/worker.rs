@@ -23,7 +23,7 @@ use super::fatal::{FatalError, OnFatal};
 use super::inbox::{Admit, Control, Inbox, Request, RequestKind, Turn};
 use super::log_writer::change_bytes;
 use super::network::Network;
-use super::news::News;
+use super::news::{News, Questions};
 use super::queue::Queue;
 use super::reads::Reads;
 use super::transfers::Transfers;
@@ -141,6 +141,7 @@ impl<E: Engine> Worker<E> {
                 Control::Ids(ids) => Event::Ids(ids),
                 Control::Located(key, region) => Event::Located { key, region },
                 Control::Described(region) => Event::Described(region),
+                Control::StoreRemoved(store) => Event::StoreRemoved(store),
                 Control::SnapshotReceived(from, head) => Event::SnapshotReceived { from, head },
                 Control::TaskDone(done) => Event::TaskDone(done),
                 Control::Damaged(region, peer) => Event::Damaged { region, peer },
@@ -208,6 +209,7 @@ impl<E: Engine> Worker<E> {
             ids_wanted,
             locate,
             describe,
+            inquire,
             drained,
             failure,
             ..
@@ -269,8 +271,13 @@ impl<E: Engine> Worker<E> {
                 }
             }
         }
-        self.news
-            .add(reports, splits, orders, ids_wanted, locate, describe);
+        let questions = Questions {
+            ids_wanted,
+            locate,
+            describe,
+            inquire,
+        };
+        self.news.add(reports, splits, orders, questions);
         if drained {
             self.drained.send_replace(true);
         }

@@ -17,7 +17,7 @@ use futures::{FutureExt, StreamExt};
 use proto::pdpb::pd_client::PdClient;
 use proto::pontoon::v1::steps_client::StepsClient;
 use proto::pontoon::v1::{RegionNews, RegionStep, StoreIdentity};
-use proto::{RegionId, metapb, pdpb};
+use proto::{RegionId, StoreId, metapb, pdpb};
 use raft::Role;
 use store::event::{OrderAnswer, RegionReport};
 use tokio::sync::{mpsc, watch};
@@ -346,6 +346,19 @@ impl<E: Engine> Registration<E> {
                 );
             }
         }
+        for store in news.inquire {
+            if calls.len() < CALLS_MAX {
+                let asked = is_removed(client.clone(), header.clone(), store);
+                calls.push(
+                    async move {
+                        if asked.await {
+                            self.node.store_removed(store);
+                        }
+                    }
+                    .boxed(),
+                );
+            }
+        }
         // One place is kept: the store asks again, but it asks because it will soon need them.
         if news.ids_wanted > 0 && calls.len() <= CALLS_MAX {
             let ids = fresh_ids(client, header, news.ids_wanted);
@@ -390,6 +403,24 @@ async fn region_with(
     });
     let answer = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
     answer.into_inner().region
+}
+
+/// Whether a store was removed for good. Placement says so only when that is committed.
+async fn is_removed(
+    mut client: PdClient<Channel>,
+    header: pdpb::RequestHeader,
+    store: StoreId,
+) -> bool {
+    let asked = client.get_store(pdpb::GetStoreRequest {
+        header: Some(header),
+        store_id: store.0,
+    });
+    let answer = tokio::time::timeout(PATIENCE, asked).await;
+    let store = answer
+        .ok()
+        .and_then(Result::ok)
+        .and_then(|answer| answer.into_inner().store);
+    store.is_some_and(|store| store.state() == metapb::StoreState::Tombstone)
 }
 
 /// The region that holds a key.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use engine::{Engine, Logging};
 use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId};
-use raft::PeerId;
+use raft::{PeerId, Role};
 use store::SplitCause;
 use store::event::{Applied, Effects, Event, OrderAnswer, Transfer, TransferChange, ViewChange};
 
@@ -51,12 +51,13 @@ impl World {
             }
             Action::WriteLog(id, incarnation) => self.write_log(id, incarnation),
             Action::SyncLog(id, incarnation, sequence, then) => {
-                if !self.nodes[&id].is_up(incarnation) {
+                if !self.nodes[&id].is_up(incarnation) || self.nodes[&id].stalled {
                     return Ok(());
                 }
                 let node = self.nodes.get_mut(&id).expect("a store of the cluster");
                 node.writing = false;
                 node.engine.sync().map_err(broken)?;
+                self.hard_states.sync(id);
                 for frames in then {
                     self.send(id, frames);
                 }
@@ -104,6 +105,7 @@ impl World {
             Action::TimeUp(client, request) => self.time_up(client, request),
             Action::Locate(id, incarnation, key) => self.locate(id, incarnation, key),
             Action::Describe(id, incarnation, region) => self.describe(id, incarnation, region),
+            Action::Inquire(id, incarnation, store) => self.inquire(id, incarnation, store),
             Action::Operator => self.operate(),
             Action::Fault(fault) => self.fault(fault),
             Action::Mend => {
@@ -115,11 +117,15 @@ impl World {
                 Ok(())
             }
             Action::Restart(id) => {
-                if self.nodes[&id].store.is_none() {
+                if self.nodes[&id].store.is_none() && !self.is_lost(id) {
                     self.start(id)
                 } else {
                     Ok(())
                 }
+            }
+            Action::PowerCut(id, incarnation) => {
+                self.power_cut(id, incarnation);
+                Ok(())
             }
         }
     }
@@ -197,6 +203,7 @@ impl World {
             own_splits,
             locate,
             describe,
+            inquire,
             ids_wanted,
             drained: _,
             failure,
@@ -204,9 +211,14 @@ impl World {
         if let Some(error) = failure {
             return Err(broken(format!("store {id} fails: {error:?}")));
         }
+        let mut leads = false;
         for view in views {
             match view {
-                ViewChange::Set(view) => node.views.insert(RegionId(view.region.id), view),
+                ViewChange::Set(view) => {
+                    let region = RegionId(view.region.id);
+                    leads |= view.role == Role::Leader && node.stalls_with == Some(region);
+                    node.views.insert(region, view)
+                }
                 ViewChange::Removed(region) => node.views.remove(&region),
             };
         }
@@ -218,6 +230,9 @@ impl World {
         }
         node.log.extend(log);
         node.apply.extend(apply);
+        if leads {
+            self.stall(id);
+        }
         self.send(id, frames);
         self.begin_write(id);
         self.begin_apply(id);
@@ -271,6 +286,11 @@ impl World {
             let delay = self.network_delay(None);
             self.schedule
                 .after(delay, Action::Describe(id, incarnation, region));
+        }
+        for store in inquire {
+            let delay = self.network_delay(None);
+            self.schedule
+                .after(delay, Action::Inquire(id, incarnation, store));
         }
         if ids_wanted > 0 {
             let delay = self.network_delay(None);
@@ -364,6 +384,7 @@ impl World {
             let Some(batch) = node.log.pop_front() else {
                 break;
             };
+            self.hard_states.write(id, &batch.batch.changes)?;
             node.engine
                 .write(batch.batch, Logging::On)
                 .map_err(broken)?;
@@ -423,8 +444,10 @@ impl World {
                     let others = self.nodes.iter_mut().filter(|(other, _)| **other != id);
                     others.for_each(|(_, node)| node.may_be_late = true);
                 }
+                self.maybe_lose(&moment);
                 self.maybe_exile(id, moment);
             }
+            self.maybe_newborn(id, applied);
         }
         let removed = self.removes_receiver(id, &applied);
         if removed {
@@ -545,6 +568,7 @@ fn event_word(event: &Event) -> u64 {
         Event::Drain => 12,
         Event::Located { .. } => 15,
         Event::Described(_) => 17,
+        Event::StoreRemoved(store) => 18 ^ store.0 << 8,
         Event::Reads(_) => 13,
         Event::Progress(_) => 14,
         Event::Damaged { region, .. } => 16 ^ region.0 << 8,

@@ -146,6 +146,9 @@ impl World {
                 return None;
             }
             if let Some(store) = there.keys().find(|store| !here.contains_key(store)) {
+                if self.is_lost(StoreId(*store)) {
+                    return None;
+                }
                 let id = self.next_id;
                 self.next_id += 1;
                 return Some(OrderKind::AddLearner(metapb::Peer {

@@ -31,6 +31,10 @@ pub struct Node {
     pub unheard: BTreeSet<RegionId>,
     /// Whether the next batch may be late: nothing was applied since it started, or another store was first to merge.
     pub may_be_late: bool,
+    /// The disk syncs nothing any more: power is about to be lost.
+    pub stalled: bool,
+    /// Stalls when this region, which was just born, is led here.
+    pub stalls_with: Option<RegionId>,
     /// Whether effects wait to be taken.
     pub dirty: bool,
     /// Published views.
@@ -53,6 +57,7 @@ impl Node {
         self.views.clear();
         self.transfers.clear();
         self.unheard.clear();
-        (self.writing, self.applying, self.dirty) = (false, false, false);
+        self.stalls_with = None;
+        (self.writing, self.applying, self.dirty, self.stalled) = (false, false, false, false);
     }
 }

@@ -19,13 +19,16 @@ use crate::schedule::Time;
 impl World {
     /// The operator gives an order to some leader.
     pub(super) fn operate(&mut self) -> Result<(), Violation> {
-        if self.healing {
+        if self.healing && self.loss.is_none() {
             return Ok(());
         }
         let (low, high) = self.settings.operator;
         let delay = self.load_random.between(low, high);
         self.schedule.after(delay, Action::Operator);
         self.order_late()?;
+        if self.loss.is_some() && (self.healing || self.moment_random.chance(500)) {
+            return self.mourn_step();
+        }
         if self.exile.is_some() && self.moment_random.chance(800) {
             return self.exile_step();
         }
@@ -108,6 +111,7 @@ impl World {
                     .keys()
                     .copied()
                     .filter(|store| region.peers.iter().all(|peer| peer.store_id != store.0))
+                    .filter(|store| !self.is_lost(*store))
                     .collect();
                 match self.load_random.below(10) {
                     0..4 if learners.is_empty() && !free.is_empty() => {

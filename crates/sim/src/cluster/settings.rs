@@ -37,6 +37,8 @@ pub const FAULTS: &[Fault] = &[
     Fault::SlowReplay,
     Fault::Focus,
     Fault::Merge,
+    Fault::Newborn,
+    Fault::LostStore,
 ];
 /// Those that were added later. They are drawn last, so that a seed's other settings are what they were before.
 const LATE: &[Fault] = &[
@@ -47,6 +49,8 @@ const LATE: &[Fault] = &[
     Fault::SlowReplay,
     Fault::Focus,
     Fault::Merge,
+    Fault::Newborn,
+    Fault::LostStore,
 ];
 
 /// The settings of a cluster.

@@ -12,9 +12,11 @@ use store::event::{Applied, OperationResult, Refusal, RequestId, Task, TaskDone,
 use store::{Store, identity};
 
 use super::check::content::Contents;
+use super::check::hard_state::HardStates;
 use super::check::regions::Descriptors;
 use super::client::Client;
 use super::exile::Exile;
+use super::loss::Loss;
 use super::merges::Pair;
 use super::node::Node;
 use super::orders::Orders;
@@ -74,6 +76,8 @@ pub enum Action {
     Locate(StoreId, u32, Bytes),
     /// Placement tells what it knows of a region.
     Describe(StoreId, u32, RegionId),
+    /// Placement tells whether a store was removed.
+    Inquire(StoreId, u32, StoreId),
     /// The operator acts.
     Operator,
     /// A fault begins.
@@ -82,6 +86,8 @@ pub enum Action {
     Mend,
     /// A stopped store starts.
     Restart(StoreId),
+    /// The power of a store fails, for a moment.
+    PowerCut(StoreId, u32),
 }
 
 /// A world.
@@ -100,6 +106,8 @@ pub struct World {
     pub(super) lagging: PeerSet,
     /// The store that is away, while one is.
     pub(super) exile: Option<Exile>,
+    /// The store that is lost, once one is.
+    pub(super) loss: Option<Loss>,
     pub(super) clients: Vec<Client>,
     /// Which client waits for which request.
     pub(super) waiting: BTreeMap<RequestId, usize>,
@@ -109,6 +117,7 @@ pub struct World {
     pub(super) descriptors: Descriptors,
     pub(super) contents: Contents,
     pub(super) orders: Orders,
+    pub(super) hard_states: HardStates,
     /// Epochs at which regions were frozen.
     pub(super) frozen: BTreeSet<(u64, u64)>,
     /// When a merge took effect first, by source.
@@ -145,6 +154,7 @@ impl World {
             cut: [PeerSet::default(); 16],
             lagging: PeerSet::default(),
             exile: None,
+            loss: None,
             clients: (0..settings.clients).map(|_| Client::default()).collect(),
             waiting: BTreeMap::new(),
             requests: 0,
@@ -153,6 +163,7 @@ impl World {
             descriptors: Descriptors::default(),
             contents: Contents::default(),
             orders: Orders::default(),
+            hard_states: HardStates::default(),
             frozen: BTreeSet::new(),
             merged_at: BTreeMap::new(),
             focus: None,
@@ -209,6 +220,8 @@ impl World {
                 applying: false,
                 unheard: BTreeSet::new(),
                 may_be_late: false,
+                stalled: false,
+                stalls_with: None,
                 dirty: false,
                 views: BTreeMap::new(),
                 transfers: BTreeSet::new(),
@@ -243,6 +256,7 @@ impl World {
         };
         let now = self.schedule.now();
         let node = self.nodes.get_mut(&id).expect("a store of the cluster");
+        self.hard_states.reopen(id, &node.engine)?;
         identity::bump_boot(&node.engine).map_err(broken)?;
         let store = Store::open(node.engine.clone(), options).map_err(|error| Violation {
             rule: Rule::Durable,
@@ -295,7 +309,7 @@ impl World {
         let down: Vec<StoreId> = self
             .nodes
             .iter()
-            .filter(|(_, node)| node.store.is_none())
+            .filter(|(id, node)| node.store.is_none() && !self.is_lost(**id))
             .map(|(id, _)| *id)
             .collect();
         for id in down {
@@ -307,10 +321,12 @@ impl World {
     /// The time within which a healed world must have converged.
     pub fn healing_limit(&self) -> Time {
         let timeout = Time::from(self.settings.options.raft.election_ticks) * TICK;
+        let mourning = if self.loss.is_some() { 1_000 * TICK } else { 0 };
         // Snapshots, given up and begun anew, take the longest.
         100 * timeout
             + 6 * self.settings.options.snapshot_ticks * TICK
             + 4 * self.settings.slow_delay.1
+            + mourning
     }
 
     /// Whether every region acknowledged a write since faults ended.

@@ -74,11 +74,16 @@ pub enum Fault {
     SlowReplay,
     /// Clients ask for what is being merged; in clusters.
     Focus,
+    /// The store that leads a child first loses power soon after, with nothing synced since its birth or since it leads; in
+    /// clusters.
+    Newborn,
+    /// A store is lost for ever, with its disk, at the moment of a merge; in clusters.
+    LostStore,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 31] = [
+    pub const ALL: [Fault; 33] = [
         Fault::Loss,
         Fault::Duplicate,
         Fault::Reorder,
@@ -110,6 +115,8 @@ impl Fault {
         Fault::Untimely,
         Fault::SlowReplay,
         Fault::Focus,
+        Fault::Newborn,
+        Fault::LostStore,
     ];
 
     /// The name on the command line.
@@ -125,24 +132,24 @@ impl Fault {
 
 /// A set of [`Fault`]s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Faults(u32);
+pub struct Faults(u64);
 
 impl Faults {
     /// Whether `fault` is in it.
     pub fn has(self, fault: Fault) -> bool {
-        self.0 & (1 << fault as u32) != 0
+        self.0 & (1_u64 << fault as u32) != 0
     }
 
     /// With `fault`.
     #[must_use]
     pub fn with(self, fault: Fault) -> Self {
-        Faults(self.0 | (1 << fault as u32))
+        Faults(self.0 | (1_u64 << fault as u32))
     }
 
     /// Without `fault`.
     #[must_use]
     pub fn without(self, fault: Fault) -> Self {
-        Faults(self.0 & !(1 << fault as u32))
+        Faults(self.0 & !(1_u64 << fault as u32))
     }
 
     /// The kinds in it.

@@ -3,15 +3,22 @@
 //! The leader of a region that holds a record asks the stores of the source. A store that has been away finds out that way
 //! what became of the source, and its peer dies if the absorber here does not need it any more. Once every store says that
 //! its peer is dead and that this survives a power loss, the record is dropped.
+//!
+//! A store that was removed for good, with its disk, will never say so. Of one that is silent placement is asked, which has
+//! committed that it is gone: nobody there is left to be told. That alone would make the verdict rest on placement, so a
+//! second thing must hold: the peers on such stores are too few to elect a leader or to commit anything. Then the source
+//! cannot thaw, whatever becomes of them, and no verdict is needed any more.
 
 use engine::{Engine, Family};
+use proto::metapb::{self, PeerRole};
 use proto::pontoon::v1 as wire;
 use proto::pontoon::v1::command::Structural;
 use proto::pontoon::v1::merge_message::Kind;
-use proto::{RegionId, StoreId, metapb};
+use proto::{RegionId, StoreId};
 use raft::{Payload, PeerId};
 
 use super::{MergeKey, peer_on};
+use crate::context::Context;
 use crate::inbound;
 use crate::peer::{Peer, Stage};
 use crate::planted::Bug;
@@ -61,6 +68,7 @@ impl<E: Engine> Store<E> {
                 continue;
             };
             let mut all_dead = true;
+            let mut gone = Vec::new();
             for member in &source.peers {
                 let store = StoreId(member.store_id);
                 let known = self
@@ -74,7 +82,12 @@ impl<E: Engine> Store<E> {
                     all_dead &= self.remains(record) == Remains::None;
                     continue;
                 }
-                all_dead = false;
+                if self.cx.removed.contains(&store) {
+                    gone.push(PeerId(member.id));
+                } else {
+                    all_dead = false;
+                    self.cx.inquire_silent(store);
+                }
                 let question = wire::MergeMessage {
                     merge: Some(merge.to_wire()),
                     kind: Some(Kind::DeathQuestion(wire::MergeDeathQuestion {
@@ -84,7 +97,7 @@ impl<E: Engine> Store<E> {
                 };
                 self.cx.frame(store, false).merges.push(question);
             }
-            if all_dead {
+            if all_dead && !has_quorum(source, &gone) {
                 over = Some(merge);
             }
         }
@@ -151,6 +164,13 @@ impl<E: Engine> Store<E> {
             .and_then(|source| peer_on(source, from));
         if named == Some(PeerId(death.peer_id)) {
             peer.merging.deaths.insert((merge, from));
+        }
+    }
+
+    /// Placement has committed that a store is gone. Only what was asked for is remembered.
+    pub(crate) fn on_store_removed(&mut self, store: StoreId) {
+        if self.cx.inquired.remove(&store).is_some() {
+            self.cx.removed.insert(store);
         }
     }
 
@@ -267,6 +287,30 @@ impl<E: Engine> Store<E> {
             .overlapping(&receiver.start_key, &receiver.end_key)
             .any(|other| other.0 == region)
     }
+}
+
+impl<E> Context<E> {
+    /// Asks placement after a store that was not heard of for long, now and then.
+    fn inquire_silent(&mut self, store: StoreId) {
+        let patience = self.options.leaderless_ticks;
+        let heard = self.heard.get(&store).copied().unwrap_or_default();
+        let asked = self.inquired.get(&store).copied().unwrap_or_default();
+        if self.tick >= heard.max(asked) + patience {
+            self.inquired.insert(store, self.tick);
+            self.out.inquire.push(store);
+        }
+    }
+}
+
+/// Whether these peers of a source, as it froze, can elect a leader. It was not joint then.
+fn has_quorum(source: &metapb::Region, peers: &[PeerId]) -> bool {
+    let voters = source.peers.iter();
+    let voters: Vec<PeerId> = voters
+        .filter(|member| member.role() == PeerRole::Voter)
+        .map(|member| PeerId(member.id))
+        .collect();
+    let alive = voters.iter().filter(|voter| peers.contains(voter)).count();
+    2 * alive > voters.len()
 }
 
 impl Peer {

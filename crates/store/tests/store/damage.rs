@@ -257,6 +257,64 @@ fn the_target_of_a_damaged_source_is_damaged() {
     assert!(!is_marked(&cluster, 1, 2));
 }
 
+/// REGIONS §10, 40: the target absorbs what is damaged, is damaged itself from then on, restarts included, and is replaced like
+/// any damaged peer. What is damaged on one store is lost on none.
+#[test]
+fn merge_source_damaged() {
+    let regions = [
+        region(1, "", "m", &[1, 2, 3]),
+        region(2, "m", "", &[1, 2, 3]),
+    ];
+    let mut cluster = Cluster::new(4, &regions);
+    for (id, key) in [(1, "b"), (2, "t")] {
+        cluster.elect_at(r(id), 1);
+        cluster.put(r(id), key, "old");
+    }
+    cluster.ticks(5);
+    rot(&cluster, 3, "b");
+    tell(&mut cluster, 3, 1);
+    cluster.settle();
+    let target = r(2);
+    cluster
+        .order(r(1), OrderKind::Merge { target })
+        .expect("nothing is in the way");
+    cluster.until("every store has merged", |cluster| {
+        (1..=3).all(|store| cluster.view(store, r(2)).region.start_key.is_empty())
+    });
+    cluster.until("the record is dropped", |cluster| {
+        (1..=3).all(|store| cluster.records(store, r(2)) == 0)
+    });
+    for mode in [KILL, POWER] {
+        cluster.crash(s(3), mode);
+        cluster.restart(s(3));
+        let marked = [1, 2, 3].map(|store| is_marked(&cluster, store, 2));
+        assert_eq!(marked, [false, false, true]);
+        assert!(is_unreadable(&cluster, 3, "b"), "it serves what it lost");
+    }
+    // It goes on, and does not lead for long.
+    cluster.put(r(2), "c", "new");
+    cluster.until("it takes what is written", |cluster| {
+        cluster.local_get(3, "c").as_deref() == Some("new")
+    });
+    cluster.elect_at(r(2), 1);
+    cluster
+        .order(r(2), OrderKind::TransferLeader(PeerId(23)))
+        .expect("it is asked for");
+    cluster.until("it led", |cluster| cluster.leader(r(2)) == Some(s(3)));
+    led_elsewhere(&mut cluster, 2, 3);
+    assert_eq!(cluster.get(r(2), "b").as_deref(), Some("old"));
+    cluster.elect_at(r(2), 1);
+    cluster.add_learner(r(2), 24, 4);
+    cluster.swap_peers(r(2), 24, 23);
+    cluster.remove_learner(r(2), 23);
+    cluster.until("the damaged peer is gone", |cluster| {
+        !cluster.has_view(3, r(2))
+    });
+    cluster.add_learner(r(2), 33, 3);
+    assert!(!is_marked(&cluster, 3, 2));
+    cluster.assert_same_data(&[1, 2, 3, 4]);
+}
+
 /// The whole way of a repair: the damaged peer goes, its successor on the same store is whole.
 #[test]
 fn a_peer_that_replaces_a_damaged_one_is_whole() {

@@ -42,6 +42,8 @@ pub struct Node {
     pub drained: bool,
     /// Regions whose members were asked of placement.
     pub asked: Vec<RegionId>,
+    /// Stores after which placement was asked.
+    pub inquired: Vec<StoreId>,
     pub orders: Vec<OrderAnswer>,
 }
 
@@ -157,6 +159,7 @@ impl Cluster {
             own_splits: Vec::new(),
             drained: false,
             asked: Vec::new(),
+            inquired: Vec::new(),
             orders: Vec::new(),
         };
         self.nodes.insert(id, node);
@@ -250,6 +253,7 @@ impl Cluster {
             splits,
             own_splits,
             describe,
+            inquire,
             drained,
             failure,
             ..
@@ -279,6 +283,7 @@ impl Cluster {
         node.own_splits.extend(own_splits);
         node.drained = drained;
         node.asked.extend(describe);
+        node.inquired.extend(inquire);
         for (request, refusal) in refusals {
             self.answer(request, Err(refusal));
         }

@@ -393,6 +393,41 @@ fn only_the_freeze_of_this_merge_is_absorbed() {
     }
 }
 
+/// REGIONS §10, 13 and 25, as the log sees them: of two commands made for one epoch the second has no effect, be it a split or a
+/// freeze.
+#[test]
+fn of_two_commands_for_one_epoch_the_first_counts() {
+    let prepare = |bench: &Bench| {
+        Structural::PrepareMerge(wire::PrepareMerge {
+            target: Some(bench.descriptor(2)),
+            operator_id: 0,
+        })
+    };
+    for freeze_first in [false, true] {
+        for second_splits in [false, true] {
+            let mut bench = Bench::new();
+            let epoch = bench.descriptor(1).region_epoch.expect("an epoch");
+            let first = if freeze_first {
+                prepare(&bench)
+            } else {
+                split("f", 50)
+            };
+            let second = if second_splits {
+                split("c", 60)
+            } else {
+                prepare(&bench)
+            };
+            assert!(bench.command(1, epoch, first).changed.is_some());
+            let decided = bench.state(1);
+            assert_eq!(decided.freeze.is_some(), freeze_first);
+            let applied = bench.command(1, epoch, second);
+            assert!(applied.changed.is_none() && applied.children.is_empty());
+            assert_eq!(bench.state(1), decided, "the second had an effect");
+            assert_eq!(bench.applied(60), None);
+        }
+    }
+}
+
 /// Regions that do not touch, or lie on other stores, do not merge: the command has no effect, on every peer alike.
 #[test]
 fn strangers_do_not_merge() {

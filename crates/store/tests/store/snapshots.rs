@@ -1,6 +1,7 @@
 //! Snapshots and compaction (REGIONS §7, §10 rows 21 to 23).
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use engine::{Engine, Family};
@@ -255,7 +256,9 @@ fn snapshot_names_receiver() {
 
 #[test]
 fn snapshot_crash_points() {
-    // Stops the receiver after every single step of an install, by kill and by power loss: it is whole, old or new.
+    // Stops the receiver after every single step of an install, by kill and by power loss: it is whole, old or new, or says
+    // that it is neither.
+    let mut seen = [BTreeSet::new(), BTreeSet::new()];
     for power in [false, true] {
         for stop_after in 0..40 {
             let mut cluster = three();
@@ -265,6 +268,10 @@ fn snapshot_crash_points() {
                 .into_iter()
                 .find(|store| *store != leader)
                 .expect("three");
+            cluster.until("it has what is old", |cluster| {
+                cluster.local_get(away.0, "a").is_some()
+            });
+            cluster.nodes[&away].engine.sync().expect("a sync");
             cluster.isolate(away);
             cluster.put(r(1), "a", "new");
             fill(&mut cluster, 40);
@@ -293,12 +300,48 @@ fn snapshot_crash_points() {
             }
             cluster.crash(away, if power { POWER } else { KILL });
             cluster.restart(away);
+            let state = whole_state(&cluster, away.0);
+            seen[usize::from(power)].insert(state);
             cluster.until("it catches up", |cluster| {
                 cluster.owns(away.0, r(1)) && cluster.local_get(away.0, "k39").is_some()
             });
             cluster.put(r(1), "z", "after");
             cluster.assert_same_data(&[1, 2, 3]);
         }
+    }
+    let all = BTreeSet::from([Whole::Old, Whole::New, Whole::Installing]);
+    assert_eq!(seen, [all.clone(), all]);
+}
+
+/// What is of a region on a store that was just started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Whole {
+    Old,
+    New,
+    /// Nothing is served of it.
+    Installing,
+}
+
+/// Which of the two it is; what it owns is nothing in between.
+fn whole_state(cluster: &Cluster, store: u64) -> Whole {
+    if !cluster.owns(store, r(1)) {
+        return Whole::Installing;
+    }
+    let filled = (0..40).filter(|number| {
+        let key = format!("k{number}");
+        cluster.local_get(store, &key).is_some()
+    });
+    let filled = filled.count();
+    let applied = cluster.store(store).applied_index(r(1));
+    let raft = cluster.store(store).raft(r(1)).expect("it runs");
+    assert!(
+        Some(raft.compacted().index) <= applied,
+        "a log without data"
+    );
+    match cluster.local_get(store, "a").as_deref() {
+        Some("old") if filled == 0 => Whole::Old,
+        Some("new") if filled == 40 => Whole::New,
+        value => panic!("{value:?} and {filled} of 40 keys, applied {applied:?}"),
     }
 }
 

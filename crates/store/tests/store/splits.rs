@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use engine::MemoryOptions;
-use proto::RegionId;
 use proto::metapb;
 use proto::pontoon::v1 as wire;
+use proto::{RegionId, StoreId};
 use raft::{PeerId, Role};
 use store::codec::Beat;
 use store::event::{OrderKind, OrderRefusal, Refusal};
@@ -127,28 +127,47 @@ fn split_straddles() {
 #[test]
 fn split_old_leader_reads() {
     // The parent's leader is slow to apply the split; another store already serves the child. A read at the slow one
-    // waits for its commit index, which includes the split.
+    // waits for its commit index, which includes the split, whether it was asked before the child served or after.
     let mut cluster = one();
     let leader = cluster.elect(r(1));
+    let epoch = cluster.view(leader.0, r(1)).region.region_epoch;
     cluster.hold_apply.insert(leader);
     cluster
         .order(r(1), OrderKind::Split(vec![key("k")]))
         .expect("the split is proposed");
     cluster.settle();
-    let read = cluster.read_at(leader, r(1), "t");
+    let early = cluster.read_at(leader, r(1), "t");
+    let child = |cluster: &Cluster| {
+        let others = cluster.nodes.iter().filter(|(store, _)| **store != leader);
+        let mut regions = others.flat_map(|(_, node)| node.views.keys());
+        regions.find(|region| **region != r(1)).copied()
+    };
+    let child = child(&cluster).expect("the others have applied the split");
+    cluster.put(child, "t", "new");
+    assert_ne!(cluster.leader(child), Some(leader));
+    assert_eq!(cluster.leader(r(1)), Some(leader));
+    let view = cluster.view(leader.0, r(1));
+    assert_eq!((view.region.region_epoch, view.owns_range), (epoch, true));
+    let late = cluster.read_at(leader, r(1), "t");
     cluster.ticks(5);
-    assert!(
-        !cluster.reads.contains_key(&read),
-        "the split is committed and not applied here"
-    );
+    assert_eq!(cluster.local_get(leader.0, "t").as_deref(), Some("4"));
+    for read in [early, late] {
+        assert!(
+            !cluster.reads.contains_key(&read),
+            "the split is committed and not applied here"
+        );
+    }
     cluster.hold_apply.clear();
-    cluster.settle();
-    assert!(cluster.reads.contains_key(&read));
+    cluster.apply(leader);
+    for read in [early, late] {
+        assert!(cluster.reads.contains_key(&read));
+    }
     assert_eq!(
         cluster.view(leader.0, r(1)).region.end_key,
         key("k"),
-        "published before the read goes"
+        "published before the read goes, so it is not served"
     );
+    cluster.assert_same_data(&[1, 2, 3]);
 }
 
 #[test]
@@ -257,17 +276,28 @@ fn split_uninit_vote_kept() {
     cluster.until("the child is led in a later term", |cluster| {
         cluster.leader(child) == Some(third)
     });
-    let term = cluster.view(third.0, child).term;
-    assert!(term > 1);
+    let view = cluster.view(third.0, child);
+    assert!(view.term > 1);
+    let given = (view.term, Some(view.peer));
+    let vote = |cluster: &Cluster| {
+        let raft = cluster.store(slow.0).raft(child).expect("it runs");
+        let (kept, durable) = (raft.hard_state(), raft.durable_state());
+        assert_eq!((kept.term, kept.vote), (durable.term, durable.vote));
+        (kept.term, kept.vote)
+    };
+    assert_eq!(vote(&cluster), given, "it votes without data");
     cluster.hold_apply.clear();
     cluster.until("the split fills the peer", |cluster| {
         cluster.owns(slow.0, child)
     });
-    assert_eq!(
-        cluster.store(slow.0).raft(child).expect("it runs").term(),
-        term,
-        "term and vote are kept"
-    );
+    assert_eq!(vote(&cluster), given, "term and vote are kept");
+    for mode in [KILL, POWER] {
+        cluster.crash(slow, mode);
+        cluster.restart(slow);
+        cluster.settle();
+        assert!(cluster.owns(slow.0, child));
+        assert_eq!(vote(&cluster), given, "term and vote are kept");
+    }
     cluster.put(child, "t", "5");
     cluster.restart(leader);
     cluster.assert_same_data(&[1, 2, 3]);
@@ -522,6 +552,21 @@ fn split_vs_structural() {
         cluster.order(r(1), OrderKind::AddLearner(learner)),
         Err(OrderRefusal::LaneBusy)
     );
+    let peer = |cluster: &Cluster, store: StoreId| {
+        let region = cluster.view(leader.0, r(1)).region.clone();
+        let mut peers = region.peers.into_iter();
+        let peer = peers.find(|peer| peer.store_id == store.0);
+        PeerId(peer.expect("a member").id)
+    };
+    let other = [s(1), s(2), s(3)]
+        .into_iter()
+        .find(|store| *store != leader)
+        .expect("there are three");
+    let transfer = OrderKind::TransferLeader(peer(&cluster, other));
+    assert_eq!(
+        cluster.order(r(1), transfer.clone()),
+        Err(OrderRefusal::LaneBusy)
+    );
     let stale = cluster
         .view(leader.0, r(1))
         .region
@@ -553,6 +598,30 @@ fn split_vs_structural() {
             "split keys must grow strictly inside the region"
         ))
     );
+    // The other way round: a membership change or a transfer is under way.
+    cluster.hold_apply.insert(leader);
+    cluster
+        .order(r(1), OrderKind::AddLearner(learner))
+        .expect("it is proposed");
+    let split = OrderKind::Split(vec![key("f")]);
+    assert_eq!(
+        cluster.order(r(1), split.clone()),
+        Err(OrderRefusal::LaneBusy)
+    );
+    cluster.hold_apply.clear();
+    cluster.settle();
+    cluster.filter(move |_, to, frame| {
+        if to == other {
+            drop_for(frame, |region| region == 1);
+        }
+    });
+    let request = cluster.propose_at(leader, r(1), vec![put("a", "2")]);
+    cluster.settle();
+    assert!(cluster.answers[&request].is_ok());
+    cluster
+        .order(r(1), transfer)
+        .expect("a member that lags a little is brought level first");
+    assert_eq!(cluster.order(r(1), split), Err(OrderRefusal::Transferring));
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use std::sync::OnceLock;
 
-use engine::MemoryEngine;
+use engine::{Engine, Family, MemoryEngine};
 use proto::StoreId;
 use proto::pdpb::pd_server::{Pd, PdServer};
 use proto::pontoon::v1::region_news::Kind;
 use proto::pontoon::v1::steps_server::{Steps, StepsServer};
-use proto::pontoon::v1::{Frame, SnapshotHead};
+use proto::pontoon::v1::{Frame, MergeRecord, RegionState, SnapshotHead, region_state};
 use store::event::{Order, OrderKind, StepId};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -76,6 +76,25 @@ impl Pd for Listening {
             ..Default::default()
         }))
     }
+
+    /// Store 3 is gone.
+    async fn get_store(
+        &self,
+        request: Request<pdpb::GetStoreRequest>,
+    ) -> Result<Response<pdpb::GetStoreResponse>, Status> {
+        let id = request.into_inner().store_id;
+        let mut store = metapb::Store {
+            id,
+            ..Default::default()
+        };
+        if id == 3 {
+            store.set_state(metapb::StoreState::Tombstone);
+        }
+        Ok(Response::new(pdpb::GetStoreResponse {
+            store: Some(store),
+            ..Default::default()
+        }))
+    }
 }
 
 #[tonic::async_trait]
@@ -133,10 +152,56 @@ fn region() -> metapb::Region {
     }
 }
 
+fn state_of(engine: &MemoryEngine, region: RegionId) -> RegionState {
+    let state = engine.get(Family::State, &store::keys::region_state(region));
+    let state = state.expect("it reads").expect("a state");
+    store::codec::decode_record(&state).expect("a sound state")
+}
+
+/// The region took another one in, on stores 1 to 3; on this store nothing is left of that.
+fn remember_merge(engine: &MemoryEngine) {
+    let source = metapb::Region {
+        id: 9,
+        peers: [1, 2, 3]
+            .map(|store_id| metapb::Peer {
+                id: 90 + store_id,
+                store_id,
+                ..Default::default()
+            })
+            .to_vec(),
+        ..region()
+    };
+    let mut state = state_of(engine, REGION);
+    state.records.push(MergeRecord {
+        source: Some(source.clone()),
+        freeze_index: 5,
+        absorber: Some(region()),
+        version: 1,
+    });
+    let mut dead = RegionState {
+        peer_id: 93,
+        region: Some(source),
+        ..Default::default()
+    };
+    dead.set_state(region_state::State::Tombstone);
+    let put = |region, state: &RegionState| {
+        let key = store::keys::region_state(region);
+        let value = store::codec::encode_record(state);
+        engine::Change::Put(Bytes::copy_from_slice(&key), value)
+    };
+    let batch = engine::Batch {
+        family: Family::State,
+        changes: vec![put(REGION, &state), put(RegionId(9), &dead)],
+    };
+    let written = engine.write(batch, engine::Logging::On);
+    written.expect("the engine writes");
+}
+
 fn start(id: StoreId, network: Line) -> Node<MemoryEngine> {
     let engine = MemoryEngine::new();
     store::identity::create(&engine, 5, id, 1).expect("an empty engine");
     store::identity::bootstrap(&engine, &[region()]).expect("an identity is there");
+    remember_merge(&engine);
     store::identity::bump_boot(&engine).expect("an identity is there");
     let options = store::Options {
         seed: id.0,
@@ -378,6 +443,25 @@ async fn the_pool_takes_no_ids_that_were_not_given() {
         assert_eq!(ids.ok(), taken, "it gives {gives}");
     }
     tasks.shutdown().await;
+}
+
+/// REGIONS §5: the third store of a merged region says nothing, and placement knows that it was removed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_does_not_wait_for_a_store_that_placement_removed() {
+    let mut pair = Pair::start().await;
+    pair.next("who leads first").await;
+    let handles = [0, 1].map(|at: usize| pair.nodes[at].handle());
+    let dropped = async {
+        let mut again = tokio::time::interval(Duration::from_millis(10));
+        let remembers =
+            |handle: &Handle<MemoryEngine>| !state_of(handle.engine(), REGION).records.is_empty();
+        while handles.iter().any(remembers) {
+            again.tick().await;
+        }
+    };
+    let dropped = tokio::time::timeout(DEADLINE, dropped).await;
+    dropped.expect("placement's answer ends it");
+    pair.stop().await;
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! The checkers of a cluster, one file per rule.
 
 pub mod content;
+pub mod hard_state;
 pub mod regions;
