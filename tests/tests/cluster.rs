@@ -2,6 +2,7 @@
 //! write is read back.
 
 mod disk;
+mod members;
 mod stop;
 mod ttl;
 mod writers;
