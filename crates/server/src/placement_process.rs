@@ -377,10 +377,8 @@ async fn watch_links(
             transport::Event::Unreachable(member) => node.unreachable(member),
             transport::Event::Refused(by, refusal) => match refusal.reason() {
                 Reason::Boot => return Err(Error::ShutOut { by }),
-                Reason::Store => {
-                    let there = refusal.mine.map(|mine| mine.from_store);
-                    tracing::warn!(member = %by, there, "another member is at the address of this one");
-                }
+                // Known of once its address is another's: until the group has removed it.
+                Reason::Store => tracing::debug!(member = %by, "another member is at its address"),
                 reason => {
                     tracing::warn!(member = %by, reason = reason.as_str_name(), "a member refuses this one")
                 }

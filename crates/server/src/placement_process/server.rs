@@ -42,6 +42,8 @@ use crate::services::pd_http::Http;
 
 /// Largest message of a client or a store.
 const REQUEST_BYTES_MAX: usize = 16 << 20;
+/// Largest message of another member about itself.
+const GREETING_BYTES_MAX: usize = 4 << 10;
 /// Calls of one connection at a time; more wait at the client.
 const STREAMS_MAX: u32 = 4096;
 /// A connection that leaves a ping unanswered for this long is closed.
@@ -63,7 +65,7 @@ pub struct Served<E: Engine, R> {
 /// What a member serves whose group has not begun.
 pub fn waiting<E: Engine>(members: Arc<Members>, known: watch::Receiver<Known>) -> Router {
     let service = MembersService::<E>::new(members, known, None);
-    Routes::new(MembersServer::new(service))
+    Routes::new(MembersServer::new(service).max_decoding_message_size(GREETING_BYTES_MAX))
         .into_axum_router()
         .fallback(async |request: Request| -> Response {
             let text = "the placement group is not formed yet: its log says whom it waits for";
@@ -109,7 +111,7 @@ pub async fn routes<E: Engine, R: Receiver>(
         .add_service(StepsServer::new(pd.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(KeyspaceServer::new(pd).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(AdminServer::new(admin).max_decoding_message_size(REQUEST_BYTES_MAX))
-        .add_service(MembersServer::new(asked))
+        .add_service(MembersServer::new(asked).max_decoding_message_size(GREETING_BYTES_MAX))
         .add_service(peers.server());
     let http = Http::new(placement, members, node, metrics).router();
     Ok(grpc.into_axum_router().merge(http))
