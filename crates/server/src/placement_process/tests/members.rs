@@ -173,7 +173,7 @@ async fn a_replaced_directory_stops_and_stays_stopped() {
         ..group.configs[number].clone()
     };
     let returned = start_again(&config).await.expect("it knows of nothing");
-    let never = async || std::future::pending().await;
+    let never = async || std::future::pending::<()>().await;
     let ended = tokio::time::timeout(PATIENCE, returned.run(Duration::ZERO, never)).await;
     let ended = ended.expect("it ends by itself").unwrap_err();
     assert!(matches!(ended, Error::Replaced), "{ended}");
