@@ -306,14 +306,20 @@ impl Cluster {
             .as_array()
             .context("placement members")?;
         let leads = |member: &&Value| {
-            let health = member["status_addr"]
-                .as_str()
-                .and_then(|address| page(address, "/health").ok());
-            let health = health.and_then(|text| serde_json::from_str::<Value>(&text).ok());
-            health.is_some_and(|health| health["serving"] == true)
+            let health = member["name"].as_str().map(|name| self.health(name));
+            health.is_some_and(|health| health.is_ok_and(|health| health["serving"] == true))
         };
         let leader = members.iter().find(leads).context("no member leads")?;
         Ok(leader["name"].as_str().context("a name")?.to_owned())
+    }
+
+    /// What the health page of a placement member says; an error while it knows no leader.
+    ///
+    /// # Errors
+    /// It does not answer, or is not healthy.
+    pub fn health(&self, name: &str) -> Result<Value> {
+        let address = find(&self.layout()?["placement"], "name", name, "status_addr")?;
+        Ok(serde_json::from_str(&page(&address, "/health")?)?)
     }
 
     /// Operators that placement knows to be under way.
@@ -370,11 +376,23 @@ impl Cluster {
     /// # Errors
     /// It cannot be started.
     pub fn serve_store(&self, name: &str) -> Result<Serving> {
+        self.serve("store", name)
+    }
+
+    /// As [`Cluster::serve_store`], for a placement member.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn serve_placement(&self, name: &str) -> Result<Serving> {
+        self.serve("placement", name)
+    }
+
+    fn serve(&self, role: &str, name: &str) -> Result<Serving> {
         let log = std::fs::OpenOptions::new()
             .append(true)
             .open(self.dir.path().join(format!("{name}.log")))?;
         let child = Command::new(binary()?)
-            .args(["serve", "store", "--config"])
+            .args(["serve", role, "--config"])
             .arg(self.dir.path().join(format!("{name}.toml")))
             .envs(self.wanted.environment.iter().cloned())
             .stdin(Stdio::null())
@@ -463,7 +481,7 @@ impl Drop for Cluster {
     }
 }
 
-/// A store that is a child of this process. Killed when it is dropped.
+/// A process of a cluster that is a child of this one. Killed when it is dropped.
 pub struct Serving(Child);
 
 impl Serving {
@@ -484,7 +502,7 @@ impl Serving {
     /// It did not in time.
     pub async fn ended(mut self) -> Result<ExitStatus> {
         let mut status = None;
-        wait_for("the store ends", async || {
+        wait_for("the process ends", async || {
             status = self.0.try_wait()?;
             Ok(status.is_some())
         })

@@ -3,6 +3,7 @@
 
 mod commands;
 mod disk;
+mod members;
 mod stop;
 mod ttl;
 mod writers;

@@ -4,13 +4,21 @@
 //! the members. The `driver` runs the placement machine over it while this member leads; the services in front ask the
 //! driver. One port serves clients, stores, the other members, tools, and plain HTTP.
 //!
+//! Start: an empty directory asks the other members whether their group has begun. If it has not, they form it together
+//! (`formation`); if it has, this is a new member in an old place, and the leader takes it in (`succession`).
+//!
 //! Stop: SIGTERM hands the leadership over first, within `drain_timeout`; a second signal stops at once.
 
+mod directory;
 mod driver;
 mod error;
+mod formation;
 mod handle;
+mod joining;
 mod member;
 mod server;
+mod service;
+mod succession;
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use engine::{RocksEngine, RocksOptions};
 use placement::Settings;
 use proto::StoreId;
@@ -30,8 +39,9 @@ use transport::BoxError;
 
 pub use self::error::Error;
 pub use self::handle::{Input, ORDERS_MAX, Placement, Standing};
-pub use self::member::Members;
+pub use self::member::{Members, REGION};
 
+use self::directory::Directory;
 use self::driver::Driver;
 use self::server::Served;
 use crate::config::{Size, Span, section};
@@ -49,7 +59,7 @@ section! {
         /// Address that others are told; must be one of `members`. Empty: the address to listen on.
         pub advertise_addr: String = String::new(),
         /// Advertised addresses of all members, the same list in the same order for each: 1, 3 or 5. A directory remembers
-        /// its list and is refused under another.
+        /// its list and is refused under another. The first start needs all of them; later ones a majority.
         pub members: Vec<String> = vec!["127.0.0.1:2379".to_owned()],
         /// Version of the client interface, fixed when the cluster starts for the first time: 1 for plain keys, 2 for
         /// keyspaces with time to live.
@@ -151,7 +161,14 @@ async fn serve(config: PlacementConfig) -> Result<(), Error> {
         source,
     };
     let listener = TcpListener::bind(&config.addr).await.map_err(listen)?;
-    let member = Member::start(&config, members, listener)?;
+    let starting = Member::start(&config, members, listener);
+    let member = tokio::select! {
+        started = starting => started?,
+        () = signals.next() => {
+            tracing::info!(addr = config.addr, "stopped before the group was formed");
+            return Ok(());
+        }
+    };
     let drain_timeout = *config.drain_timeout;
     member
         .run(drain_timeout, async move || signals.next().await)
@@ -174,8 +191,9 @@ struct Member {
 }
 
 impl Member {
-    /// Opens the directory and starts everything. Must be called inside a runtime.
-    fn start(
+    /// Opens the directory, waits until it is one of a group that has begun, and starts everything. Left unfinished it
+    /// leaves nothing running.
+    async fn start(
         config: &PlacementConfig,
         members: Arc<Members>,
         listener: TcpListener,
@@ -186,34 +204,32 @@ impl Member {
         };
         let address = listener.local_addr().map_err(listen)?;
         let engine = open(config)?;
-        let identity =
-            member::take_directory(&engine, &config.data_dir, &members, config.api_version)?;
-        tracing::info!(member = identity.store_id, boot = identity.boot, addr = %address, "starting");
+        let (path, birth) = (&config.data_dir, rand::random());
+        let mut directory =
+            Directory::take(engine.clone(), path, &members, birth, config.api_version)?;
+        let (told, known) = watch::channel(directory.known().clone());
 
-        let me = transport::Identity {
-            cluster_id: identity.cluster_id,
-            store: StoreId(identity.store_id),
-            boot: identity.boot,
-            format: identity.format,
-        };
-        let resolve = {
-            let members = members.clone();
-            move |member: StoreId| {
-                let address = members.address(member).map(str::to_owned);
-                std::future::ready(
-                    address.ok_or_else(|| BoxError::from(format!("there is no member {member}"))),
-                )
-            }
-        };
-        let (transport, events) =
-            transport::Transport::new(me, transport::Config::default(), Arc::new(resolve));
+        let (failed, mut failures) = mpsc::channel(4);
+        let (close, closing) = watch::channel(false);
+        let waiting = server::waiting::<RocksEngine>(members.clone(), known.clone());
+        let current = Arc::new(ArcSwap::from_pointee(waiting));
+        let serving = server::serve(listener, config.addr.clone(), current.clone(), closing);
+        let serving = tokio::spawn(report(failed.clone(), serving));
+        tokio::select! {
+            settled = joining::settle(&mut directory, &members, &told) => settled?,
+            Some(failure) = failures.recv() => return Err(failure),
+        }
+
+        let me = directory.handshake(&members);
+        tracing::info!(member = me.store.0, boot = me.boot, addr = %address, "starting");
+        let (transport, events) = transport(me, members.clone());
         let network = Arc::new(link::Outgoing {
             transport,
             runtime: tokio::runtime::Handle::current(),
         });
         let metrics = Arc::new(Metrics::new());
-        let store = store::Store::open(engine.clone(), store_options(config, identity.boot))
-            .map_err(|error| member::store_error(&config.data_dir, error))?;
+        let store = store::Store::open(engine.clone(), store_options(config, me.boot))
+            .map_err(|error| directory::store_error(path, error))?;
         let options = runtime::Options {
             tick: *config.tick,
             background: BACKGROUND_THREADS,
@@ -230,27 +246,34 @@ impl Member {
         let node = node.map_err(Error::Runtime)?;
         let handle = node.handle();
 
-        let (failed, failures) = mpsc::channel(4);
         let mut tasks = tokio::task::JoinSet::new();
-        let (driver, placement) =
-            Driver::new(handle.clone(), members.me(), settings(config), &metrics);
+        let (driver, placement) = Driver::new(
+            handle.clone(),
+            &members,
+            directory.known(),
+            settings(config),
+            &metrics,
+        );
         tasks.spawn(report(failed.clone(), driver.run()));
         tasks.spawn(report(failed.clone(), watch_links(events, handle.clone())));
+        tasks.spawn(report(
+            failed.clone(),
+            joining::watch_changes(handle.clone()),
+        ));
+        let has_region = directory.has_region()?;
+        let joining = joining::be_taken_in(handle.clone(), members.clone(), me.store, has_region);
+        tasks.spawn(report(failed, joining));
         let peers = transport::PeerService::new(me, link::Incoming::new(handle.clone()));
         let served = Served {
             placement: placement.clone(),
             members,
+            known,
             node: handle,
             metrics,
             peers: peers.clone(),
         };
         let (stop, stopping) = watch::channel(false);
-        let (close, closing) = watch::channel(false);
-        let serving = report(
-            failed,
-            server::serve(listener, config.addr.clone(), served, stopping, closing),
-        );
-        let serving = tokio::spawn(serving);
+        current.store(Arc::new(server::routes(served, stopping).await?));
         Ok(Self {
             node,
             peers,
@@ -322,6 +345,20 @@ impl Member {
     }
 }
 
+/// Sends to other members, whose addresses their ids tell.
+fn transport(
+    me: transport::Identity,
+    members: Arc<Members>,
+) -> (transport::Transport, transport::Events) {
+    let resolve = move |member: StoreId| {
+        let address = members.address(member).map(str::to_owned);
+        std::future::ready(
+            address.ok_or_else(|| BoxError::from(format!("there is no member {member}"))),
+        )
+    };
+    transport::Transport::new(me, transport::Config::default(), Arc::new(resolve))
+}
+
 /// Passes the failure of a task on.
 async fn report(failed: mpsc::Sender<Error>, task: impl Future<Output = Result<(), Error>>) {
     if let Err(error) = task.await {
@@ -340,6 +377,8 @@ async fn watch_links(
             transport::Event::Unreachable(member) => node.unreachable(member),
             transport::Event::Refused(by, refusal) => match refusal.reason() {
                 Reason::Boot => return Err(Error::ShutOut { by }),
+                // Known of once its address is another's: until the group has removed it.
+                Reason::Store => tracing::debug!(member = %by, "another member is at its address"),
                 reason => {
                     tracing::warn!(member = %by, reason = reason.as_str_name(), "a member refuses this one")
                 }

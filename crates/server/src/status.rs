@@ -51,7 +51,7 @@ impl<E: Engine> Status<E> {
             shared: Arc::new(Shared {
                 node,
                 metrics,
-                identity: *identity,
+                identity: identity.clone(),
             }),
         }
     }

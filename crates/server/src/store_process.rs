@@ -232,7 +232,7 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
     let registration = Arc::new(Registration {
         node: handle.clone(),
         placement: placement.clone(),
-        identity,
+        identity: identity.clone(),
         store: this_store,
         addresses: addresses.clone(),
         data_dir: config.data_dir.clone(),

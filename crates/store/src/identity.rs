@@ -63,6 +63,7 @@ pub fn create<E: Engine>(
         boot: 0,
         format: FORMAT,
         api_version,
+        first_members: Vec::new(),
     };
     write(engine, &identity)?;
     Ok(identity)
@@ -77,6 +78,32 @@ pub fn bump_boot<E: Engine>(engine: &E) -> Result<StoreIdentity, Error> {
     identity.boot += 1;
     write(engine, &identity)?;
     Ok(identity)
+}
+
+/// Notes, durably, with whom the group of a placement member began, or is to begin.
+///
+/// # Errors
+/// [`Error::NoIdentity`] in an empty directory; else as [`read`].
+pub fn note_first_members<E: Engine>(engine: &E, first: Vec<u64>) -> Result<StoreIdentity, Error> {
+    let mut identity = read(engine)?.ok_or(Error::NoIdentity)?;
+    identity.first_members = first;
+    write(engine, &identity)?;
+    Ok(identity)
+}
+
+/// The state of a region in this directory; `None` when it was never here.
+///
+/// # Errors
+/// [`Error::Corrupt`] for a record that cannot be read.
+pub fn region_state<E: Engine>(engine: &E, region: RegionId) -> Result<Option<RegionState>, Error> {
+    let Some(bytes) = engine.get(Family::State, &keys::region_state(region))? else {
+        return Ok(None);
+    };
+    let state = codec::decode_record(&bytes).ok_or(Error::Corrupt {
+        region,
+        what: "the region state",
+    })?;
+    Ok(Some(state))
 }
 
 fn write<E: Engine>(engine: &E, identity: &StoreIdentity) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! Failures of a stream.
 
 use prost::Message;
-use proto::pontoon::v1::Refusal;
+use proto::pontoon::v1::{Refusal, refusal::Reason};
 use tonic::{Code, Status};
 
 /// An error of the owner's code.
@@ -62,10 +62,14 @@ impl From<LinkError> for SnapshotError {
 
 /// The status that tells a sender why it was refused.
 pub(crate) fn refused(refusal: &Refusal) -> Status {
-    let message = format!(
-        "handshake refused: {}",
-        refusal.reason().as_str_name().to_lowercase()
-    );
+    let here = refusal.mine.as_ref().map_or(0, |mine| mine.from_store);
+    let why = match refusal.reason() {
+        Reason::Cluster => "this is another cluster".to_owned(),
+        Reason::Store => format!("this is store {here}: not the one wanted, or the caller's own"),
+        Reason::Format => "this side has another format".to_owned(),
+        Reason::Boot => "a later start of the caller is known".to_owned(),
+    };
+    let message = format!("handshake refused: {why}");
     Status::with_details(
         Code::FailedPrecondition,
         message,
@@ -86,7 +90,7 @@ fn refusal(status: &Status) -> Option<Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::pontoon::v1::{Hello, refusal::Reason};
+    use proto::pontoon::v1::Hello;
 
     #[test]
     fn a_refusal_survives_the_status() {

@@ -48,7 +48,9 @@ pub(crate) async fn run(shared: Arc<Shared>, store: StoreId, queue: Arc<Queue>) 
         match end {
             LinkError::Refused(refusal) => {
                 if !told {
-                    tracing::warn!(%store, reason = refusal.reason().as_str_name(), "handshake refused");
+                    let here = refusal.mine.as_ref().map(|mine| mine.from_store);
+                    let reason = refusal.reason().as_str_name();
+                    tracing::warn!(%store, here, reason, "handshake refused");
                 }
                 shared.events.add(Event::Refused(store, refusal));
                 pause.stretch();

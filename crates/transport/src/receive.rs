@@ -115,6 +115,8 @@ impl<R: Receiver> Inner<R> {
             Err(refusal) => {
                 tracing::warn!(
                     store = hello.from_store,
+                    wanted = hello.to_store,
+                    here = %self.gate.mine().store,
                     reason = refusal.reason().as_str_name(),
                     "stream refused"
                 );

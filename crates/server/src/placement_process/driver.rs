@@ -17,16 +17,19 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use placement::{Answer, Effects, Event, Now, Order, Refusal, Request, RequestId, Settings, Write};
 use prometheus::{IntCounter, IntGauge};
-use proto::StoreId;
+use proto::pontoon::v1::region_state::State;
 use proto::pontoon::v1::{CompareAndSwap, Delete, Operation, RegionStep, operation};
+use proto::{StoreId, metapb};
 use raft::Role;
 use store::event::{Keys, OperationResult, Target};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
+use super::directory::Known;
 use super::error::Error;
 use super::handle::{INPUTS_MAX, Input, Placement, Standing};
-use super::member::REGION;
+use super::member::{Members, REGION};
+use super::succession;
 use crate::metrics::Metrics;
 use crate::runtime::Handle;
 use crate::services::pd::convert;
@@ -42,6 +45,10 @@ const INPUTS_AT_ONCE: usize = 256;
 pub struct Driver<E: Engine> {
     node: Handle<E>,
     machine: placement::Placement,
+    /// Who the members are where the region does not tell, by position.
+    known: Vec<StoreId>,
+    /// The configuration that `Standing::members` was made from.
+    conf_ver: Option<u64>,
     started: Instant,
     standing: watch::Sender<Standing>,
     inputs: mpsc::Receiver<Input>,
@@ -145,15 +152,23 @@ impl<E: Engine> Driver<E> {
     /// A driver over a running node, and the way to it.
     pub fn new(
         node: Handle<E>,
-        me: StoreId,
+        members: &Members,
+        known: &Known,
         settings: Settings,
         metrics: &Arc<Metrics>,
     ) -> (Self, Placement) {
         let (sender, inputs) = mpsc::channel(INPUTS_MAX);
-        let (standing, watched) = watch::channel(Standing::default());
+        let mut all = known.first.clone();
+        all[members.position()] = known.member;
+        let (standing, watched) = watch::channel(Standing {
+            members: all.as_slice().into(),
+            ..Default::default()
+        });
         let driver = Self {
             node,
             machine: placement::Placement::new(settings),
+            known: all,
+            conf_ver: None,
             started: Instant::now(),
             standing,
             inputs,
@@ -167,13 +182,14 @@ impl<E: Engine> Driver<E> {
             work: FuturesUnordered::new(),
             figures: Figures::new(metrics),
         };
-        (driver, Placement::new(me, sender, watched))
+        (driver, Placement::new(known.member, sender, watched))
     }
 
     /// Runs until nobody can ask any more.
     ///
     /// # Errors
-    /// The replicated state cannot be read or used: this member must not lead, so it must not vote itself there either.
+    /// The replicated state cannot be read or used: this member must not lead, so it must not vote itself there either. Or the
+    /// group removed this member.
     pub async fn run(mut self) -> Result<(), Error> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -219,6 +235,19 @@ impl<E: Engine> Driver<E> {
         {
             self.load(term);
         }
+        if view.is_none() {
+            self.check_not_removed()?;
+        }
+        let epoch = view
+            .as_ref()
+            .and_then(|view| view.region.region_epoch.as_ref());
+        let conf_ver = epoch.map(|epoch| epoch.conf_ver);
+        if conf_ver != self.conf_ver {
+            self.conf_ver = conf_ver;
+            let region = view.as_ref().map(|view| &view.region);
+            let members = self.members(region);
+            self.publish(|standing| standing.members = members);
+        }
         let leader = view
             .and_then(|view| view.leader)
             .map(|leader| StoreId(leader.store_id));
@@ -231,6 +260,25 @@ impl<E: Engine> Driver<E> {
             standing.cluster_id = cluster_id;
         });
         Ok(())
+    }
+
+    /// Who the members are, by position.
+    fn members(&self, region: Option<&metapb::Region>) -> Arc<[StoreId]> {
+        let told = region.map(|region| succession::members(region, self.known.len()));
+        let told = told.into_iter().flatten().chain(std::iter::repeat(None));
+        let members = self.known.iter().zip(told);
+        members
+            .map(|(known, told)| told.unwrap_or(*known))
+            .collect()
+    }
+
+    /// A member that the group removed does not vote any more, and must say so instead of waiting for a leader for ever.
+    fn check_not_removed(&self) -> Result<(), Error> {
+        let state = store::identity::region_state(self.node.engine(), REGION);
+        match state.map_err(Error::Region)? {
+            Some(state) if state.state() == State::Tombstone => Err(Error::Replaced),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The cluster's identity, as far as it is applied here. It never changes.
@@ -510,7 +558,7 @@ impl<E: Engine> Driver<E> {
 
     fn publish(&self, change: impl FnOnce(&mut Standing)) {
         self.standing.send_if_modified(|standing| {
-            let before = *standing;
+            let before = standing.clone();
             change(standing);
             *standing != before
         });

@@ -15,7 +15,7 @@ pub enum Error {
     },
     /// The directory belongs to another member or another group.
     #[error(
-        "{} belongs to member {member} of {}: correct `members` and `advertise_addr`, or choose another data_dir",
+        "{} belongs to {member} of {}: correct `members` and `advertise_addr`, or choose another data_dir",
         .path.display(),
         if *.same_group { "this placement group" } else { "a placement group with other members" }
     )]
@@ -23,10 +23,15 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
         /// The member in it.
-        member: u64,
+        member: String,
         /// Whether the member lists are the same.
         same_group: bool,
     },
+    /// Another directory took the place of this one in the group.
+    #[error(
+        "another directory took the place of this one while it was away, and it must not vote again: empty this member's data_dir, and it joins as new"
+    )]
+    Replaced,
     /// The directory was written by a newer version.
     #[error("{} has format {found}, this version reads up to {supported}: start the newer version of pontoon", .path.display())]
     NewerFormat {
@@ -52,6 +57,9 @@ pub enum Error {
     /// The engine failed while the replicated state was read.
     #[error("the replicated state cannot be read")]
     Reading(#[source] engine::Error),
+    /// What the directory holds of the region cannot be read.
+    #[error("the region of the placement group cannot be read")]
+    Region(#[source] store::Error),
     /// Another process uses a copy of the directory (R30).
     #[error(
         "member {by} refuses this one: a later start of this member is running, its directory is used twice"
@@ -80,6 +88,9 @@ pub enum Error {
     /// The operating system refused threads or signals.
     #[error("the runtime cannot start")]
     Runtime(#[source] std::io::Error),
+    /// The description of what is served does not fit.
+    #[error("the services cannot be described")]
+    Reflection(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Serving ended by itself.
     #[error("the server on {address} failed")]
     Serving {
@@ -97,6 +108,7 @@ impl Error {
         match self {
             Error::DirectoryInUse { .. }
             | Error::OtherMember { .. }
+            | Error::Replaced
             | Error::NewerFormat { .. }
             | Error::ShutOut { .. } => Kind::Directory,
             Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
@@ -106,8 +118,10 @@ impl Error {
             Error::Directory { .. }
             | Error::State(_)
             | Error::Reading(_)
+            | Error::Region(_)
             | Error::Listen { .. }
             | Error::Runtime(_)
+            | Error::Reflection(_)
             | Error::Serving { .. } => Kind::Environment,
         }
     }

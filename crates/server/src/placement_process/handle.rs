@@ -1,5 +1,6 @@
 //! The way to the placement machine, for the services of a member.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use placement::plan::Metadata;
@@ -48,8 +49,10 @@ pub enum Input {
 }
 
 /// Where a member stands. Published by the driver.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
+    /// Who the members are now, by position, as far as known here.
+    pub members: Arc<[StoreId]>,
     /// The member that leads, as far as known.
     pub leader: Option<StoreId>,
     /// The cluster's identity, once it is durable.
@@ -124,7 +127,7 @@ impl Placement {
 
     /// Where this member stands now.
     pub fn standing(&self) -> Standing {
-        *self.standing.borrow()
+        self.standing.borrow().clone()
     }
 
     /// Waits until this member serves no more in `term`.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use futures::future::join_all;
 use proto::keyspacepb::keyspace_client::KeyspaceClient;
 use proto::pdpb::pd_client::PdClient;
 use proto::pontoon::v1::admin_client::AdminClient;
@@ -24,6 +25,7 @@ use tonic::transport::Channel;
 use super::*;
 use crate::services::served;
 
+mod members;
 mod operators;
 mod scattering;
 mod stop;
@@ -49,6 +51,23 @@ impl Group {
         api_version: u32,
         adjust: impl Fn(usize, &mut PlacementConfig),
     ) -> Group {
+        let (mut group, listeners) = Self::prepare(size, api_version, adjust).await;
+        let start = async |(config, listener): (&PlacementConfig, TcpListener)| {
+            let members = Arc::new(check(config).expect("a sound configuration"));
+            let started = Member::start(config, members, listener).await;
+            Some(started.expect("it starts"))
+        };
+        // A first start needs all.
+        group.members = join_all(group.configs.iter().zip(listeners).map(start)).await;
+        group
+    }
+
+    /// Members that do not run yet, and what they are to listen on.
+    async fn prepare(
+        size: usize,
+        api_version: u32,
+        adjust: impl Fn(usize, &mut PlacementConfig),
+    ) -> (Group, Vec<TcpListener>) {
         let mut listeners = Vec::new();
         for _ in 0..size {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.expect("a free port"));
@@ -71,36 +90,19 @@ impl Group {
             config
         };
         let configs: Vec<_> = (0..size).map(config).collect();
-        let start = |(config, listener): (&PlacementConfig, TcpListener)| {
-            let members = Arc::new(check(config).expect("a sound configuration"));
-            Some(Member::start(config, members, listener).expect("it starts"))
-        };
-        let members = configs.iter().zip(listeners).map(start).collect();
-        Group {
+        let group = Group {
             directories,
+            members: configs.iter().map(|_| None).collect(),
             configs,
-            members,
-        }
+        };
+        (group, listeners)
     }
 
-    /// Starts a member again. Its port and directory are free once the connections of the one before are gone.
+    /// Starts a member again.
     async fn restart(&mut self, number: usize) {
-        let config = &self.configs[number];
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let started = TcpListener::bind(&config.addr)
-                .await
-                .map_err(|error| error.to_string())
-                .and_then(|listener| {
-                    let members = Arc::new(check(config).expect("a sound configuration"));
-                    Member::start(config, members, listener).map_err(|error| error.to_string())
-                });
-            match started {
-                Ok(member) => break self.members[number] = Some(member),
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let started = tokio::time::timeout(PATIENCE, start_again(&self.configs[number])).await;
+        let started = started.expect("it starts in time");
+        self.members[number] = Some(started.expect("it starts"));
     }
 
     async fn stop(&mut self, number: usize) {
@@ -161,6 +163,20 @@ impl Group {
             ..Default::default()
         };
         (client, Some(header))
+    }
+}
+
+/// Starts a member again. Its port and directory are free once the connections of the one before are gone.
+async fn start_again(config: &PlacementConfig) -> Result<Member, Error> {
+    let members = Arc::new(check(config).expect("a sound configuration"));
+    loop {
+        if let Ok(listener) = TcpListener::bind(&config.addr).await {
+            match Member::start(config, members.clone(), listener).await {
+                Err(Error::DirectoryInUse { .. }) => {}
+                started => return started,
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -373,7 +389,7 @@ async fn answers_are_those_that_clients_act_on() {
             members.members.contains(&told),
             "the leader is one of the members"
         );
-        assert_eq!(told.member_id, leader as u64 + 1);
+        assert_eq!(told.name, member::name(leader));
         if number != leader {
             let request = pdpb::GetAllStoresRequest {
                 header: header.clone(),

@@ -155,7 +155,11 @@ impl Pd for PdService {
         });
         Ok(Response::new(pdpb::GetMembersResponse {
             header: Some(self.header(error)),
-            members: self.members.describe_all(),
+            members: standing
+                .members
+                .iter()
+                .filter_map(|member| self.members.describe(*member))
+                .collect(),
             etcd_leader: leader.clone(),
             leader,
             ..Default::default()

@@ -20,11 +20,11 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use placement::{Answer, Refusal, RegionInfo, Request as Ask, StoreInfo};
-use proto::{RegionId, metapb};
+use proto::{RegionId, StoreId, metapb};
 use serde_json::{Value, json};
 
 use crate::metrics::Metrics;
-use crate::placement_process::{Members, Placement};
+use crate::placement_process::{Members, Placement, REGION};
 use crate::runtime::Handle;
 
 /// Regions asked for at a time.
@@ -152,10 +152,24 @@ async fn health<E: Engine>(State(http): State<Http<E>>) -> Response {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
+    let voters = http.shared.node.region(REGION);
+    let votes = |member: &StoreId| {
+        let peers = voters.iter().flat_map(|view| &view.region.peers);
+        let mut own = peers.filter(|peer| peer.store_id == member.0);
+        own.any(|peer| peer.role() == metapb::PeerRole::Voter)
+    };
+    let members = standing.members.iter().map(|member| {
+        json!({
+            "id": member.0,
+            "address": http.shared.members.address(*member),
+            "votes": votes(member),
+        })
+    });
     let body = json!({
         "health": healthy.to_string(),
         "healthy": healthy,
         "leader": standing.leader.map(|leader| leader.0),
+        "members": members.collect::<Vec<_>>(),
         "serving": standing.serving.is_some(),
         "cluster_id": standing.cluster_id,
     });

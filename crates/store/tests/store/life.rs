@@ -48,6 +48,7 @@ fn identities_are_checked() {
         boot: 2,
         format: 9,
         api_version: 1,
+        ..Default::default()
     };
     write(&engine, keys::IDENTITY, store::codec::encode_record(&newer));
     assert!(matches!(

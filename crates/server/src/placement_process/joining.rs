@@ -1,0 +1,196 @@
+//! The way of a member into its group, from its side: forming one with the others, or being taken in by one that has begun.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::Engine;
+use futures::future::join_all;
+use proto::StoreId;
+use store::event::OrderRefusal;
+use tokio::sync::watch;
+
+use super::directory::{Directory, Known};
+use super::error::Error;
+use super::formation::{Answer, Decision, Waiting, decide};
+use super::member::{Members, REGION, name};
+use super::service::{greet, join};
+use super::succession::{Step, next_step};
+use crate::runtime::Handle;
+
+/// Between rounds of questions.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Between words in the log about the same wait.
+const WORD: Duration = Duration::from_secs(10);
+/// Between words about waits that differ.
+const WORD_MIN: Duration = Duration::from_secs(1);
+
+/// Finds out which group this member is of, and makes its directory one of that. At once in a directory that is. `told` is what
+/// others hear meanwhile.
+///
+/// # Errors
+/// The disk failed.
+pub async fn settle<E: Engine>(
+    directory: &mut Directory<E>,
+    members: &Members,
+    told: &watch::Sender<Known>,
+) -> Result<(), Error> {
+    let member = directory.known().member;
+    let mut log = Log::default();
+    while !directory.known().begun {
+        let (answers, errors) = ask_all(members, member).await;
+        match decide(member, &directory.known().first, &answers) {
+            Decision::Plan(first) => {
+                tracing::info!(?first, "the group is to begin with these members");
+                directory.plan(first)?;
+            }
+            Decision::Begin => {
+                directory.begin()?;
+                let first = &directory.known().first;
+                tracing::info!(?first, "the group begins");
+            }
+            Decision::Join(first) => {
+                tracing::info!(
+                    member = member.0,
+                    ?first,
+                    "the group began without this directory: it joins as a new member"
+                );
+                directory.join(first)?;
+            }
+            Decision::Wait(waiting) => {
+                log.say(describe(&waiting, &errors));
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        told.send_replace(directory.known().clone());
+    }
+    Ok(())
+}
+
+/// Asks all others who they are. What they say and what is wrong with them, by position.
+async fn ask_all(members: &Members, me: StoreId) -> (Vec<Option<Answer>>, Vec<Option<String>>) {
+    let asked = members.others().map(async |(position, _)| {
+        let answer = greet(members, me, position).await;
+        (position, answer)
+    });
+    let mut answers = vec![None; members.size()];
+    let mut errors = vec![None; members.size()];
+    for (position, answer) in join_all(asked).await {
+        match answer {
+            Ok(answer) => answers[position] = Some(answer),
+            Err(error) => errors[position] = Some(error),
+        }
+    }
+    (answers, errors)
+}
+
+fn describe(waiting: &Waiting, errors: &[Option<String>]) -> String {
+    let named = |positions: &[usize]| {
+        let names: Vec<String> = positions
+            .iter()
+            .map(|position| match errors.get(*position) {
+                Some(Some(error)) => format!("{} ({error})", name(*position)),
+                _ => name(*position),
+            })
+            .collect();
+        names.join(", ")
+    };
+    match waiting {
+        Waiting::Answers(positions) => format!(
+            "no member says that the group has begun, and for beginning it all must be up: waiting for {}",
+            named(positions)
+        ),
+        Waiting::Plans(positions) => format!(
+            "waiting until {} means to begin with the same members",
+            named(positions)
+        ),
+        Waiting::Agreement(positions) => format!(
+            "{} began with other members than the rest, so one of the directories is from before the group was formed: empty it",
+            named(positions)
+        ),
+    }
+}
+
+/// Asks to be taken in until this member votes and nobody else has its position. At once for a member that does, as its region
+/// tells, once the node has opened it.
+///
+/// # Errors
+/// None; the shape is that of the tasks of a member.
+pub async fn be_taken_in<E: Engine>(
+    node: Handle<E>,
+    members: Arc<Members>,
+    member: StoreId,
+    has_region: bool,
+) -> Result<(), Error> {
+    while has_region {
+        let changed = node.views().changed();
+        if node.region(REGION).is_some() {
+            break;
+        }
+        changed.await;
+    }
+    let is_in = || {
+        let view = node.region(REGION);
+        view.is_some_and(|view| next_step(&view.region, member) == Step::Done)
+    };
+    if is_in() {
+        return Ok(());
+    }
+    let mut log = Log::default();
+    while !is_in() {
+        let mut heard = Vec::new();
+        for (position, _) in members.others() {
+            heard.push(match join(&members, member, position).await {
+                Ok(Some(step)) => format!("{}, the leader: {step}", name(position)),
+                Ok(None) => format!("{} does not lead", name(position)),
+                Err(error) => format!("{}: {error}", name(position)),
+            });
+        }
+        log.say(format!(
+            "asking to be taken in by the leader, for which a majority of the group must be up: {}",
+            heard.join("; ")
+        ));
+        tokio::time::sleep(PAUSE).await;
+    }
+    tracing::info!(member = member.0, "taken in: this member votes");
+    Ok(())
+}
+
+/// Logs which changes of the members the node refuses. Most are refused because the one before is not complete, and come again.
+///
+/// # Errors
+/// None; it never ends.
+pub async fn watch_changes<E: Engine>(node: Handle<E>) -> Result<(), Error> {
+    let mut log = Log::default();
+    loop {
+        for answer in node.news().take().await.orders {
+            match answer.result {
+                Ok(())
+                | Err(
+                    OrderRefusal::LaneBusy
+                    | OrderRefusal::EpochNotMatch
+                    | OrderRefusal::Joint
+                    | OrderRefusal::NotLeader,
+                ) => {}
+                Err(refusal) => log.say(format!("a member is not taken in yet: {refusal}")),
+            }
+        }
+    }
+}
+
+/// Says each thing once, and again after a while. What changes all the time is told now and then.
+#[derive(Default)]
+struct Log {
+    last: Option<(String, Instant)>,
+}
+
+impl Log {
+    fn say(&mut self, text: String) {
+        if let Some((last, at)) = &self.last
+            && at.elapsed() < if *last == text { WORD } else { WORD_MIN }
+        {
+            return;
+        }
+        tracing::info!("{text}");
+        self.last = Some((text, Instant::now()));
+    }
+}
