@@ -168,7 +168,7 @@ fn empty(cluster: &Cluster, name: &str, shelf: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// The ids of the members by address, as a member knows them, if all vote.
+/// The ids of the members by address, as a member knows them, if all vote, this one among them.
 fn voters(cluster: &Cluster, name: &str) -> Result<BTreeMap<String, u64>> {
     let health = cluster.health(name)?;
     let members = health["members"].as_array().context("members")?;
@@ -177,7 +177,16 @@ fn voters(cluster: &Cluster, name: &str) -> Result<BTreeMap<String, u64>> {
         let address = member["address"].as_str().context("an address")?;
         Ok((address.to_owned(), member["id"].as_u64().context("an id")?))
     };
-    members.iter().map(voter).collect()
+    let voters: BTreeMap<String, u64> = members.iter().map(voter).collect::<Result<_>>()?;
+    // One that is about to be taken in knows the group of before.
+    let log = cluster.log(name)?;
+    let (_, started) = log.rsplit_once("starting member=").context("its start")?;
+    let me = started.split(' ').next().unwrap_or_default();
+    ensure!(
+        voters.values().any(|id| id.to_string() == me),
+        "{name} is {me}, and not one of {voters:?}"
+    );
+    Ok(voters)
 }
 
 /// Waits until every member says that the same three vote, and placement tells clients of these.
