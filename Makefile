@@ -21,7 +21,7 @@ PONTOON := $(CARGO_TARGET_DIR)/release/pontoon
 export PONTOON
 
 # Packages without C++: tested with debug assertions. The others link RocksDB.
-PURE := proto raft engine store placement client transport history sim
+PURE := proto raft engine store placement client transport history workload sim
 PURE_FLAGS := $(addprefix -p ,$(PURE))
 
 .PHONY: demo test build tidy test-pure test-linked test-tikv-client check-peers fmt lint bench needs
