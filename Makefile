@@ -47,7 +47,7 @@ test-pure: needs
 
 test-linked: build
 	cargo test --release -p engine -p server --features engine/rocksdb
-	cargo test --release -p tests --test cluster
+	cargo test --release -p tests --lib --test cluster
 
 # The unmodified public client pulls older libraries, so it has a workspace of its own.
 test-tikv-client: build

@@ -1,5 +1,7 @@
 //! What tests of real processes share: a cluster that is started and driven by the command line, as a user would.
 
+pub mod proxy;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
