@@ -38,7 +38,10 @@ const ARROWS: [(&str, &[&str]); 14] = [
         "sim",
         &["proto", "raft", "engine", "store", "placement", "history"],
     ),
-    ("tests", &["server", "client", "placement", "proto"]),
+    (
+        "tests",
+        &["server", "client", "placement", "proto", "workload"],
+    ),
     (
         "benches",
         &[
