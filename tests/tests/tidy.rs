@@ -32,6 +32,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
             "transport",
             "placement",
             "client",
+            "workload",
         ],
     ),
     (
