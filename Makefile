@@ -21,7 +21,7 @@ PONTOON := $(CARGO_TARGET_DIR)/release/pontoon
 export PONTOON
 
 # Packages without C++: tested with debug assertions. The others link RocksDB.
-PURE := proto raft engine store placement client transport history sim
+PURE := proto raft engine store placement client transport history workload sim
 PURE_FLAGS := $(addprefix -p ,$(PURE))
 
 .PHONY: demo test build tidy test-pure test-linked test-tikv-client check-peers fmt lint bench needs
@@ -47,7 +47,7 @@ test-pure: needs
 
 test-linked: build
 	cargo test --release -p engine -p server --features engine/rocksdb
-	cargo test --release -p tests --test cluster
+	cargo test --release -p tests --lib --test cluster
 
 # The unmodified public client pulls older libraries, so it has a workspace of its own.
 test-tikv-client: build

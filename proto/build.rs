@@ -8,6 +8,7 @@ use std::{
 };
 
 use prost::Message;
+use prost_build::{Service, ServiceGenerator};
 
 const ROOT: &str = "protos";
 
@@ -23,6 +24,9 @@ const BOXED: [&str; 8] = [
     ".tikvpb.BatchCommandsRequest.Request.cmd.PessimisticLock",
     ".metapb.Region.encryption_meta",
 ];
+
+/// Services whose messages carry a checksum.
+const CHECKED: [&str; 1] = ["pontoon.v1.Peer"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={ROOT}");
@@ -46,11 +50,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out_dir.join("descriptors.bin"), bare.encode_to_vec())?;
 
     let services = env::var_os("CARGO_FEATURE_SERVICES").is_some();
+    let mut config = prost_build::Config::new();
+    if services {
+        config.service_generator(Box::new(Stubs {
+            plain: stubs("tonic_prost::ProstCodec"),
+            checked: stubs("crate::checked::Codec"),
+        }));
+    }
     let mut builder = tonic_prost_build::configure()
-        .build_client(services)
-        .build_server(services)
-        // A server implements what it serves; every other method answers UNIMPLEMENTED.
-        .generate_default_stubs(true)
+        // Not by the builder's own generator.
+        .build_client(false)
+        .build_server(false)
         .bytes(".")
         .btree_map(".")
         .emit_rerun_if_changed(false)
@@ -58,8 +68,33 @@ fn main() -> Result<(), Box<dyn Error>> {
     for path in BOXED {
         builder = builder.boxed(path);
     }
-    builder.compile_fds(descriptors)?;
+    builder.compile_fds_with_config(descriptors, config)?;
     Ok(())
+}
+
+/// Generates the stubs of each service with the codec that suits it.
+struct Stubs {
+    plain: Box<dyn ServiceGenerator>,
+    checked: Box<dyn ServiceGenerator>,
+}
+
+impl ServiceGenerator for Stubs {
+    fn generate(&mut self, service: Service, code: &mut String) {
+        let name = format!("{}.{}", service.package, service.proto_name);
+        if CHECKED.contains(&&*name) {
+            self.checked.generate(service, code);
+        } else {
+            self.plain.generate(service, code);
+        }
+    }
+}
+
+fn stubs(codec: &str) -> Box<dyn ServiceGenerator> {
+    tonic_prost_build::configure()
+        // A server implements what it serves; every other method answers UNIMPLEMENTED.
+        .generate_default_stubs(true)
+        .codec_path(codec)
+        .service_generator()
 }
 
 /// Collects the `.proto` files below `folder`.

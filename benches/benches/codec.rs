@@ -5,8 +5,8 @@ use std::hint::black_box;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use prost::Message;
-use proto::memcomparable;
 use proto::pontoon::v1::{Command, Frame, Operation, Put, RaftMessage, operation, raft_message};
+use proto::{checked, memcomparable};
 use raft::{Entry, Payload};
 use store::codec;
 
@@ -78,6 +78,17 @@ fn codecs(criterion: &mut Criterion) {
     let encoded = Bytes::from(frame.encode_to_vec());
     group.bench_function("decode_frame_of_64", |bench| {
         bench.iter(|| Frame::decode(black_box(encoded.clone())).expect("our own bytes"));
+    });
+    // The same as it travels: with its checksum.
+    group.bench_function("seal_frame_of_64", |bench| {
+        bench.iter(|| checked::seal(black_box(&frame)))
+    });
+    let sealed = Bytes::from(checked::seal(&frame));
+    group.bench_function("open_and_decode_frame_of_64", |bench| {
+        bench.iter(|| {
+            let opened = checked::open(black_box(sealed.clone())).expect("our own bytes");
+            Frame::decode(opened).expect("our own bytes")
+        });
     });
     group.throughput(Throughput::Elements(1));
     group.bench_function("memcomparable_of_32", |bench| {

@@ -5,12 +5,15 @@
 //! `facts/`, and `tests/facts.rs` compares the two. The package [`pontoon::v1`] is our own, between stores, placement
 //! members and tools.
 //!
-//! This crate holds no logic. Service stubs need the feature `services`; without it only messages are compiled, which
+//! This crate holds no logic beyond the shape of bytes: [`memcomparable`] keys, and the checksum that ends each message between
+//! stores (`checked`). Service stubs need the feature `services`; without it only messages are compiled, which
 //! keeps tonic out of the crates that do no I/O.
 //!
 //! Shapes worth knowing: `bytes` fields are [`bytes::Bytes`], maps are ordered, and the field `region_error` of every
 //! answer is boxed, because it is large and nearly always absent.
 
+#[cfg(feature = "services")]
+pub mod checked;
 mod id;
 pub mod memcomparable;
 

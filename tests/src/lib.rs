@@ -1,5 +1,8 @@
 //! What tests of real processes share: a cluster that is started and driven by the command line, as a user would.
 
+pub mod chaos;
+pub mod proxy;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

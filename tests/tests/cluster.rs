@@ -1,6 +1,7 @@
 //! Clusters of real processes under writers, with processes killed, disks emptied and placement lost. Every acknowledged
 //! write is read back.
 
+mod chaos;
 mod commands;
 mod disk;
 mod members;

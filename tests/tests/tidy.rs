@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// Packages and those of ours that each may depend on (the table of responsibilities in ARCHITECTURE.md). Tests may
 /// depend on more, so only normal and build dependencies count.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("proto", &[]),
     ("raft", &[]),
     ("engine", &[]),
@@ -21,6 +21,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("placement", &["proto", "store"]),
     ("client", &["proto"]),
     ("history", &[]),
+    ("workload", &["client", "history"]),
     (
         "server",
         &[
@@ -31,13 +32,17 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "transport",
             "placement",
             "client",
+            "workload",
         ],
     ),
     (
         "sim",
         &["proto", "raft", "engine", "store", "placement", "history"],
     ),
-    ("tests", &["server", "client", "placement", "proto"]),
+    (
+        "tests",
+        &["server", "client", "placement", "proto", "workload"],
+    ),
     (
         "benches",
         &[

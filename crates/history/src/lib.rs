@@ -20,9 +20,11 @@
 
 mod operation;
 mod search;
+mod smallest;
 mod zones;
 
 pub use operation::{Effect, Moment, NEVER, Operation, Value};
+pub use smallest::smallest;
 
 use std::collections::{BTreeMap, BTreeSet};
 

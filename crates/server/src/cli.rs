@@ -21,7 +21,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use key::{escape, escape_boundary, unescape};
 pub use target::{Shown, Target};
 
-use crate::{bench, demo, dev, exit};
+use crate::{bench, demo, dev, exit, verify};
 
 /// A replicated, ordered key-value store: one binary for the whole cluster.
 #[derive(Debug, Parser)]
@@ -59,6 +59,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Show that nothing is lost: load, split, move, kill a store, verify every acknowledged write
     Demo(demo::DemoArgs),
+    /// Check what the cluster promises, also while stores are killed
+    Verify(verify::VerifyArgs),
 }
 
 /// Runs the command that the process's arguments name.
@@ -111,6 +113,7 @@ fn dispatch(command: Command) -> exit::Result<()> {
         Command::Kv(args) => block_on(kv::run(args)),
         Command::Bench(args) => block_on(bench::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
+        Command::Verify(args) => block_on(verify::run(args)),
     }
 }
 

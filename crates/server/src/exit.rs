@@ -5,7 +5,7 @@ use std::{fmt, process::ExitCode};
 /// What a failure means to the caller of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// An acknowledged write was lost or altered.
+    /// An acknowledged write was lost or altered, or a history is not linearizable.
     Lost,
     /// The command line does not make sense.
     Usage,
@@ -27,11 +27,17 @@ pub enum Kind {
     Environment,
     /// The user ended it.
     Interrupted,
+    /// Too little happened to say anything.
+    Void,
 }
 
 /// All kinds with their codes and what they mean, for `--help`.
-pub const KINDS: [(Kind, u8, &str); 11] = [
-    (Kind::Lost, 1, "an acknowledged write was lost (demo)"),
+pub const KINDS: [(Kind, u8, &str); 12] = [
+    (
+        Kind::Lost,
+        1,
+        "an acknowledged write was lost, or a history is wrong (demo, verify)",
+    ),
     (Kind::Usage, 2, "the command line is wrong"),
     (Kind::Unreachable, 3, "no answer from the cluster"),
     (Kind::Refused, 4, "the cluster refused the request"),
@@ -50,6 +56,11 @@ pub const KINDS: [(Kind, u8, &str); 11] = [
         "the machine failed the command: a file, a process, a disk",
     ),
     (Kind::Interrupted, 11, "it was interrupted"),
+    (
+        Kind::Void,
+        12,
+        "too little happened to say anything (verify)",
+    ),
 ];
 
 impl Kind {

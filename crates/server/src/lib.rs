@@ -4,8 +4,8 @@
 //! threads, time, disks and sockets. It holds no decision worth simulating.
 //!
 //! Two process kinds live here, [`store_process`] and [`placement_process`], and the command line that starts them
-//! ([`cli`]), runs a whole cluster of them on one machine ([`dev`]), measures it ([`mod@bench`]) and shows it off
-//! ([`demo`]).
+//! ([`cli`]), runs a whole cluster of them on one machine ([`dev`]), measures it ([`mod@bench`]), checks it ([`verify`])
+//! and shows it off ([`demo`]).
 
 pub mod bench;
 pub mod cli;
@@ -21,3 +21,4 @@ pub mod runtime;
 pub mod services;
 pub mod status;
 pub mod store_process;
+pub mod verify;

@@ -47,6 +47,8 @@ pub struct Metrics {
     pub frames_sent: IntCounter,
     /// Frames that arrived and were dropped, because too many waited for the worker.
     pub frames_dropped: IntCounter,
+    /// Messages of other stores or members that arrived damaged (F8): each ended its stream, and nothing of it was taken.
+    pub messages_damaged: IntCounter,
     /// Background tasks by kind and outcome.
     pub tasks: IntCounterVec,
     /// Times that damaged data of a peer was met (R13).
@@ -162,6 +164,11 @@ impl Metrics {
                 &registry,
                 "server_frames_dropped_total",
                 "Frames that arrived and were dropped.",
+            ),
+            messages_damaged: counter(
+                &registry,
+                "server_messages_damaged_total",
+                "Messages of others that arrived damaged and were dropped with their stream.",
             ),
             tasks: counters(
                 &registry,

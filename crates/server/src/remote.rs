@@ -330,7 +330,7 @@ fn keyspace_key(key: &[u8]) -> Bytes {
 }
 
 /// What the client library's error means to the caller of a command.
-fn failure(error: Error) -> Failure {
+pub(crate) fn failure(error: Error) -> Failure {
     match &error {
         Error::Unavailable { .. } => Failure::new(Kind::Unreachable, "the cluster does not answer")
             .because(chain(&error))

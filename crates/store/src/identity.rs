@@ -13,8 +13,9 @@ use raft::LogPosition;
 
 use crate::{Error, codec, keys};
 
-/// Version of the disk layout and of the messages between stores.
-pub const FORMAT: u32 = 1;
+/// Version of the disk layout and of the messages between stores. Since 2 these carry checksums; on disk nothing changed with
+/// it, so a directory of version 1 becomes one of 2 when it is next started.
+pub const FORMAT: u32 = 2;
 
 /// Where the log of a region that did not come by snapshot begins: everything up to here counts as committed and applied.
 /// Not 0, so that a peer without data always lacks something and gets a snapshot.
@@ -69,13 +70,14 @@ pub fn create<E: Engine>(
     Ok(identity)
 }
 
-/// Raises the boot counter by one, durably. Once per start, before anything is sent.
+/// Raises the boot counter by one and the format to [`FORMAT`], durably. Once per start, before anything is sent.
 ///
 /// # Errors
 /// [`Error::NoIdentity`] in an empty directory; else as [`read`].
 pub fn bump_boot<E: Engine>(engine: &E) -> Result<StoreIdentity, Error> {
     let mut identity = read(engine)?.ok_or(Error::NoIdentity)?;
     identity.boot += 1;
+    identity.format = FORMAT;
     write(engine, &identity)?;
     Ok(identity)
 }

@@ -1,7 +1,11 @@
 //! Failures of a stream.
 
+use bytes::Bytes;
 use prost::Message;
-use proto::pontoon::v1::{Refusal, refusal::Reason};
+use proto::{
+    checked::{self, Damaged},
+    pontoon::v1::{Refusal, refusal::Reason},
+};
 use tonic::{Code, Status};
 
 /// An error of the owner's code.
@@ -18,6 +22,8 @@ pub(crate) enum LinkError {
     Connect(#[source] tonic::transport::Error),
     #[error("the store refused the handshake")]
     Refused(Refusal),
+    #[error("a message was damaged on the way")]
+    Damaged(#[source] Box<Status>),
     #[error("the stream failed")]
     Stream(#[source] Box<Status>),
     #[error("the store closed the stream")]
@@ -28,6 +34,7 @@ impl From<Status> for LinkError {
     fn from(status: Status) -> Self {
         match refusal(&status) {
             Some(refusal) => Self::Refused(refusal),
+            None if is_damage(&status) => Self::Damaged(Box::new(status)),
             None => Self::Stream(Box::new(status)),
         }
     }
@@ -42,6 +49,9 @@ pub enum SnapshotError {
     /// The receiver does not accept this sender (R30).
     #[error("store refused the handshake")]
     Refused(Refusal),
+    /// A message was damaged on the way (F8), of whichever side.
+    #[error("a message was damaged on the way")]
+    Damaged(#[source] Box<Status>),
     /// The stream broke, or the receiver failed.
     #[error("stream failed")]
     Stream(#[source] Box<Status>),
@@ -54,6 +64,7 @@ impl From<LinkError> for SnapshotError {
     fn from(error: LinkError) -> Self {
         match error {
             LinkError::Refused(refusal) => Self::Refused(refusal),
+            LinkError::Damaged(status) => Self::Damaged(status),
             LinkError::Stream(status) => Self::Stream(status),
             other => Self::Unreachable(Box::new(other)),
         }
@@ -73,7 +84,8 @@ pub(crate) fn refused(refusal: &Refusal) -> Status {
     Status::with_details(
         Code::FailedPrecondition,
         message,
-        refusal.encode_to_vec().into(),
+        // Statuses have no checksum, and one wrong bit here could end the process that reads it.
+        checked::seal(refusal).into(),
     )
 }
 
@@ -82,9 +94,15 @@ fn refusal(status: &Status) -> Option<Refusal> {
     if status.code() != Code::FailedPrecondition {
         return None;
     }
-    Refusal::decode(status.details())
+    let details = checked::open(Bytes::copy_from_slice(status.details())).ok()?;
+    Refusal::decode(details)
         .ok()
         .filter(|refusal| refusal.mine.is_some())
+}
+
+/// Whether a message did not arrive as it was sent: here, or at the other side.
+fn is_damage(status: &Status) -> bool {
+    Damaged::found(status).is_some() || status.code() == Code::DataLoss
 }
 
 #[cfg(test)]
@@ -107,6 +125,14 @@ mod tests {
             refusal(&Status::failed_precondition("something else")),
             None
         );
+        let mut details = refused(&sent).details().to_vec();
+        for bit in 0..details.len() * 8 {
+            details[bit / 8] ^= 1 << (bit % 8);
+            let damaged =
+                Status::with_details(Code::FailedPrecondition, "", details.clone().into());
+            assert_eq!(refusal(&damaged), None, "bit {bit} was flipped");
+            details[bit / 8] ^= 1 << (bit % 8);
+        }
         let garbage = Status::with_details(Code::FailedPrecondition, "", vec![0xFF; 9].into());
         assert_eq!(refusal(&garbage), None);
     }

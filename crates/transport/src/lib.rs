@@ -13,6 +13,9 @@
 //! before [`Identity`] was compared on the receiving side (R30); a refusal names its reason and arrives at the sender as
 //! [`Event::Refused`].
 //!
+//! **Damage.** Each message carries a checksum (`proto::checked`). One that does not fit is dropped unread, and its stream with
+//! it; the link is opened again (F8).
+//!
 //! **Snapshots** have a connection each, so that bulk data never stands in front of frames.
 //!
 //! The receiving side is [`PeerService`], a tonic service that hands everything to a [`Receiver`].

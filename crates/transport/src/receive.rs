@@ -5,6 +5,7 @@ use std::{io, sync::Arc};
 use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
 use proto::{
     StoreId,
+    checked::Damaged,
     pontoon::v1::{
         Accepted, Frame, Hello, RaftStream, SnapshotChunk, SnapshotHead, SnapshotReceived,
         SnapshotStream,
@@ -32,6 +33,9 @@ pub trait Receiver: Send + Sync + 'static {
 
     /// Takes a frame from `from`. Called on the RPC thread, so it must not block; a receiver without room drops it.
     fn frame(&self, from: StoreId, frame: Frame);
+
+    /// A message arrived damaged. It was dropped unread with its stream, which the sender opens again (F8).
+    fn damaged(&self);
 
     /// Opens a snapshot from `from`. Called where blocking is allowed.
     ///
@@ -131,7 +135,7 @@ impl<R: Receiver> Inner<R> {
         loop {
             let next = tokio::select! {
                 _ = closing.wait_for(|closing| *closing) => return stopping(),
-                next = frames.message() => next,
+                next = self.next(&mut frames) => next,
             };
             match next.map(|message| message.map(|message| message.kind)) {
                 Ok(Some(Some(raft_stream::Kind::Frame(frame)))) => {
@@ -145,6 +149,23 @@ impl<R: Receiver> Inner<R> {
                 Err(status) => return status,
             }
         }
+    }
+
+    /// Tells the receiver when a stream failed because of damage.
+    fn noticed(&self, status: Status) -> Status {
+        if let Some(damaged) = Damaged::found(&status) {
+            tracing::warn!(%damaged, "closing a stream between stores");
+            self.receiver.damaged();
+        }
+        status
+    }
+
+    /// The next message of a stream.
+    async fn next<M>(&self, messages: &mut Streaming<M>) -> Result<Option<M>, Status> {
+        messages
+            .message()
+            .await
+            .map_err(|status| self.noticed(status))
     }
 }
 
@@ -176,7 +197,12 @@ impl<R: Receiver> Peer for PeerService<R> {
         if *self.inner.closing.borrow() {
             return Err(stopping());
         }
-        let hello = match frames.message().await?.and_then(|message| message.kind) {
+        let hello = match self
+            .inner
+            .next(&mut frames)
+            .await?
+            .and_then(|message| message.kind)
+        {
             Some(raft_stream::Kind::Hello(hello)) => Some(hello),
             _ => None,
         };
@@ -205,13 +231,21 @@ impl<R: Receiver> Peer for PeerService<R> {
         let mut messages = request.into_inner();
         let mut closing = self.inner.closing.subscribe();
         let receive = async {
-            let hello = match messages.message().await?.and_then(|message| message.kind) {
+            let hello = match self
+                .inner
+                .next(&mut messages)
+                .await?
+                .and_then(|message| message.kind)
+            {
                 Some(snapshot_stream::Kind::Hello(hello)) => Some(hello),
                 _ => None,
             };
             let caller = self.inner.admit(hello)?;
-            let Some(snapshot_stream::Kind::Head(head)) =
-                messages.message().await?.and_then(|message| message.kind)
+            let Some(snapshot_stream::Kind::Head(head)) = self
+                .inner
+                .next(&mut messages)
+                .await?
+                .and_then(|message| message.kind)
             else {
                 return Err(Status::invalid_argument(
                     "the second message of a snapshot is its head",
@@ -229,7 +263,7 @@ impl<R: Receiver> Peer for PeerService<R> {
             let mut over = sink.over();
             loop {
                 let message = tokio::select! {
-                    message = messages.message() => message?,
+                    message = self.inner.next(&mut messages) => message?,
                     () = &mut over => {
                         return Err(Status::aborted("the snapshot is not waited for any more"));
                     }

@@ -17,7 +17,8 @@ use proto::{
     },
 };
 use tokio::{
-    net::TcpListener,
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::timeout,
@@ -48,6 +49,7 @@ enum Seen {
     Opened(StoreId, SnapshotHead),
     Finished(Vec<u8>),
     Abandoned,
+    Damaged,
 }
 
 #[derive(Clone)]
@@ -68,6 +70,10 @@ impl Receiver for Recorder {
 
     fn frame(&self, from: StoreId, frame: Frame) {
         self.seen.send(Seen::Frame(from, frame)).ok();
+    }
+
+    fn damaged(&self) {
+        self.seen.send(Seen::Damaged).ok();
     }
 
     fn snapshot(&self, from: StoreId, head: SnapshotHead) -> io::Result<Sink> {
@@ -621,6 +627,146 @@ async fn closing_ends_a_snapshot_in_progress() {
         ));
         stop.send(()).unwrap();
         task.await.unwrap();
+    })
+    .await;
+}
+
+/// Which bit of what is read next is to be flipped: its byte, and its place in that. Taken when it is done.
+type Flip = Arc<Mutex<Option<(usize, u8)>>>;
+
+/// A proxy in front of `address`, for one connection after the other. Returns its address.
+async fn flipping_proxy(address: &str, flip: Flip) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxied = listener.local_addr().unwrap().to_string();
+    let address = address.to_owned();
+    tokio::spawn(async move {
+        loop {
+            let (caller, _) = listener.accept().await.unwrap();
+            let server = TcpStream::connect(&address).await.unwrap();
+            let (mut from_caller, mut to_caller) = caller.into_split();
+            let (mut from_server, mut to_server) = server.into_split();
+            let back = tokio::spawn(async move {
+                tokio::io::copy(&mut from_server, &mut to_caller).await.ok();
+            });
+            let mut buffer = vec![0; 1 << 16];
+            loop {
+                let read = from_caller.read(&mut buffer).await.unwrap_or(0);
+                if read == 0 {
+                    break;
+                }
+                let hit = flip.lock().unwrap().take_if(|(byte, _)| *byte < read);
+                if let Some((byte, bit)) = hit {
+                    buffer[byte] ^= 1 << bit;
+                }
+                if to_server.write_all(&buffer[..read]).await.is_err() {
+                    break;
+                }
+            }
+            drop(to_server);
+            back.abort();
+        }
+    });
+    proxied
+}
+
+/// F8: a frame of which one bit was flipped on the way is not delivered, its stream ends, and the link comes back.
+#[tokio::test]
+async fn a_flipped_bit_is_never_delivered() {
+    const FLIPS: usize = 300;
+    within_deadline(async {
+        let mut server = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
+        let flip = Flip::default();
+        let address = flipping_proxy(&server.address, flip.clone()).await;
+        let config = Config {
+            backoff_min: Duration::from_millis(1),
+            backoff_max: Duration::from_millis(2),
+            ..Config::default()
+        };
+        let (transport, events) = sender(identity(HERE, 1), config, &address);
+        let sent = frame(7, 300);
+        let mut damaged = 0;
+        // Without it nothing would be sent while the receiver waits for the rest of a message whose length was changed.
+        let mut again = tokio::time::interval(Duration::from_millis(2));
+        for number in 0..2 * FLIPS {
+            let calm = number % 2 == 0;
+            if !calm {
+                // The first bytes are the head of HTTP/2, which has no checksum.
+                let byte = 9 + number * 7 % 330;
+                *flip.lock().unwrap() = Some((byte, (number % 8) as u8));
+            }
+            loop {
+                let seen = tokio::select! {
+                    seen = server.seen.recv() => Some(seen.expect("the server lives")),
+                    _ = events.next() => None,
+                    _ = again.tick() => {
+                        transport.send(THERE, sent.clone());
+                        continue;
+                    }
+                };
+                let hit = flip.lock().unwrap().is_none();
+                match seen {
+                    Some(Seen::Frame(_, received)) => {
+                        assert!(received.messages.iter().all(|one| *one == sent.messages[0]));
+                        if calm || hit {
+                            break;
+                        }
+                    }
+                    Some(Seen::Damaged) => {
+                        damaged += 1;
+                        if !calm {
+                            break;
+                        }
+                    }
+                    Some(other) => panic!("{other:?} instead of a frame"),
+                    None if !calm && hit => break,
+                    None => {}
+                }
+            }
+        }
+        assert!(
+            damaged > FLIPS / 2,
+            "of {FLIPS} flips {damaged} met a message"
+        );
+        server.stop().await;
+    })
+    .await;
+}
+
+/// A sender from before there were checksums is told what is wrong and delivers nothing.
+#[tokio::test]
+async fn a_sender_without_checksums_is_refused() {
+    within_deadline(async {
+        let mut server = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
+        let endpoint =
+            tonic::transport::Endpoint::from_shared(format!("http://{}", server.address));
+        let channel = endpoint.unwrap().connect().await.unwrap();
+        let mut grpc = tonic::client::Grpc::new(channel);
+        grpc.ready().await.unwrap();
+        let hello = identity(HERE, 1);
+        let hello = proto::pontoon::v1::Hello {
+            cluster_id: hello.cluster_id,
+            from_store: HERE.0,
+            to_store: THERE.0,
+            boot: 1,
+            format: 1,
+        };
+        let opening = [
+            raft_stream::Kind::Hello(hello),
+            raft_stream::Kind::Frame(frame(1, 10)),
+        ];
+        let opening = opening.map(|kind| RaftStream { kind: Some(kind) });
+        let codec: tonic_prost::ProstCodec<RaftStream, proto::pontoon::v1::Accepted> =
+            tonic_prost::ProstCodec::default();
+        let path = http::uri::PathAndQuery::from_static("/pontoon.v1.Peer/Raft");
+        let answer = grpc
+            .streaming(tonic::Request::new(stream::iter(opening)), path, codec)
+            .await;
+        let status = answer.expect_err("it must be refused");
+        assert_eq!(status.code(), Code::DataLoss);
+        assert!(status.message().contains("no checksum"), "{status:?}");
+        assert_eq!(server.seen.recv().await, Some(Seen::Damaged));
+        assert!(server.seen.try_recv().is_err());
+        server.stop().await;
     })
     .await;
 }

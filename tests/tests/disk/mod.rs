@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 /// The key of the record that says whose a directory is, with its length in front as in RocksDB's batches.
 const IDENTITY: [u8; 10] = [9, 255, 255, 255, 255, 255, 255, 255, 255, 255];
 /// The record's last fields: the format, 1, before the version of the client interface, 1.
-const FORMAT: [u8; 4] = [0x20, 1, 0x28, 1];
+const FORMAT: [u8; 4] = [0x20, 2, 0x28, 1];
 /// Checksum, length and kind in front of each record of RocksDB's log.
 const HEADER: usize = 7;
 /// What precedes a value of a client in a sorted file that was compacted: RocksDB's end of a key, without a sequence, and the

@@ -200,6 +200,11 @@ impl<E: Engine> Handle<E> {
         queued
     }
 
+    /// Counts a message of another store that arrived damaged and was dropped with its stream.
+    pub fn damaged_message(&self) {
+        self.shared.parts.metrics.messages_damaged.inc();
+    }
+
     /// The right to receive a snapshot, if it was granted to that store and is still waited for.
     pub fn granted(&self, from: StoreId, head: &SnapshotHead) -> Option<Ticket> {
         let transfers = &self.shared.parts.transfers;

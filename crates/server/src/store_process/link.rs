@@ -130,6 +130,10 @@ impl<E: Engine> Receiver for Incoming<E> {
         self.node.frame(from, frame);
     }
 
+    fn damaged(&self) {
+        self.node.damaged_message();
+    }
+
     fn snapshot(&self, from: StoreId, head: SnapshotHead) -> io::Result<Staging<E>> {
         // Before anything is stored: nobody fills this disk uninvited.
         let ticket = self

@@ -42,6 +42,16 @@ fn identities_are_checked() {
             .id(),
         s(3)
     );
+    let older = wire::StoreIdentity {
+        cluster_id: 7,
+        store_id: 3,
+        boot: 2,
+        format: 1,
+        api_version: 1,
+    };
+    write(&engine, keys::IDENTITY, store::codec::encode_record(&older));
+    let raised = identity::bump_boot(&engine).expect("earlier formats are read");
+    assert_eq!((raised.boot, raised.format), (3, identity::FORMAT));
     let newer = wire::StoreIdentity {
         cluster_id: 7,
         store_id: 3,
