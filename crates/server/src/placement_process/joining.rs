@@ -121,12 +121,14 @@ pub async fn be_taken_in<E: Engine>(
     member: StoreId,
     has_region: bool,
 ) -> Result<(), Error> {
-    while has_region {
-        let changed = node.views().changed();
-        if node.region(REGION).is_some() {
-            break;
+    if has_region {
+        loop {
+            let changed = node.views().changed();
+            if node.region(REGION).is_some() {
+                break;
+            }
+            changed.await;
         }
-        changed.await;
     }
     let is_in = || {
         let view = node.region(REGION);

@@ -40,9 +40,9 @@ impl Group {
                 .filter_map(|member| member.node.handle().region(REGION))
                 .collect();
             let whole = |region: &metapb::Region| {
-                let ids = views.iter().map(|view| StoreId(view.peer.0));
+                let mut ids = views.iter().map(|view| StoreId(view.peer.0));
                 let done = |id| next_step(region, id) == Step::Done;
-                region.peers.len() == 3 && ids.map(done).all(|done| done)
+                region.peers.len() == 3 && ids.all(done)
             };
             if views.len() == 3 && views.iter().all(|view| whole(&view.region)) {
                 return;
