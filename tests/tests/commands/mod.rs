@@ -151,10 +151,11 @@ async fn change(cluster: &Cluster) -> Result<()> {
         Ok(cluster.regions()?.iter().all(|region| region.settled))
     })
     .await?;
-    let to = follower(cluster, first)?.to_string();
+    let heir = follower(cluster, first)?;
+    let to = heir.to_string();
     let transfer = ["region", "transfer-leader", &id, "--to", &to];
     let led = cluster.ask(&transfer)?;
-    ensure!(led["region"]["leader_store"].to_string() == to, "{led}");
+    ensure!(led["region"]["leader_store"] == heir, "{led}");
     let back = follower(cluster, first)?.to_string();
     let text = shown(cluster, &["region", "transfer-leader", &id, "--to", &back])?;
     ensure_says(&text, &["done: region", &format!("{back}*")])?;

@@ -59,8 +59,8 @@ async fn the_default_keyspace_has_regions_of_its_own() -> Result<()> {
     }
     ensure!(keyspaces.is_some(), "no member answers");
 
-    let edges = [&b"r\0\0\0"[..], b"r\0\0\x01", b"x\0\0\0", b"x\0\0\x01"]
-        .map(|edge| memcomparable::encode(edge));
+    let edges =
+        [&b"r\0\0\0"[..], b"r\0\0\x01", b"x\0\0\0", b"x\0\0\x01"].map(memcomparable::encode);
     let admin = client.admin();
     let starts = async || -> Result<Vec<Bytes>> {
         let regions = admin.regions(Bytes::new(), Bytes::new(), 100).await?;
