@@ -48,6 +48,7 @@ fn identities_are_checked() {
         boot: 2,
         format: 1,
         api_version: 1,
+        ..Default::default()
     };
     write(&engine, keys::IDENTITY, store::codec::encode_record(&older));
     let raised = identity::bump_boot(&engine).expect("earlier formats are read");
