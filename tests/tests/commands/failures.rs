@@ -107,7 +107,7 @@ fn requests(cluster: &Cluster) -> Result<()> {
         &["region", "move", "9999", "--from", &store, "--to", "99"],
         &["region", "transfer-leader", "9999", "--to", &store],
     ] {
-        fails(cluster, args, NOT_FOUND, &["region 9999"])?;
+        fails(cluster, args, NOT_FOUND, &["9999"])?;
     }
     for command in ["drain", "undrain", "remove"] {
         fails(cluster, &["store", command, "99"], NOT_FOUND, &["store 99"])?;

@@ -186,6 +186,11 @@ fn voters(cluster: &Cluster, name: &str) -> Result<BTreeMap<String, u64>> {
         voters.values().any(|id| id.to_string() == me),
         "{name} is {me}, and not one of {voters:?}"
     );
+    ensure!(
+        !started.contains("asking to be taken in")
+            || started.contains("taken in: this member votes"),
+        "{name} is being taken in"
+    );
     Ok(voters)
 }
 

@@ -110,35 +110,41 @@ fn describe(waiting: &Waiting, errors: &[Option<String>]) -> String {
     }
 }
 
-/// Asks to be taken in until this member votes and nobody else has its position. At once for a member that does, as its region
-/// tells, once the node has opened it.
+/// Asks to be taken in whenever this member does not vote, or somebody else has its position, as its region tells. It never did
+/// before it was taken in, and may not any more when it comes back while another one is being taken in for it.
 ///
 /// # Errors
-/// None; the shape is that of the tasks of a member.
+/// None; it never ends.
 pub async fn be_taken_in<E: Engine>(
     node: Handle<E>,
     members: Arc<Members>,
     member: StoreId,
-    has_region: bool,
+    mut has_region: bool,
 ) -> Result<(), Error> {
-    if has_region {
-        loop {
-            let changed = node.views().changed();
-            if node.region(REGION).is_some() {
-                break;
-            }
-            changed.await;
-        }
-    }
-    let is_in = || {
-        let view = node.region(REGION);
-        view.is_some_and(|view| next_step(&view.region, member) == Step::Done)
-    };
-    if is_in() {
-        return Ok(());
-    }
     let mut log = Log::default();
-    while !is_in() {
+    let mut asked = false;
+    loop {
+        let changed = node.views().changed();
+        let view = node.region(REGION);
+        let is_in = view.map(|view| next_step(&view.region, member) == Step::Done);
+        match is_in {
+            Some(true) => {
+                has_region = true;
+                if std::mem::take(&mut asked) {
+                    tracing::info!(member = member.0, "taken in: this member votes");
+                }
+                changed.await;
+                continue;
+            }
+            // It is not open yet, or was removed: an id that was removed is never taken in again.
+            None if has_region => {
+                changed.await;
+                continue;
+            }
+            Some(false) => has_region = true,
+            None => {}
+        }
+        asked = true;
         let mut heard = Vec::new();
         for (position, _) in members.others() {
             heard.push(match join(&members, member, position).await {
@@ -153,8 +159,6 @@ pub async fn be_taken_in<E: Engine>(
         ));
         tokio::time::sleep(PAUSE).await;
     }
-    tracing::info!(member = member.0, "taken in: this member votes");
-    Ok(())
 }
 
 /// Logs which changes of the members the node refuses. Most are refused because the one before is not complete, and come again.
