@@ -270,7 +270,9 @@ impl Settings {
                 | Fault::Exile
                 | Fault::Untimely
                 | Fault::SlowReplay
-                | Fault::Focus => continue,
+                | Fault::Focus
+                | Fault::Newborn
+                | Fault::LostStore => continue,
                 Fault::PowerLoss | Fault::Orders | Fault::Readd | Fault::Lease => 2,
                 _ => 1,
             };
