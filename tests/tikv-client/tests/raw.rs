@@ -107,6 +107,8 @@ async fn time_to_live(client: &RawClient, api_version: u32) -> Result<()> {
 
 /// Every kind of operation runs while regions split and move to a fourth store and a store is killed.
 async fn under_change(cluster: &Cluster, client: &RawClient, api_version: u32) -> Result<()> {
+    // What is moved here must not be moved by others meanwhile.
+    cluster.pause_balance()?;
     // Scans must not reach the region without an end, see above.
     cluster.split("zz").await?;
     let work = Work::start(client, api_version);
