@@ -2,7 +2,7 @@
 //!
 //! Placement members and stores are children of this process. Each is told the address of a proxy as its own, so that every
 //! connection between them, and every one of a client, passes one ([`crate::proxy`]). Two hands are at work meanwhile: one harms
-//! network and processes ([`harm`]), one orders what administrators may order ([`order`]). What they do, and how strong, is drawn
+//! network and processes (`harm`), one orders what administrators may order (`order`). What they do, and how strong, is drawn
 //! from the seed; when it happens depends on the machine, so a seed does not repeat a run exactly.
 //!
 //! Harm is of a kind that the cluster must survive: at most one store and one member are away at a time, but for the moments at
