@@ -71,8 +71,13 @@ impl Twin {
         self.push(family, Event::Write(changes, logging));
     }
 
+    /// A range that reads as empty is left alone by a clearing that is logged.
     pub fn clear(&mut self, family: Family, start: &Bytes, end: &Bytes, logging: Logging) {
-        if start < end {
+        let empty = || {
+            let mut keys = self.content(family).keys();
+            !keys.any(|key| start <= key && key < end)
+        };
+        if start < end && !(logging == Logging::On && empty()) {
             self.cleared.push((family, start.clone(), end.clone()));
             self.write(
                 family,
