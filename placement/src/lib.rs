@@ -53,7 +53,7 @@ pub use event::{
     Request, RequestId, SchedulerInfo, Space, SplitIds, Write,
 };
 pub use journal::{JournalQuery, JournalSettings};
-pub use machine::Placement;
+pub use machine::{Placement, REGIONS_MAX};
 pub use operator::{Epoch, Kind, OperatorView, Priority, SPLIT_KEYS_MAX, State, Step};
 pub use regions::RegionInfo;
 pub use settings::{BalanceSettings, MergeSettings, Settings};

@@ -41,7 +41,7 @@ use effect::Awaited;
 /// Identities of one request at the most.
 const IDS_MAX: u64 = 1 << 20;
 /// Regions of one answer at the most.
-const REGIONS_MAX: usize = 16 << 10;
+pub const REGIONS_MAX: usize = 16 << 10;
 
 /// A member of the placement group. It does something only while it leads; a follower holds no state but the region's
 /// data in its engine.

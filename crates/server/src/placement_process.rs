@@ -271,6 +271,7 @@ impl Member {
             node: handle,
             metrics,
             peers: peers.clone(),
+            regions_per_minute: regions_per_minute(config),
         };
         let (stop, stopping) = watch::channel(false);
         current.store(Arc::new(server::routes(served, stopping).await?));
@@ -477,8 +478,19 @@ fn open(config: &PlacementConfig) -> Result<RocksEngine, Error> {
     })
 }
 
+/// What regions that may merge have together, as a part of a full one.
+const TOGETHER_SHARE: f64 = 0.4;
 /// Threads for snapshots of the one region.
 const BACKGROUND_THREADS: usize = 1;
+
+/// Full regions that the dial lets a store take in within a minute.
+fn regions_per_minute(config: &PlacementConfig) -> f64 {
+    let balance = &config.balance;
+    let bytes =
+        balance.store_rate.bytes() as f64 * f64::from(balance.rebalance_share) / 100.0 * 60.0;
+    let full = config.merge.together_bytes.bytes() as f64 / TOGETHER_SHARE;
+    bytes / full
+}
 
 fn settings(config: &PlacementConfig) -> Settings {
     Settings {

@@ -60,6 +60,8 @@ pub struct Served<E: Engine, R> {
     pub node: Handle<E>,
     pub metrics: Arc<Metrics>,
     pub peers: PeerService<R>,
+    /// Full regions that the dial lets a store take in.
+    pub regions_per_minute: f64,
 }
 
 /// What a member serves whose group has not begun.
@@ -95,6 +97,7 @@ pub async fn routes<E: Engine, R: Receiver>(
         node,
         metrics,
         peers,
+        regions_per_minute,
     } = served;
     let health = health::<PdServer<PdService>>(stopping).await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -113,7 +116,7 @@ pub async fn routes<E: Engine, R: Receiver>(
         .add_service(AdminServer::new(admin).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(MembersServer::new(asked).max_decoding_message_size(GREETING_BYTES_MAX))
         .add_service(peers.server());
-    let http = Http::new(placement, members, node, metrics).router();
+    let http = Http::new(placement, members, node, metrics, regions_per_minute).router();
     Ok(grpc.into_axum_router().merge(http))
 }
 

@@ -736,7 +736,7 @@ async fn every_method_of_the_table_is_served() {
     let group = Group::start(1, 2).await;
     let channel = group.channel(group.leader().await).await;
     let count = served::call_all(&channel, "pdpb.PD").await;
-    assert!(count >= 15, "{count} methods");
+    assert!(count >= 25, "{count} methods");
     let count = served::call_all(&channel, "keyspacepb.Keyspace").await;
     assert_eq!(count, 1);
     let mut health = HealthClient::new(channel.clone());
@@ -752,6 +752,97 @@ async fn every_method_of_the_table_is_served() {
         assert!(listed.contains(service), "{service} is not in {listed}");
     }
     drop((channel, health));
+    group.stop_all().await;
+}
+
+/// The regions of several ranges, each once, or which key has none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ranges_are_scanned_together() {
+    let group = Group::start(1, 1).await;
+    let (mut client, header) = group.client().await;
+    bootstrap(&mut client, &header).await;
+    let reports = Reports::open(&mut client, &header).await;
+    // The whole of it splits; the piece from "p" on is not known yet.
+    let mut left = first_region(1);
+    let whole = left.region.clone().expect("a region");
+    let epoch = whole.region_epoch.map(|epoch| metapb::RegionEpoch {
+        version: epoch.version + 1,
+        ..epoch
+    });
+    let piece = |id: u64, start: &'static str, end: &'static str| metapb::Region {
+        id,
+        start_key: start.into(),
+        end_key: end.into(),
+        region_epoch: epoch,
+        ..whole.clone()
+    };
+    left.region = Some(piece(8, "", "f"));
+    reports.report(&left).await;
+    let mut right = left.clone();
+    right.region = Some(piece(9, "f", "p"));
+    reports.report(&right).await;
+
+    let range = |start: &'static str, end: &'static str| pdpb::KeyRange {
+        start_key: start.into(),
+        end_key: end.into(),
+    };
+    let mut scan = async |ranges: &[pdpb::KeyRange], limit: i32, whole: bool| {
+        let request = pdpb::BatchScanRegionsRequest {
+            header: header.clone(),
+            ranges: ranges.to_vec(),
+            limit,
+            contain_all_key_range: whole,
+            ..Default::default()
+        };
+        let answer = client.batch_scan_regions(request).await.expect("an answer");
+        let answer = answer.into_inner();
+        let error = answer.header.and_then(|header| header.error);
+        let ids = answer
+            .regions
+            .into_iter()
+            .filter_map(|region| region.region);
+        let ids: Vec<_> = ids.map(|region| region.id).collect();
+        (ids, error.map(|error| error.r#type()))
+    };
+    loop {
+        let (found, _) = scan(&[range("", "")], 0, false).await;
+        if found == [8, 9] {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let inside = [range("a", "b"), range("b", "c"), range("d", "g")];
+    assert_eq!(scan(&inside, 0, true).await, (vec![8, 9], None));
+    assert_eq!(scan(&inside, 1, true).await, (vec![8], None));
+    assert_eq!(scan(&[range("g", "h")], 0, true).await, (vec![9], None));
+    assert_eq!(scan(&[], 0, true).await, (vec![], None));
+    let beyond = [range("a", "b"), range("n", "q")];
+    assert_eq!(scan(&beyond, 0, false).await, (vec![8, 9], None));
+    let hole = pdpb::ErrorType::RegionsNotContainAllKeyRange;
+    assert_eq!(scan(&beyond, 0, true).await, (vec![], Some(hole)));
+    let wrong = pdpb::ErrorType::InvalidValue;
+    assert_eq!(
+        scan(&[range("b", "a")], 0, true).await,
+        (vec![], Some(wrong))
+    );
+    drop(scan);
+
+    // The configuration is told, and as it is it may be put.
+    let request = pdpb::GetClusterConfigRequest {
+        header: header.clone(),
+    };
+    let answer = client.get_cluster_config(request).await.expect("an answer");
+    let mut cluster = answer.into_inner().cluster.expect("a cluster");
+    for wanted in [None, Some(wrong)] {
+        let request = pdpb::PutClusterConfigRequest {
+            header: header.clone(),
+            cluster: Some(cluster),
+        };
+        let answer = client.put_cluster_config(request).await.expect("an answer");
+        let error = answer.into_inner().header.and_then(|header| header.error);
+        assert_eq!(error.map(|error| error.r#type()), wanted);
+        cluster.max_peer_count += 1;
+    }
     group.stop_all().await;
 }
 
@@ -796,6 +887,25 @@ async fn plain_http_shares_the_port() {
             ),
             (&1.into(), &"Up".into())
         );
+        for path in [
+            "region/key/k",
+            "region/key/%00%2F",
+            "region/key/6BfF?format=hex",
+        ] {
+            let (status, body) = get(member.address, &format!("/pd/api/v1/{path}")).await;
+            let region: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+            assert_eq!((&status[..], &region["id"]), ("HTTP/1.1 200 OK", &8.into()));
+        }
+        for path in ["region/key/6BF?format=hex", "region/key/k?format=base64"] {
+            let (status, body) = get(member.address, &format!("/pd/api/v1/{path}")).await;
+            assert_eq!(status, "HTTP/1.1 400 Bad Request", "{body}");
+        }
+        let (_, body) = get(member.address, "/pd/api/v1/stores/limit").await;
+        let limits: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        // 30 % of 100 MiB/s are 1 800 MiB in a minute, and a full region has 95: 38 MiB are 40 % of it.
+        assert_eq!(limits["1"]["add-peer"]["type"], "add-peer");
+        let rate = limits["1"]["add-peer"]["rate"].as_f64().expect("a number");
+        assert!((rate - 1800.0 / 95.0).abs() < 0.01, "{rate}");
         assert_eq!(get(member.address, "/health").await.0, "HTTP/1.1 200 OK");
     }
     let address = group.members[group.leader().await]

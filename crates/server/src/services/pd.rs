@@ -6,6 +6,7 @@
 
 pub mod convert;
 mod keyspace;
+mod scan;
 mod scatter;
 mod split;
 mod steps;
@@ -388,6 +389,28 @@ impl Pd for PdService {
         }))
     }
 
+    async fn batch_scan_regions(
+        &self,
+        request: Request<pdpb::BatchScanRegionsRequest>,
+    ) -> Called<pdpb::BatchScanRegionsResponse> {
+        let request = request.into_inner();
+        let whole = request.contain_all_key_range;
+        let found = match self.admit(request.header.as_ref()) {
+            Ok(_) => scan::scan(&self.placement, request.ranges, limit(request.limit), whole)
+                .await
+                .map_err(pdpb::Error::from),
+            Err(error) => Err(error),
+        };
+        let (regions, error) = match found {
+            Ok(found) => (found.into_iter().map(convert::region).collect(), None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        Ok(Response::new(pdpb::BatchScanRegionsResponse {
+            header: Some(self.header(error)),
+            regions,
+        }))
+    }
+
     async fn ask_batch_split(
         &self,
         request: Request<pdpb::AskBatchSplitRequest>,
@@ -581,6 +604,30 @@ impl Pd for PdService {
         Ok(Response::new(pdpb::GetClusterConfigResponse {
             header: Some(header),
             cluster,
+        }))
+    }
+
+    async fn put_cluster_config(
+        &self,
+        request: Request<pdpb::PutClusterConfigRequest>,
+    ) -> Called<pdpb::PutClusterConfigResponse> {
+        let request = request.into_inner();
+        let wanted = request.cluster.ok_or_else(|| missing("cluster"))?;
+        let (answer, mut header) = self.ask(request.header.as_ref(), Ask::Cluster).await;
+        if let Some(Answer::Cluster(cluster)) = answer
+            && (wanted.id, wanted.max_peer_count) != (cluster.cluster_id, cluster.replicas)
+        {
+            let message = format!(
+                "cluster {} of {} replicas stays as it is: how many replicas keys have is said by a placement rule",
+                cluster.cluster_id, cluster.replicas
+            );
+            header.error = Some(pdpb::Error {
+                r#type: pdpb::ErrorType::InvalidValue.into(),
+                message,
+            });
+        }
+        Ok(Response::new(pdpb::PutClusterConfigResponse {
+            header: Some(header),
         }))
     }
 

@@ -1,5 +1,5 @@
-//! Plain HTTP on the port of a placement member: `/pd/api/v1/regions` and `/pd/api/v1/stores` in the shape that tools for
-//! PD read, `/health` for a prober, `/metrics` for Prometheus.
+//! Plain HTTP on the port of a placement member: regions, stores and their limits in the shape that tools for PD read,
+//! `/health` for a prober, `/metrics` for Prometheus.
 //!
 //! Tools ask any member, so one that does not lead passes what concerns the cluster on to the leader, once.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
@@ -21,6 +21,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use placement::{Answer, Refusal, RegionInfo, Request as Ask, StoreInfo};
 use proto::{RegionId, StoreId, metapb};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::metrics::Metrics;
@@ -29,6 +30,8 @@ use crate::runtime::Handle;
 
 /// Regions asked for at a time.
 const PAGE: usize = 4096;
+/// The rate that tools for PD show as unlimited.
+const UNLIMITED: f64 = 1e8;
 /// Time for the leader to begin its answer to a request that was passed on.
 const FORWARD_MAX: Duration = Duration::from_secs(5);
 /// Marks a request that was passed on: it is not passed on again.
@@ -53,15 +56,17 @@ struct Shared<E: Engine> {
     node: Handle<E>,
     metrics: Arc<Metrics>,
     client: Client<HttpConnector, Body>,
+    regions_per_minute: f64,
 }
 
 impl<E: Engine> Http<E> {
-    /// For a member.
+    /// For a member. The dial lets a store take in so many full regions in a minute.
     pub fn new(
         placement: Placement,
         members: Arc<Members>,
         node: Handle<E>,
         metrics: Arc<Metrics>,
+        regions_per_minute: f64,
     ) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
         Http {
@@ -71,6 +76,7 @@ impl<E: Engine> Http<E> {
                 node,
                 metrics,
                 client,
+                regions_per_minute,
             }),
         }
     }
@@ -80,7 +86,12 @@ impl<E: Engine> Http<E> {
         let cluster = Router::new()
             .route("/pd/api/v1/regions", get(regions::<E>))
             .route("/pd/api/v1/region/id/{id}", get(region_by_id::<E>))
+            .route("/pd/api/v1/region/key/{key}", get(region_by_key::<E>))
             .route("/pd/api/v1/stores", get(stores::<E>))
+            .route(
+                "/pd/api/v1/stores/limit",
+                get(store_limits::<E>).post(set_store_limits),
+            )
             .route_layer(from_fn_with_state(self.clone(), forward::<E>));
         Router::new()
             .route("/health", get(health::<E>))
@@ -215,10 +226,43 @@ async fn regions<E: Engine>(State(http): State<Http<E>>) -> Response {
 }
 
 async fn region_by_id<E: Engine>(State(http): State<Http<E>>, Path(id): Path<u64>) -> Response {
-    match http.shared.placement.ask(Ask::Region(RegionId(id))).await {
+    one_region(&http, Ask::Region(RegionId(id))).await
+}
+
+/// How a key in a path is written.
+#[derive(Deserialize)]
+struct KeyFormat {
+    format: Option<String>,
+}
+
+/// The key is percent-encoded text, or with `?format=hex` hexadecimal.
+async fn region_by_key<E: Engine>(
+    State(http): State<Http<E>>,
+    Path(key): Path<String>,
+    Query(KeyFormat { format }): Query<KeyFormat>,
+) -> Response {
+    let bad = |error: String| (StatusCode::BAD_REQUEST, Json(json!({ "error": error })));
+    let key = match format.as_deref() {
+        None | Some("raw") => key.into_bytes(),
+        Some("hex") => match unhex(&key) {
+            Some(key) => key,
+            None => {
+                return bad(format!("{key} is not an even number of hexadecimal digits"))
+                    .into_response();
+            }
+        },
+        Some(other) => {
+            return bad(format!("format {other} is neither raw nor hex")).into_response();
+        }
+    };
+    one_region(&http, Ask::RegionByKey(key.into())).await
+}
+
+async fn one_region<E: Engine>(http: &Http<E>, ask: Ask) -> Response {
+    match http.shared.placement.ask(ask).await {
         Ok(Answer::Region(found)) => Json(region(&found)).into_response(),
         Ok(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        Err(refusal) => refuse(&http, &refusal),
+        Err(refusal) => refuse(http, &refusal),
     }
 }
 
@@ -231,6 +275,35 @@ async fn stores<E: Engine>(State(http): State<Http<E>>) -> Response {
         Ok(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Err(refusal) => refuse(&http, &refusal),
     }
+}
+
+/// What PD calls store limits: regions that a store takes in and gives away in a minute. Here one dial grants bytes; this is
+/// what it comes to in full regions. Giving away is not limited by itself.
+async fn store_limits<E: Engine>(State(http): State<Http<E>>) -> Response {
+    match http.shared.placement.ask(Ask::Stores).await {
+        Ok(Answer::Stores(stores)) => {
+            let limit = |kind: &str, rate: f64| json!({ "type": kind, "rate": rate });
+            let limits = stores
+                .iter()
+                .filter(|info| info.store.state() != metapb::StoreState::Tombstone)
+                .map(|info| {
+                    let limits = json!({
+                        "add-peer": limit("add-peer", http.shared.regions_per_minute),
+                        "remove-peer": limit("remove-peer", UNLIMITED),
+                    });
+                    (info.store.id.to_string(), limits)
+                });
+            Json(Value::Object(limits.collect())).into_response()
+        }
+        Ok(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Err(refusal) => refuse(&http, &refusal),
+    }
+}
+
+async fn set_store_limits() -> Response {
+    let error = "stores have no limits of their own: set balance.rebalance_share, the share of a store's rate that moves may \
+                 take, in the configuration of the placement members";
+    (StatusCode::BAD_REQUEST, Json(json!({ "error": error }))).into_response()
 }
 
 fn region(info: &RegionInfo) -> Value {
@@ -310,6 +383,16 @@ fn bytes_text(bytes: u64) -> String {
         .iec()
         .to_string()
         .replace(' ', "")
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let pairs = digits.chunks(2).map(|pair| match pair {
+        [high, low] => u8::try_from(digit(*high)? << 4 | digit(*low)?).ok(),
+        _ => None,
+    });
+    pairs.collect()
 }
 
 /// A key as PD writes it: upper-case hexadecimal.

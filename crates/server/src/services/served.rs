@@ -16,7 +16,21 @@ const METHODS: &str = include_str!("../../../../proto/facts/rpcs.csv");
 /// Steps of the table that are served whole.
 const STEPS: [&str; 4] = ["1", "2", "3", "7"];
 /// Methods of later steps that are served, too.
-const BESIDES: [&str; 3] = ["LoadKeyspace", "GetAllStores", "UnsafeDestroyRange"];
+const BESIDES: [&str; 13] = [
+    "LoadKeyspace",
+    "GetAllStores",
+    "UnsafeDestroyRange",
+    "GetPrevRegion",
+    "ScanRegions",
+    "BatchScanRegions",
+    "AskSplit",
+    "ReportSplit",
+    "PutClusterConfig",
+    "ScatterRegion",
+    "SplitRegions",
+    "SplitAndScatterRegions",
+    "GetOperator",
+];
 /// Methods that take a stream.
 const STREAMS: [&str; 3] = ["Tso", "RegionHeartbeat", "BatchCommands"];
 
