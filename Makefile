@@ -24,6 +24,9 @@ export PONTOON
 PURE := proto raft engine store placement client transport history workload sim
 PURE_FLAGS := $(addprefix -p ,$(PURE))
 
+# The server's own tests: optimizing them takes minutes and shows nothing. What serves in cluster tests is the binary.
+QUICKLY := --config profile.release.package.server.opt-level=0
+
 .PHONY: demo test build tidy test-pure test-linked test-tikv-client check-peers fmt lint bench needs
 .DEFAULT_GOAL := build
 
@@ -46,7 +49,7 @@ test-pure: needs
 	cargo test $(PURE_FLAGS)
 
 test-linked: build
-	cargo test --release -p engine -p server --features engine/rocksdb
+	cargo test --release $(QUICKLY) -p engine -p server --features engine/rocksdb
 	cargo test --release -p tests --lib --test cluster
 
 # The unmodified public client pulls older libraries, so it has a workspace of its own.

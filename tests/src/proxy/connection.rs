@@ -123,15 +123,15 @@ impl Connection {
     }
 
     /// Waits until a cut concerns a direction.
-    async fn until_cut(&self, way: Way) -> Cut {
+    async fn until_cut(&self, way: Way) {
         let mut cuts = self.cut.subscribe();
         let concerns = |cut: &Option<Cut>| match cut {
             None => false,
             Some(Cut::Reset) => true,
             Some(Cut::HalfClose(closed)) => *closed == way,
         };
-        let cut = cuts.wait_for(concerns).await.map(|cut| *cut);
-        cut.ok().flatten().unwrap_or(Cut::Reset)
+        // The sender lives as long as this.
+        let _ = cuts.wait_for(concerns).await;
     }
 
     /// What holds for a direction.
@@ -220,14 +220,17 @@ impl Connection {
 
     /// Writes pieces as they may go on.
     async fn give(&self, mut to: OwnedWriteHalf, arriving: mpsc::Receiver<Piece>, way: Way) {
-        let cut = tokio::select! {
-            () = self.write(&mut to, arriving, way) => None,
-            cut = self.until_cut(way) => Some(cut),
-        };
-        match cut {
-            Some(Cut::Reset) => reset(to.as_ref()),
+        tokio::select! {
+            () = self.write(&mut to, arriving, way) => {}
+            () = self.until_cut(way) => {}
+        }
+        if *self.cut.borrow() == Some(Cut::Reset) {
+            reset(to.as_ref());
+            // Or it would say before that it ends in order.
+            to.forget();
+        } else {
             // The end of what the sender said, or a half close. The receiver may be gone.
-            Some(Cut::HalfClose(_)) | None => drop(to.shutdown().await),
+            drop(to.shutdown().await);
         }
     }
 

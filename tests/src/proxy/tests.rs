@@ -210,13 +210,18 @@ async fn a_reset_ends_both_sides() {
 #[tokio::test]
 async fn a_half_close_ends_one_direction_only() {
     let net = Net::new(1);
+    let process = |to| Which {
+        to: Some(to),
+        ..Which::ALL
+    };
     let proxy = net.proxy(0, echo().await, 0).await.unwrap();
     let mut call = Call::open(&proxy, b"hello").await;
-    net.cut(Which::ALL, Cut::HalfClose(Way::There));
+    net.cut(process(0), Cut::HalfClose(Way::There));
     // The process saw the end and says so; who called may go on speaking, and nobody hears it.
     assert_eq!(call.receive(3).await, b"bye");
+    let proxy = net.proxy(1, echo().await, 0).await.unwrap();
     let mut call = Call::open(&proxy, b"hello").await;
-    net.cut(Which::ALL, Cut::HalfClose(Way::Back));
+    net.cut(process(1), Cut::HalfClose(Way::Back));
     assert_eq!(call.0.read(&mut [0]).await.unwrap(), 0);
     call.send(b"unheard").await;
     assert_eq!(net.counts().half_closes.load(Relaxed), 2);
