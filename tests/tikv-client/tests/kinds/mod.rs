@@ -155,6 +155,15 @@ impl Work {
         self.check()
     }
 
+    /// That no client gave up anything so far.
+    pub fn none_given_up(&self) -> Result<()> {
+        for (kind, _) in &self.kinds {
+            let gave_up = self.state.gave_up[*kind as usize].load(Ordering::Relaxed);
+            ensure!(gave_up == 0, "the client gave {gave_up} operations of {kind:?} up");
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<()> {
         let wrong = self.state.wrong.lock().expect("no one panics");
         wrong.as_ref().map_or(Ok(()), |wrong| Err(anyhow::anyhow!(wrong.clone())))
