@@ -11,11 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use proto::pontoon::v1::journal_entry;
 use proto::{RegionId, StoreId, metapb};
 
+use crate::dial::Purpose;
 use crate::event::{
     Answer, Effects, Event, Now, Order, OrderKind, Refusal, Request, RequestId, Space,
 };
+use crate::journal::JournalQuery;
 use crate::machine::Placement;
 use crate::model::{Costs, Model};
 use crate::regions::RegionInfo;
@@ -27,6 +30,10 @@ use crate::state::LoadError;
 pub const STEPS_MAX: usize = 1000;
 /// Regions that a forecast names as not placed; all are counted.
 pub const UNPLACED_MAX: usize = 100;
+/// Entries of the journal that are looked through for why a region was left as it is.
+const JOURNAL_LOOK: usize = 16;
+/// Stores that are named with what speaks against them.
+const STORES_NAMED: usize = 4;
 /// Virtual time after which a plan ends, come what may.
 const MOST: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A plan ends when nothing was ordered for so long. More than the longest pause of a scheduler that is not at rest.
@@ -150,7 +157,11 @@ pub enum PlanError {
 /// # Errors
 /// When what is asked for would be refused as it is, with the reason.
 pub fn plan(metadata: Metadata, question: &Question, now: Now) -> Result<Forecast, PlanError> {
-    let mut rehearsal = Rehearsal::new(metadata, now)?;
+    let purpose = match question {
+        Question::AddStores(_) => Purpose::Balance,
+        Question::Drain(_) | Question::Lose { .. } | Question::Rules { .. } => Purpose::Repair,
+    };
+    let mut rehearsal = Rehearsal::new(metadata, purpose, now)?;
     rehearsal.begin(question)?;
     Ok(rehearsal.run(question))
 }
@@ -175,7 +186,7 @@ struct Rehearsal {
 }
 
 impl Rehearsal {
-    fn new(metadata: Metadata, now: Now) -> Result<Self, PlanError> {
+    fn new(metadata: Metadata, purpose: Purpose, now: Now) -> Result<Self, PlanError> {
         let Metadata {
             pairs,
             regions,
@@ -189,7 +200,8 @@ impl Rehearsal {
         let setting = settings.balance.setting();
         let costs = Costs {
             order: ORDER,
-            snapshot_bytes: (setting.rate_bytes as f64 * setting.share.max(0.01)) as u64,
+            // With nothing granted nothing moves, and no rate is asked for.
+            snapshot_bytes: setting.granted_bytes(purpose).max(1),
         };
         let mut rehearsal = Self {
             machine: Placement::new(settings),
@@ -353,7 +365,37 @@ impl Rehearsal {
         }
         self.forecast.unplaced_total = unplaced.len() as u64;
         unplaced.truncate(UNPLACED_MAX);
+        for (region, reason) in &mut unplaced {
+            if let Some(refused) = self.refused(*region) {
+                *reason = format!("{reason}: {refused}");
+            }
+        }
         self.forecast.unplaced = unplaced;
+    }
+
+    /// Why nothing was decided for a region when that was last tried.
+    fn refused(&mut self, region: RegionId) -> Option<String> {
+        let query = JournalQuery {
+            region: Some(region),
+            limit: JOURNAL_LOOK,
+            ..Default::default()
+        };
+        let Ok(Answer::Journal(entries)) = self.ask(Request::Journal(query)) else {
+            return None;
+        };
+        let refused = entries
+            .into_iter()
+            .find(|entry| entry.kind() == journal_entry::Kind::Refused)?;
+        let why = refused.text;
+        let stores = refused.candidates.into_iter().take(STORES_NAMED);
+        let stores: Vec<_> = stores
+            .filter(|candidate| !candidate.verdict.is_empty())
+            .map(|candidate| format!("store {}: {}", candidate.store_id, candidate.verdict))
+            .collect();
+        Some(match stores.is_empty() {
+            true => why,
+            false => format!("{why} ({})", stores.join("; ")),
+        })
     }
 
     fn second(&mut self) {

@@ -159,6 +159,30 @@ fn a_lost_zone_is_a_window_of_risk() {
     assert!(matches!(lose("c"), Err(PlanError::NoSuchLabel { .. })));
 }
 
+#[test]
+fn what_has_no_place_says_why() {
+    let mut world = world(3, 20);
+    let label = metapb::StoreLabel {
+        key: "room".into(),
+        value: "a".into(),
+    };
+    world.ask(Request::LabelStore {
+        store: world.stores[0],
+        labels: vec![label],
+    });
+    let metadata = world.machine.metadata(world.now).expect("it leads");
+    let question = Question::Lose {
+        label: "room".into(),
+        value: "a".into(),
+    };
+    let planned = plan(metadata, &question, world.now).expect("it can be lost");
+    assert_eq!((planned.unplaced_total, planned.moves), (20, 0));
+    for (_, reason) in &planned.unplaced {
+        println!("{reason}");
+        assert!(reason.contains("lost voter: "), "{reason}");
+    }
+}
+
 /// A rule for a range: the range is split off, its peers go where the rule says, nothing else moves; what no store can do
 /// is told beforehand. What is planned can be applied, and what was read before then not any more.
 #[test]
