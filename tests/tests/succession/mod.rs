@@ -20,19 +20,36 @@ async fn small_regions_merge() -> Result<()> {
             setting("STORE_SPLIT__REQUESTS_PER_SECOND", "0"),
             setting("STORE_SPLIT__BYTES_PER_SECOND", "0B"),
         ],
+        stores: 4,
         ..Wanted::default()
     })?;
+    cluster.pause_balance()?;
+    let placement = cluster.placement().join(",");
+    let merges = |words: &[&str]| {
+        let words = [&["scheduler"], words, &["--placement", &placement]].concat();
+        cluster.pontoon(&words)
+    };
+    merges(&["pause", "merge", "1h"])?;
     let writers = Writers::start(&cluster, 8).await?;
     split_in_four(&cluster).await?;
     let region = cluster.find("w2")?;
     let neighbour = cluster.find("w4")?;
     let (from, into) = (region.to_string(), neighbour.to_string());
-    // A freeze waits for every peer, so the merge is open while a store that leads neither of the two is paused.
-    let (source, target) = (cluster.region(region)?, cluster.region(neighbour)?);
-    let leads = |store: &u64| [source.leader_store, target.leader_store].contains(&Some(*store));
-    let follower = source.stores.iter().find(|store| !leads(store));
-    let follower = *follower.context("a store that leads neither")?;
-    let paused = cluster.pause(&cluster.store_name(follower)?)?;
+    // Before regions merge, the replicas of one go where those of the other are. One has to go to a store that is paused, so the
+    // merge is open for as long as it must be.
+    let target = cluster.region(neighbour)?;
+    let source = cluster.region(region)?;
+    let stores = cluster.stores()?;
+    let free = stores.iter().find(|store| !source.stores.contains(store));
+    let free = *free.context("a store without a replica of the source")?;
+    ensure!(
+        !target.stores.contains(&free),
+        "regions of one split are together"
+    );
+    let follows = |store: &&u64| Some(**store) != target.leader_store;
+    let moved = *target.stores.iter().find(follows).context("a follower")?;
+    cluster.move_replica(neighbour, moved, free).await?;
+    let paused = cluster.pause(&cluster.store_name(free)?)?;
     let order = ["region", "merge", &from, "--into", &into, "--no-wait"];
     wait_for("the merge begins", async || {
         cluster.ask(&order)?;
@@ -47,7 +64,10 @@ async fn small_regions_merge() -> Result<()> {
         };
         Ok(operators.iter().any(ours))
     };
-    wait_for("the merge is under way", async || merging()).await?;
+    wait_for("a replica of the source is on its way", async || {
+        Ok(cluster.region(region)?.stores.contains(&free))
+    })
+    .await?;
     let leader = cluster.placement_leader()?;
     ensure!(
         merging()? && cluster.find("w2")? == region,
@@ -65,6 +85,7 @@ async fn small_regions_merge() -> Result<()> {
     .await?;
     writers.make_progress(100).await?;
 
+    merges(&["resume", "merge"])?;
     wait_for("one region with three replicas", async || {
         let regions = cluster.regions()?;
         Ok(regions.len() == 1
