@@ -821,7 +821,6 @@ async fn ranges_are_scanned_together() {
         scan(&[range("b", "a")], 0, true).await,
         (vec![], Some(wrong))
     );
-    drop(scan);
 
     // The configuration is told, and as it is it may be put.
     let request = pdpb::GetClusterConfigRequest {
