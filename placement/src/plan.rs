@@ -178,8 +178,8 @@ struct Rehearsal {
     /// When the change was made; before, nothing is written down.
     begun: Option<Duration>,
     forecast: Forecast,
-    /// The epoch and term for which a region was last ordered something: orders are repeated.
-    ordered: BTreeMap<RegionId, (u64, u64, u64)>,
+    /// What a region was last ordered, in which epoch and term: orders are repeated.
+    ordered: BTreeMap<RegionId, (metapb::RegionEpoch, u64, OrderKind)>,
     last: Duration,
     /// Regions without one of their voters.
     short: BTreeSet<RegionId>,
@@ -474,8 +474,8 @@ impl Rehearsal {
             return;
         };
         let term = self.model.get(order.region).map_or(0, |region| region.term);
-        let mark = (order.epoch.conf_ver, order.epoch.version, term);
-        if self.ordered.insert(order.region, mark) == Some(mark) {
+        let mark = (order.epoch, term, order.kind.clone());
+        if self.ordered.insert(order.region, mark.clone()) == Some(mark) {
             return;
         }
         self.last = self.now.monotonic;
