@@ -58,6 +58,8 @@ pub struct StagedFile {
     pub bytes: u64,
     /// Keys in it.
     pub keys: u64,
+    /// Bytes of its keys and values.
+    pub content_bytes: u64,
     /// CRC-32C of the whole file.
     pub crc32c: u32,
     /// The smallest key in it.

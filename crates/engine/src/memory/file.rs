@@ -81,6 +81,10 @@ pub(super) fn describe(name: &str, content: &Bytes) -> Result<StagedFile, Error>
         name: name.to_owned(),
         bytes: content.len() as u64,
         keys: entries.len() as u64,
+        content_bytes: entries
+            .iter()
+            .map(|(key, value)| (key.len() + value.len()) as u64)
+            .sum(),
         crc32c: crc32c::crc32c(content),
         first: key(entries.first()),
         last: key(entries.last()),

@@ -189,6 +189,7 @@ fn describe(name: &str, path: &Path) -> Result<StagedFile, Error> {
                     name: name.to_owned(),
                     bytes,
                     keys: keys.count,
+                    content_bytes: keys.content_bytes,
                     crc32c,
                     first: keys.first.into(),
                     last: keys.last.into(),

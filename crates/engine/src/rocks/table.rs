@@ -33,6 +33,8 @@ const KEY_TRAILER: [u8; 8] = 1_u64.to_le_bytes();
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Keys {
     pub count: u64,
+    /// Bytes of keys and values.
+    pub content_bytes: u64,
     pub first: Vec<u8>,
     pub last: Vec<u8>,
 }
@@ -125,11 +127,12 @@ impl Table<'_> {
     }
 
     fn keys(&self, places: Vec<Place>) -> Result<Keys, Error> {
-        let (mut count, mut first, mut last) = (0, None, Vec::new());
+        let (mut count, mut content_bytes) = (0, 0);
+        let (mut first, mut last) = (None, Vec::new());
         let mut fits = true;
         for place in places {
             let data = self.block(place)?;
-            let parsed = each_entry(&data, |key, _| {
+            let parsed = each_entry(&data, |key, value| {
                 let Some(key) = key.strip_suffix(&KEY_TRAILER) else {
                     fits = false;
                     return;
@@ -139,6 +142,7 @@ impl Table<'_> {
                 last.clear();
                 last.extend_from_slice(key);
                 count += 1;
+                content_bytes += (key.len() + value.len()) as u64;
             });
             self.some(parsed, "its data cannot be parsed")?;
             if !fits {
@@ -146,7 +150,12 @@ impl Table<'_> {
             }
         }
         let first = self.some(first, "it holds no key")?;
-        Ok(Keys { count, first, last })
+        Ok(Keys {
+            count,
+            content_bytes,
+            first,
+            last,
+        })
     }
 }
 

@@ -342,6 +342,8 @@ impl<S: Subject> Runner<S> {
             (received.bytes, received.keys, received.crc32c),
             (sent.bytes, sent.keys, sent.crc32c)
         );
+        let content = entries.iter().map(|(key, value)| key.len() + value.len());
+        assert_eq!(received.content_bytes, content.sum::<usize>() as u64);
         self.staged.insert(to, entries);
     }
 

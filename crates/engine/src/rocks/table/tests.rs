@@ -148,13 +148,14 @@ fn refused(change: impl FnOnce(&mut Sketch), why: &str) {
 
 #[test]
 fn sound_files_are_read() {
-    let keys = |count, first: &str, last: &str| Keys {
+    let keys = |count, content_bytes, first: &str, last: &str| Keys {
         count,
+        content_bytes,
         first: first.into(),
         last: last.into(),
     };
     let found = read(&Sketch::of(&["a", "b", "c"]).file());
-    assert_eq!(found, Ok(keys(3, "a", "c")));
+    assert_eq!(found, Ok(keys(3, 6, "a", "c")));
     // Keys of one block that share bytes, and a place in the index that is told by how much it differs.
     let (first, second) = (stored("aaa"), stored("b"));
     let blocks = [
@@ -163,12 +164,12 @@ fn sound_files_are_read() {
     ];
     let mut sketch = Sketch::of(&["a", "b", "c"]);
     sketch.data = blocks.iter().map(|block| (block.clone(), 0)).collect();
-    assert_eq!(read(&sketch.file()), Ok(keys(3, "aaa", "b")));
+    assert_eq!(read(&sketch.file()), Ok(keys(3, 13, "aaa", "b")));
     let mut index = [&[0, 1, b'z'][..], &place_of((0, blocks[0].len() as u64))].concat();
     let shorter = (blocks[0].len() - blocks[1].len()) as u64;
     index.extend([&[1, 1, b'z'][..], &varint_of(2 * shorter - 1)].concat());
     sketch.index = Some(ended(index, &[0]));
-    assert_eq!(read(&sketch.file()), Ok(keys(3, "aaa", "b")));
+    assert_eq!(read(&sketch.file()), Ok(keys(3, 13, "aaa", "b")));
 }
 
 #[test]
