@@ -503,6 +503,10 @@ fn store_options(config: &StoreConfig, boot: u64, api: ApiVersion) -> store::Opt
         compact_bytes: raft.compact_bytes.bytes(),
         snapshot_slots: raft.snapshot_slots,
         snapshot_sends: config.background_threads.max(1),
+        count_bytes_min: match split.region_bytes.bytes() {
+            0 => defaults.count_bytes_min,
+            limit => limit / 96,
+        },
         merge_bytes_max: share(split.region_bytes.bytes(), defaults.merge_bytes_max),
         merge_keys_max: share(split.region_keys, defaults.merge_keys_max),
         split: store::SplitOptions {

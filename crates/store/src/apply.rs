@@ -24,10 +24,11 @@ use engine::{Batch, Change, Engine, Error, Family, Logging};
 use proto::RegionId;
 use raft::{Entry, PeerId};
 
+pub(crate) use self::buckets::BUCKETS_MAX;
 pub use self::buckets::Buckets;
 use self::pending::PendingBatch;
 use self::region::ApplyRegion;
-use crate::event::{Applied, ApplyTask, Refusal, Waiting};
+use crate::event::{Applied, ApplyTask, Count, Estimate, Refusal, Waiting};
 use crate::keys;
 use crate::options::{Options, SplitOptions};
 use crate::planted::Bug;
@@ -81,6 +82,13 @@ impl<E: Engine> Applier<E> {
                 }
                 ApplyTask::MarkDamaged { region, peer } => {
                     done.push(self.mark_damaged(&mut batch, region, peer));
+                }
+                ApplyTask::Counted {
+                    region,
+                    peer,
+                    count,
+                } => {
+                    done.push(self.correct(region, peer, *count));
                 }
                 ApplyTask::Close(region) => {
                     self.regions.remove(&region);
@@ -139,18 +147,24 @@ impl<E: Engine> Applier<E> {
         applied
             .answers
             .extend(unknown.map(|(request, _)| (request, Err(Refusal::Unknown))));
-        applied.index = region.applied.index;
-        applied.term = region.applied.term;
         applied.removed = region.removed;
         region.prepare_split(&self.engine, &mut applied)?;
         region.save(batch);
         applied.damaged = region.damaged;
-        applied.bytes = region.sizes.bytes();
-        applied.keys = region.sizes.keys();
-        let buckets = &region.sizes.buckets;
-        applied.split_keys = buckets.split_keys(&self.limits, self.split_keys_max);
-        applied.last_key = region.sizes.take_last_key();
+        region.tell_sizes(self.split_keys_max, &mut applied);
         Ok(applied)
+    }
+
+    /// What is corrected becomes durable with the next entry. A restart before that counts again.
+    fn correct(&mut self, id: RegionId, peer: PeerId, count: Count) -> Applied {
+        let mut applied = Applied::nothing(id, peer);
+        applied.counted = Some(false);
+        let held = self.regions.get_mut(&id);
+        if let Some(region) = held.filter(|region| region.peer == peer && !region.removed) {
+            applied.counted = Some(region.correct(count));
+            region.tell_sizes(self.split_keys_max, &mut applied);
+        }
+        applied
     }
 
     /// A removed peer leaves a tombstone, which nothing may be written over.
@@ -209,8 +223,8 @@ impl Applied {
             damaged: false,
             marked: false,
             damage: None,
-            bytes: 0,
-            keys: 0,
+            counted: None,
+            estimate: Estimate::default(),
             written_bytes: 0,
             written_keys: 0,
             split_keys: Vec::new(),

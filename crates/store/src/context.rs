@@ -134,6 +134,12 @@ pub(crate) struct Context<E> {
     pub inquired: BTreeMap<StoreId, u64>,
     /// Stores of which it said so. They never come back.
     pub removed: BTreeSet<StoreId>,
+    /// The peer whose region is being counted.
+    pub counting: Option<(RegionId, PeerId)>,
+    /// The region that was counted last.
+    pub counted: RegionId,
+    /// When the next may be.
+    pub count_due_tick: u64,
     next_generation: u64,
     next_sequence: u64,
     synced_sequence: u64,
@@ -169,6 +175,9 @@ impl<E: Engine> Context<E> {
             holding: BTreeSet::new(),
             inquired: BTreeMap::new(),
             removed: BTreeSet::new(),
+            counting: None,
+            counted: RegionId(0),
+            count_due_tick: 0,
             next_generation: 1,
             next_sequence: 1,
             synced_sequence: 0,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId, metapb};
-use raft::{Entry, Index, PeerId, Role, Term};
+use raft::{Entry, Index, LogPosition, PeerId, Role, Term};
 
 use crate::apply::Buckets;
 use crate::load::Load;
@@ -355,6 +355,15 @@ pub enum ApplyTask {
     },
     /// A region that a split made, opened just before: what its parent counted of it.
     Inherit(RegionId, Box<Buckets>),
+    /// How large a region was found to be by [`Task::Count`].
+    Counted {
+        /// The region.
+        region: RegionId,
+        /// The peer.
+        peer: PeerId,
+        /// What was found.
+        count: Box<Count>,
+    },
     /// The peer's data was found damaged: the applier, which alone writes a region's state, writes that into it.
     MarkDamaged {
         /// The region.
@@ -364,6 +373,56 @@ pub enum ApplyTask {
     },
     /// The applier forgets the region.
     Close(RegionId),
+}
+
+/// How large a region is believed to be, on one peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// Bytes of keys and values.
+    pub bytes: u64,
+    /// Keys.
+    pub keys: u64,
+    /// By how much `bytes` may be wrong, about.
+    pub uncertain_bytes: u64,
+}
+
+impl Estimate {
+    /// What a record tells.
+    pub(crate) fn of(record: &wire::AppliedState) -> Estimate {
+        Estimate {
+            bytes: record.bytes,
+            keys: record.keys,
+            uncertain_bytes: record.uncertain_bytes,
+        }
+    }
+
+    /// The record that tells it, with what is applied.
+    pub(crate) fn record(self, applied: LogPosition) -> wire::AppliedState {
+        wire::AppliedState {
+            index: applied.index,
+            term: applied.term,
+            bytes: self.bytes,
+            keys: self.keys,
+            uncertain_bytes: self.uncertain_bytes,
+        }
+    }
+}
+
+/// How large a region is on one peer, counted in one view of the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// Version of the region's epoch in the view: the range that was counted.
+    pub version: u64,
+    /// What was applied in the view.
+    pub index: Index,
+    /// What was believed in the view, as the region's record says.
+    pub believed: Estimate,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+    /// Keys.
+    pub keys: u64,
+    /// Where parts of about equal size begin, with the bytes of each; the first at the start of the region.
+    pub edges: Vec<(Bytes, u64)>,
 }
 
 /// Who waits for an entry.
@@ -402,10 +461,11 @@ pub struct Applied {
     pub marked: bool,
     /// The first damage that these entries met.
     pub damage: Option<engine::Error>,
-    /// Estimated bytes and keys of the region.
-    pub bytes: u64,
-    /// Estimated keys.
-    pub keys: u64,
+    /// Of an answer to [`ApplyTask::Counted`]: whether the count was taken over. It was not if it is of another range, or of
+    /// data that was replaced.
+    pub counted: Option<bool>,
+    /// How large the region is believed to be.
+    pub estimate: Estimate,
     /// Where to split it, when it is larger than it should be.
     pub split_keys: Vec<Bytes>,
     /// The largest key ever applied, when it is another than the one last told.
@@ -453,11 +513,9 @@ pub struct AppliedChild {
     pub peer: PeerId,
     /// Who leads its first term.
     pub first_leader: PeerId,
-    /// Estimated bytes and keys.
-    pub bytes: u64,
-    /// Estimated keys.
-    pub keys: u64,
-    /// How they are spread.
+    /// How large it is believed to be.
+    pub estimate: Estimate,
+    /// How that is spread.
     pub buckets: Box<Buckets>,
     /// Merges that the parent remembers.
     pub records: Vec<wire::MergeRecord>,
@@ -552,6 +610,15 @@ pub enum Task {
     RemoveFiles(Vec<String>),
     /// Read entries back from the log for a member that lags: they left memory because they are applied.
     FetchEntries(Fetch),
+    /// Count what a region holds: too much of what is believed is uncertain.
+    Count {
+        /// The region.
+        region: RegionId,
+        /// The peer here.
+        peer: PeerId,
+        /// About how many bytes a part has whose start is told.
+        part_bytes: u64,
+    },
 }
 
 /// Entries wanted from the log, and for whom.
@@ -591,7 +658,10 @@ impl Task {
                 build: *build,
             }),
             Task::InstallSnapshot { head, .. } => Some(Transfer::incoming(head)),
-            Task::Destroy { .. } | Task::RemoveFiles(_) | Task::FetchEntries(_) => None,
+            Task::Destroy { .. }
+            | Task::RemoveFiles(_)
+            | Task::FetchEntries(_)
+            | Task::Count { .. } => None,
         }
     }
 }
@@ -622,7 +692,7 @@ pub enum TaskDone {
         /// What was built.
         head: Option<wire::SnapshotHead>,
     },
-    /// The data of a peer is damaged (R13), which building a snapshot found out.
+    /// The data of a peer is damaged (R13), which building a snapshot or counting found out.
     Damaged {
         /// The region.
         region: RegionId,
@@ -650,6 +720,8 @@ pub enum TaskDone {
         peer: PeerId,
         /// Its index.
         index: Index,
+        /// How large the region is: counted, and so certain.
+        estimate: Estimate,
     },
     /// The staged files of a snapshot are gone or damaged; nothing was changed.
     SnapshotUnusable {
@@ -664,6 +736,15 @@ pub enum TaskDone {
         fetch: Fetch,
         /// What was found.
         entries: Vec<Entry>,
+    },
+    /// A region was counted.
+    Counted {
+        /// The region.
+        region: RegionId,
+        /// The peer here.
+        peer: PeerId,
+        /// What was found; `None` when the peer has no data.
+        count: Option<Count>,
     },
     /// A peer's remains are gone.
     Destroyed {

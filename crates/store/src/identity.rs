@@ -172,6 +172,7 @@ pub fn bootstrap<E: Engine>(engine: &E, regions: &[metapb::Region]) -> Result<()
             term: BASE.term,
             bytes: 0,
             keys: 0,
+            uncertain_bytes: 0,
         };
         state.push(put(&keys::region_state(id), &region_state));
         state.push(put(&keys::applied_state(id), &applied));

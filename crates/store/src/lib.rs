@@ -38,6 +38,7 @@ mod advance;
 mod compact;
 mod conf_change;
 mod context;
+mod count;
 mod damage;
 mod destroy;
 mod error;

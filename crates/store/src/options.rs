@@ -87,6 +87,11 @@ pub struct Options {
     /// Freeze without looking whether peers have caught up and who leads the target. That is looked at so that merges are short,
     /// not so that they are safe; tests see that they are without. Default off.
     pub merge_unchecked: bool,
+    /// Bytes that must be uncertain of a region's size before it is counted. Default 1 MiB, a 96th of the size at which one is
+    /// split.
+    pub count_bytes_min: u64,
+    /// Bytes per second that are read to count regions, on average; 0 is never. Default 64 MiB.
+    pub count_bytes_per_second: u64,
     /// Length of a tick in milliseconds, for times told to placement. Default 50.
     pub tick_ms: u64,
     /// A rule broken on purpose. For tests.
@@ -149,6 +154,8 @@ impl Default for Options {
             caught_up_bytes: 1 << 20,
             split_keys_max: 9,
             split: SplitOptions::default(),
+            count_bytes_min: 1 << 20,
+            count_bytes_per_second: 64 << 20,
             ids_low: 256,
             ids_batch: 1_024,
             ids_ticks: 20,

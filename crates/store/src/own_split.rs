@@ -163,8 +163,8 @@ impl Peer {
             tick: cx.tick,
             start: &self.region.start_key,
             end: &self.region.end_key,
-            bytes: self.bytes,
-            keys: self.keys,
+            bytes: self.estimate.bytes,
+            keys: self.estimate.keys,
             last_key: self.last_key.as_deref(),
             split_keys: &self.split_keys,
         };

@@ -11,7 +11,7 @@ use raft::{Index, LogPosition, PeerId, Raft, ReadId, Role, Term};
 
 use crate::context::Context;
 use crate::damage::Damage;
-use crate::event::{Proposal, RegionView, RequestId, ViewChange, Waiting};
+use crate::event::{Estimate, Proposal, RegionView, RequestId, ViewChange, Waiting};
 use crate::load::LoadWindow;
 use crate::merge::{MergeState, Merging};
 use crate::order::StepId;
@@ -164,8 +164,8 @@ pub(crate) struct Peer {
     pub log_bytes: u64,
     /// A compaction waits for a sync.
     pub compacting: bool,
-    pub bytes: u64,
-    pub keys: u64,
+    /// How large it is believed to be.
+    pub estimate: Estimate,
     pub published: Option<Arc<RegionView>>,
     pub writes: Writes,
     pub reads: Reads,
@@ -223,8 +223,7 @@ impl Peer {
             handed_out: 0,
             log_bytes: 0,
             compacting: false,
-            bytes: 0,
-            keys: 0,
+            estimate: Estimate::default(),
             published: None,
             writes: Writes::default(),
             reads: Reads::default(),

@@ -16,7 +16,7 @@ use raft::{CampaignReason, Entry, Event as RaftEvent, Index, LogPosition, PeerId
 
 use crate::context::{Context, Followup};
 use crate::damage::Damage;
-use crate::event::{ApplyTask, Task};
+use crate::event::{ApplyTask, Estimate, Task};
 use crate::merge::MergeState;
 use crate::peer::{Installing, Peer, Stage};
 use crate::planted::Bug;
@@ -332,8 +332,7 @@ fn normal<E: Engine>(
     peer.damage = damaged.then(Damage::default);
     peer.applied = position;
     peer.handed_out = position.index;
-    peer.bytes = applied.bytes;
-    peer.keys = applied.keys;
+    peer.estimate = Estimate::of(&applied);
     let first = peer.state.compacted_index + 1;
     let entries = advance::read_entries(&cx.engine, region, first..Index::MAX, usize::MAX)?;
     peer.log_bytes = entries

@@ -70,8 +70,8 @@ impl Peer {
             term: raft.term(),
             down,
             pending,
-            bytes: self.bytes,
-            keys: self.keys,
+            bytes: self.estimate.bytes,
+            keys: self.estimate.keys,
             load,
             interval_ms: load_ticks * cx.options.tick_ms,
         };

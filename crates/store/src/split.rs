@@ -192,8 +192,7 @@ fn start_child<E: Engine>(
         index: base.index,
     };
     peer.handed_out = base.index;
-    peer.bytes = child.bytes;
-    peer.keys = child.keys;
+    peer.estimate = child.estimate;
     peer.split_tick = Some(cx.tick);
     peer.merge.records = child.records;
     peer.log_bytes = entries

@@ -175,6 +175,7 @@ impl<E: Engine> Store<E> {
             self.drive_source(region);
             self.drive_records(region);
         }
+        self.tick_count();
         self.tick_slots();
         self.tick_drain();
     }
@@ -233,6 +234,10 @@ impl<E: Engine> Store<E> {
     }
 
     fn on_applied(&mut self, applied: Applied) {
+        if applied.counted.is_some() {
+            self.on_corrected(applied);
+            return;
+        }
         let Some(peer) = self
             .peers
             .get_mut(&applied.region)
@@ -254,8 +259,7 @@ impl<E: Engine> Store<E> {
             absorbed,
             children,
             removed,
-            bytes,
-            keys,
+            estimate,
             split_keys,
             last_key,
             ..
@@ -266,12 +270,7 @@ impl<E: Engine> Store<E> {
             peer.handed_out
         );
         peer.applied = raft::LogPosition { term, index };
-        peer.bytes = bytes;
-        peer.keys = keys;
-        peer.split_keys = split_keys;
-        if last_key.is_some() {
-            peer.last_key = last_key;
-        }
+        peer.adopt_sizes(estimate, split_keys, last_key);
         peer.release_applied(index, &mut self.cx);
         let lane_done = peer.lane.is_some_and(|lane| lane <= index);
         if lane_done {
@@ -402,13 +401,22 @@ impl<E: Engine> Store<E> {
                 region,
                 peer,
                 index,
-            } => self.on_snapshot_installed(region, peer, index),
+                estimate,
+            } => self.on_snapshot_installed(region, peer, index, estimate),
             TaskDone::SnapshotUnusable { region, peer } => self.on_snapshot_unusable(region, peer),
             TaskDone::EntriesFetched { fetch, entries } => {
                 self.on_entries_fetched(&fetch, entries);
             }
             TaskDone::Destroyed { region, peer } => self.on_destroyed(region, peer),
-            TaskDone::Damaged { region, peer, .. } => self.on_damaged(region, peer),
+            TaskDone::Counted {
+                region,
+                peer,
+                count,
+            } => self.on_counted(region, peer, count),
+            TaskDone::Damaged { region, peer, .. } => {
+                self.end_count(region, peer);
+                self.on_damaged(region, peer);
+            }
         }
     }
 

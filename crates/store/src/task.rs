@@ -1,15 +1,18 @@
 //! Background work, carried out by the driver's pool. Everything here may be repeated after a crash.
 
+use std::ops::Bound;
+
 use bytes::Bytes;
-use engine::{Batch, Change, Engine, Error, Family, Logging, View};
+use engine::{Batch, Change, Direction, Engine, Error, Family, Logging, View};
 use proto::RegionId;
 use proto::pontoon::v1::{
     AppliedState, RaftState, RegionState, SnapshotFile, SnapshotHead, region_state,
 };
-use raft::PeerId;
+use raft::{LogPosition, PeerId};
 
 use crate::advance::read_entries;
-use crate::event::{Task, TaskDone};
+use crate::apply::BUCKETS_MAX;
+use crate::event::{Count, Estimate, Task, TaskDone};
 use crate::snapshot::check_file;
 use crate::{codec, keys};
 
@@ -90,6 +93,23 @@ pub fn run<E: Engine>(
             let entries = read_entries(engine, fetch.region, range, fetch.bytes_max)?;
             Ok(Some(TaskDone::EntriesFetched { fetch, entries }))
         }
+        Task::Count {
+            region,
+            peer,
+            part_bytes,
+        } => match count(engine, region, peer, part_bytes) {
+            Ok(count) => Ok(Some(TaskDone::Counted {
+                region,
+                peer,
+                count,
+            })),
+            Err(error @ Error::Corrupt { .. }) => Ok(Some(TaskDone::Damaged {
+                region,
+                peer,
+                error,
+            })),
+            Err(error) => Err(error),
+        },
     }
 }
 
@@ -144,25 +164,9 @@ impl Wanted {
             build,
         } = *self;
         let view = engine.view();
-        let (state_key, applied_key) = (keys::region_state(region), keys::applied_state(region));
-        let (Some(state), Some(applied)) = (
-            view.get(Family::State, &state_key)?,
-            view.get(Family::State, &applied_key)?,
-        ) else {
+        let Some((state, applied)) = state_of(&view, region, from_peer)? else {
             return Ok(None);
         };
-        let (Some(state), Some(applied)) = (
-            codec::decode_record::<RegionState>(&state),
-            codec::decode_record::<AppliedState>(&applied),
-        ) else {
-            return Err(Error::Corrupt {
-                what: format!("the state of region {region}"),
-                source: None,
-            });
-        };
-        if state.state() != region_state::State::Normal || state.peer_id != from_peer.0 {
-            return Ok(None);
-        }
         // Its files could hold what is lost, of which a snapshot must not make more.
         if state.damaged {
             return Err(Error::Corrupt {
@@ -217,6 +221,81 @@ impl Wanted {
     }
 }
 
+/// The records of a region in a view; `None` when the peer has no data there.
+fn state_of(
+    view: &impl View,
+    region: RegionId,
+    peer: PeerId,
+) -> Result<Option<(RegionState, AppliedState)>, Error> {
+    let (state_key, applied_key) = (keys::region_state(region), keys::applied_state(region));
+    let (Some(state), Some(applied)) = (
+        view.get(Family::State, &state_key)?,
+        view.get(Family::State, &applied_key)?,
+    ) else {
+        return Ok(None);
+    };
+    let (Some(state), Some(applied)) = (
+        codec::decode_record::<RegionState>(&state),
+        codec::decode_record::<AppliedState>(&applied),
+    ) else {
+        return Err(Error::Corrupt {
+            what: format!("the state of region {region}"),
+            source: None,
+        });
+    };
+    let lives = state.state() == region_state::State::Normal && state.peer_id == peer.0;
+    Ok(lives.then_some((state, applied)))
+}
+
+/// Counts what a region holds in one view, beside what its record in the same view believes.
+fn count<E: Engine>(
+    engine: &E,
+    region: RegionId,
+    peer: PeerId,
+    part_bytes: u64,
+) -> Result<Option<Count>, Error> {
+    let view = engine.view();
+    let Some((state, applied)) = state_of(&view, region, peer)? else {
+        return Ok(None);
+    };
+    let Some(descriptor) = state.region else {
+        return Ok(None);
+    };
+    let mut count = Count {
+        version: descriptor.region_epoch.unwrap_or_default().version,
+        index: applied.index,
+        believed: Estimate::of(&applied),
+        bytes: 0,
+        keys: 0,
+        edges: vec![(Bytes::new(), 0)],
+    };
+    let (lower, upper) = (
+        keys::data(&descriptor.start_key),
+        keys::data_end(&descriptor.end_key),
+    );
+    view.scan(
+        Family::State,
+        Bound::Included(&lower),
+        Bound::Excluded(&upper),
+        Direction::Forward,
+        &mut |key, value| {
+            let bytes = (key.len() + value.len()) as u64;
+            count.bytes += bytes;
+            count.keys += 1;
+            let (parts, part) = (count.edges.len(), count.edges.last_mut());
+            let part = part.expect("the first is there");
+            match keys::user_key(key) {
+                Some(user) if part.1 >= part_bytes && parts < BUCKETS_MAX => {
+                    count.edges.push((Bytes::copy_from_slice(user), bytes));
+                }
+                Some(_) | None => part.1 += bytes,
+            }
+            true
+        },
+    )?;
+    Ok(Some(count))
+}
+
 /// Replaces what is in the ranges by the files, then writes the region's state, then syncs: only after that may the
 /// install mark go (REGIONS §7). `None` when the driver stops meanwhile: the mark makes the next start begin anew.
 fn install<E: Engine>(
@@ -229,10 +308,13 @@ fn install<E: Engine>(
     let descriptor = head.region.clone().unwrap_or_default();
     let (region, peer) = (RegionId(descriptor.id), PeerId(head.to_peer));
     let mut names = Vec::with_capacity(head.files.len());
-    let mut sizes = (0, 0);
+    let mut estimate = Estimate::default();
     for file in &head.files {
         match engine.stage_finish(&file.name) {
-            Ok(staged) if check_file(head, file, &staged).is_ok() => {}
+            Ok(staged) if check_file(head, file, &staged).is_ok() => {
+                estimate.bytes += staged.content_bytes;
+                estimate.keys += staged.keys;
+            }
             Ok(_)
             | Err(Error::Staging { .. } | Error::StagingName { .. } | Error::Corrupt { .. }) => {
                 return Ok(Some(TaskDone::SnapshotUnusable { region, peer }));
@@ -242,8 +324,6 @@ fn install<E: Engine>(
         if !go_on() {
             return Ok(None);
         }
-        sizes.0 += file.bytes;
-        sizes.1 += file.keys;
         names.push(file.name.clone());
     }
     for (start, end) in clear {
@@ -275,12 +355,10 @@ fn install<E: Engine>(
         records: head.records.clone(),
         ..Default::default()
     };
-    let applied = AppliedState {
-        index: head.index,
+    let applied = estimate.record(LogPosition {
         term: head.term,
-        bytes: sizes.0,
-        keys: sizes.1,
-    };
+        index: head.index,
+    });
     let mut changes = vec![
         put(&keys::region_state(region), &state),
         put(&keys::applied_state(region), &applied),
@@ -298,6 +376,7 @@ fn install<E: Engine>(
         region,
         peer,
         index: head.index,
+        estimate,
     }))
 }
 

@@ -88,6 +88,7 @@ pub(super) fn region_of(task: &ApplyTask) -> RegionId {
     match task {
         ApplyTask::Open(region)
         | ApplyTask::Inherit(region, _)
+        | ApplyTask::Counted { region, .. }
         | ApplyTask::MarkDamaged { region, .. }
         | ApplyTask::Close(region)
         | ApplyTask::Entries { region, .. } => *region,
@@ -99,6 +100,7 @@ pub(super) fn task_bytes(task: &ApplyTask) -> u64 {
     match task {
         ApplyTask::Open(_)
         | ApplyTask::Inherit(..)
+        | ApplyTask::Counted { .. }
         | ApplyTask::MarkDamaged { .. }
         | ApplyTask::Close(_) => 0,
         ApplyTask::Entries { entries, .. } => entries.iter().map(entry_bytes).sum(),

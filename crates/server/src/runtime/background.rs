@@ -105,5 +105,6 @@ fn kind(task: &Task) -> &'static str {
         Task::Destroy { .. } => "destroy",
         Task::RemoveFiles(_) => "remove_files",
         Task::FetchEntries(_) => "fetch_entries",
+        Task::Count { .. } => "count",
     }
 }

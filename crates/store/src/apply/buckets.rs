@@ -7,14 +7,18 @@
 
 use bytes::Bytes;
 
+use crate::event::Estimate;
 use crate::options::SplitOptions;
 use crate::sample::Sample;
 
 /// Buckets of a region.
-const BUCKETS_MAX: usize = 32;
+pub(crate) const BUCKETS_MAX: usize = 32;
 
 /// Buckets that a region at its limit consists of, about: one larger than that share is cut.
 const SHARES: u64 = 16;
+
+/// One part in so many of what lies on one side of an edge may really lie on the other.
+const EDGE_DOUBT: u64 = 4;
 
 /// Sampled keys without which the middle of a bucket is not known.
 const SAMPLED_MIN: usize = 3;
@@ -37,6 +41,8 @@ pub struct Buckets {
     list: Vec<Bucket>,
     bytes: u64,
     keys: u64,
+    /// By how much `bytes` may be wrong, about.
+    uncertain_bytes: u64,
     sample: Sample,
 }
 
@@ -48,6 +54,7 @@ impl Buckets {
             list: vec![Bucket { start, bytes, keys }],
             bytes,
             keys,
+            uncertain_bytes: 0,
             sample: Sample::new(bytes ^ keys.rotate_left(32)),
         }
     }
@@ -88,6 +95,20 @@ impl Buckets {
     /// Keys of the whole region.
     pub fn keys(&self) -> u64 {
         self.keys
+    }
+
+    /// What is counted of the whole region.
+    pub fn estimate(&self) -> Estimate {
+        Estimate {
+            bytes: self.bytes,
+            keys: self.keys,
+            uncertain_bytes: self.uncertain_bytes,
+        }
+    }
+
+    /// Takes note that what is counted may be wrong by so much more.
+    pub(super) fn doubt(&mut self, bytes: u64) {
+        self.uncertain_bytes = self.uncertain_bytes.saturating_add(bytes);
     }
 
     /// Whether there is more than a region should have.
@@ -141,6 +162,8 @@ impl Buckets {
                 start <= &from[..] && (end.is_empty() || (!to.is_empty() && &to[..] <= end));
             let bucket = &self.list[at];
             let (bytes, keys) = if whole {
+                self.doubt(bucket.bytes / EDGE_DOUBT);
+                let bucket = &self.list[at];
                 (bucket.bytes, bucket.keys)
             } else {
                 let (lower, upper) = (
@@ -152,7 +175,9 @@ impl Buckets {
                     },
                 );
                 let bytes = bytes_in(lower, upper)?.min(bucket.bytes);
-                (bytes, scale(bucket.keys, bytes, bucket.bytes))
+                let keys = scale(bucket.keys, bytes, bucket.bytes);
+                self.doubt(self.list[at].bytes);
+                (bytes, keys)
             };
             self.change(&from, |bucket| {
                 bucket.bytes -= bytes;
@@ -197,19 +222,23 @@ impl Buckets {
         keys
     }
 
-    /// Cuts everything at these keys, which grow: pieces from left to right.
-    pub(super) fn divide(self, keys: &[Bytes]) -> Vec<Buckets> {
+    /// Cuts everything at these keys, which grow: pieces from left to right. Above `last`, if that is known, is nothing.
+    pub(super) fn divide(self, keys: &[Bytes], last: Option<&[u8]>) -> Vec<Buckets> {
         let mut pieces = Vec::with_capacity(keys.len() + 1);
         let mut rest = self;
         for key in keys {
-            let right = rest.split_off(key);
+            let right = if last.is_some_and(|last| last < &key[..]) {
+                Buckets::new(0, 0)
+            } else {
+                rest.split_off(key)
+            };
             pieces.push(std::mem::replace(&mut rest, right));
         }
         pieces.push(rest);
         pieces
     }
 
-    /// Leaves what is below a key, returns what is not.
+    /// Leaves what is below a key, returns what is not. How much lies on either side is told by a sample.
     fn split_off(&mut self, key: &Bytes) -> Buckets {
         let at = self.at(key);
         if self.list[at].start != *key {
@@ -230,8 +259,14 @@ impl Buckets {
             .collect();
         self.sample.clear();
         kept.iter().for_each(|of| self.sample.offer(of));
+        let whole = self.bytes;
         self.sum();
         right.sum();
+        let doubt = self.bytes.min(right.bytes) / EDGE_DOUBT;
+        right.uncertain_bytes = scale(self.uncertain_bytes, right.bytes, whole);
+        self.uncertain_bytes -= right.uncertain_bytes;
+        self.doubt(doubt);
+        right.doubt(doubt);
         right
     }
 

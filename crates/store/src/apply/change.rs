@@ -5,7 +5,7 @@ use engine::{Engine, Error, Family};
 use proto::metapb::PeerRole;
 use proto::pontoon::v1 as wire;
 use proto::pontoon::v1::command::Structural;
-use proto::pontoon::v1::{AppliedState, PeerMark, RegionState, region_state};
+use proto::pontoon::v1::{PeerMark, RegionState, region_state};
 use proto::{RegionId, metapb};
 use raft::{LogPosition, MembershipChange, PeerId};
 
@@ -103,7 +103,7 @@ impl ApplyRegion {
                 ..Default::default()
             };
             let buckets = pieces.next().expect("one piece for every child");
-            let (bytes, keys) = (buckets.bytes(), buckets.keys());
+            let estimate = buckets.estimate();
             let at = self
                 .descriptor
                 .peers
@@ -121,12 +121,7 @@ impl ApplyRegion {
                     damaged: self.damaged,
                 };
                 saved.put(batch);
-                let state = AppliedState {
-                    index: identity::BASE.index,
-                    term: identity::BASE.term,
-                    bytes,
-                    keys,
-                };
+                let state = estimate.record(identity::BASE);
                 let key = Bytes::copy_from_slice(&keys::applied_state(RegionId(child.region_id)));
                 batch.put(key, codec::encode_record(&state));
             }
@@ -134,8 +129,7 @@ impl ApplyRegion {
                 region: descriptor,
                 peer,
                 first_leader: PeerId(child.first_leader),
-                bytes,
-                keys,
+                estimate,
                 buckets: Box::new(buckets),
                 records: inherited.records.clone(),
                 created,

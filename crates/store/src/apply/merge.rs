@@ -11,7 +11,7 @@ use raft::{LogPosition, PeerId};
 use super::damaged;
 use super::pending::PendingBatch;
 use super::region::ApplyRegion;
-use crate::event::{Absorbed, Applied};
+use crate::event::{Absorbed, Applied, Estimate};
 use crate::merge::{self, MergeKey};
 use crate::planted::Bug;
 use crate::{codec, keys};
@@ -100,7 +100,7 @@ impl ApplyRegion {
 
         let descriptor = merge::united(&self.descriptor, region);
         let version = descriptor.region_epoch.unwrap_or_default().version;
-        self.sizes.absorb(sizes.bytes, sizes.keys);
+        self.sizes.absorb(Estimate::of(&sizes));
         if state.damaged {
             self.mark_damaged();
         }

@@ -4,12 +4,12 @@ use bytes::Bytes;
 use engine::{Engine, Error, Family};
 use proto::pontoon::v1::{AppliedState, RegionState, region_state};
 use proto::{RegionId, metapb};
-use raft::{Entry, LogPosition, Payload, PeerId};
+use raft::{Entry, Index, LogPosition, Payload, PeerId};
 
 use super::damaged;
 use super::pending::PendingBatch;
 use super::sizes::Sizes;
-use crate::event::{Applied, Refusal, Waiting};
+use crate::event::{Applied, Count, Estimate, Refusal, Waiting};
 use crate::merge::MergeState;
 use crate::options::SplitOptions;
 use crate::planted::Bug;
@@ -22,6 +22,9 @@ pub(super) struct ApplyRegion {
     pub descriptor: metapb::Region,
     pub applied: LogPosition,
     pub sizes: Sizes,
+    /// What was believed of the sizes when the region was opened or last corrected, and the applied index then: no record
+    /// before that index, and perhaps none at it, says the same.
+    sizes_since: (Index, Estimate),
     pub limits: SplitOptions,
     pub merge: MergeState,
     /// The log removed this peer: nothing more is applied.
@@ -63,7 +66,8 @@ impl ApplyRegion {
                 term: applied.term,
                 index: applied.index,
             },
-            sizes: Sizes::new(applied.bytes, applied.keys),
+            sizes: Sizes::new(Estimate::of(&applied)),
+            sizes_since: (applied.index, Estimate::of(&applied)),
             limits: limits.clone(),
             merge: MergeState {
                 freeze: state.freeze,
@@ -78,12 +82,7 @@ impl ApplyRegion {
 
     /// Adds what changed of the region's own records to the batch.
     pub fn save(&mut self, batch: &mut PendingBatch) {
-        let applied = AppliedState {
-            index: self.applied.index,
-            term: self.applied.term,
-            bytes: self.sizes.bytes(),
-            keys: self.sizes.keys(),
-        };
+        let applied = self.sizes.estimate().record(self.applied);
         batch.put(
             Bytes::copy_from_slice(&keys::applied_state(self.id)),
             codec::encode_record(&applied),
@@ -109,6 +108,31 @@ impl ApplyRegion {
             self.prepare_sizes(engine, applied)?;
         }
         Ok(())
+    }
+
+    /// Takes over what a count found, unless it was of another range, or of data that a snapshot replaced since: whether it did.
+    pub fn correct(&mut self, count: Count) -> bool {
+        let (index, believed) = self.sizes_since;
+        if count.version != self.epoch().version || count.index < index {
+            return false;
+        }
+        let believed = if count.index == index {
+            believed
+        } else {
+            count.believed
+        };
+        self.sizes.correct(count, believed);
+        self.sizes_since = (self.applied.index, self.sizes.estimate());
+        true
+    }
+
+    /// Tells the store how large the region is, and what follows from that.
+    pub fn tell_sizes(&mut self, keys_max: usize, applied: &mut Applied) {
+        applied.index = self.applied.index;
+        applied.term = self.applied.term;
+        applied.estimate = self.sizes.estimate();
+        applied.split_keys = self.sizes.buckets.split_keys(&self.limits, keys_max);
+        applied.last_key = self.sizes.take_last_key();
     }
 
     pub fn prepare_sizes<E: Engine>(

@@ -1,5 +1,10 @@
 //! Estimated size of a region, counted as it is applied (STORAGE §7). Each peer estimates for itself; nothing but split and
 //! balance decisions depend on it.
+//!
+//! A put is looked up now and then only, to learn what puts replace; a delete never is, and takes away what the keys around
+//! have on average. What may be wrong by that is added up, and when it is as much as the rest a leader has the region
+//! counted ([`crate::event::Task::Count`]). The count and what was believed come out of one view of the engine, so at the
+//! same applied index; their difference is added to what is believed when the result arrives.
 
 use bytes::Bytes;
 use engine::{Engine, Error, Family};
@@ -7,6 +12,7 @@ use proto::metapb;
 
 use super::buckets::Buckets;
 use super::rebuild;
+use crate::event::{Count, Estimate};
 use crate::keys;
 use crate::options::SplitOptions;
 
@@ -41,8 +47,10 @@ enum LastKey {
 
 impl Sizes {
     /// What a record says: how much, and not where.
-    pub fn new(bytes: u64, keys: u64) -> Sizes {
-        Sizes::with_buckets(Buckets::new(bytes, keys), false)
+    pub fn new(estimate: Estimate) -> Sizes {
+        let mut buckets = Buckets::new(estimate.bytes, estimate.keys);
+        buckets.doubt(estimate.uncertain_bytes);
+        Sizes::with_buckets(buckets, false)
     }
 
     fn with_buckets(buckets: Buckets, spread_known: bool) -> Sizes {
@@ -63,16 +71,30 @@ impl Sizes {
     }
 
     /// Counts what a merge brings. How it is spread is looked up anew.
-    pub fn absorb(&mut self, bytes: u64, keys: u64) {
-        *self = Sizes::new(self.bytes() + bytes, self.keys() + keys);
+    pub fn absorb(&mut self, source: Estimate) {
+        let own = self.estimate();
+        *self = Sizes::new(Estimate {
+            bytes: own.bytes + source.bytes,
+            keys: own.keys + source.keys,
+            uncertain_bytes: own.uncertain_bytes.saturating_add(source.uncertain_bytes),
+        });
     }
 
-    pub fn bytes(&self) -> u64 {
-        self.buckets.bytes()
+    pub fn estimate(&self) -> Estimate {
+        self.buckets.estimate()
     }
 
-    pub fn keys(&self) -> u64 {
-        self.buckets.keys()
+    /// Takes over what a count found at an index at which `believed` was, and keeps what was counted since.
+    pub fn correct(&mut self, count: Count, believed: Estimate) {
+        let now = self.estimate();
+        let corrected =
+            |now: u64, believed: u64, found: u64| (found + now).saturating_sub(believed);
+        let bytes = corrected(now.bytes, believed.bytes, count.bytes);
+        let keys = corrected(now.keys, believed.keys, count.keys);
+        self.buckets = Buckets::with_edges(bytes, keys, count.edges);
+        let since = now.uncertain_bytes.saturating_sub(believed.uncertain_bytes);
+        self.buckets.doubt(since);
+        self.spread_known = true;
     }
 
     /// The largest key ever applied here, if that is news.
@@ -107,8 +129,10 @@ impl Sizes {
         }
         if !self.spread_known {
             self.spread_known = true;
-            if let Some(edges) = rebuild::edges(engine, start, end, self.bytes(), limits)? {
-                self.buckets = Buckets::with_edges(self.bytes(), self.keys(), edges);
+            let now = self.estimate();
+            if let Some(edges) = rebuild::edges(engine, start, end, now.bytes, limits)? {
+                self.buckets = Buckets::with_edges(now.bytes, now.keys, edges);
+                self.buckets.doubt(now.uncertain_bytes);
             }
         }
         Ok(())
@@ -135,12 +159,18 @@ impl Sizes {
                 self.last_key_is_new = true;
             }
         }
+        if let Some(found) = replaced {
+            // It stands for those that are not looked up.
+            let counted = found.unwrap_or(0) + bytes * self.growth / 256;
+            self.buckets
+                .doubt(bytes.abs_diff(counted) * (SAMPLE_EVERY - 1));
+        }
         match replaced {
             Some(Some(old)) => {
                 self.buckets.change(key, |bucket| {
                     bucket.bytes = (bucket.bytes + bytes).saturating_sub(old);
                 });
-                self.growth -= self.growth / 8;
+                self.growth -= self.growth.div_ceil(8);
             }
             Some(None) => {
                 self.buckets.change(key, |bucket| {
@@ -148,7 +178,7 @@ impl Sizes {
                     bucket.keys += 1;
                 });
                 self.buckets.note_added(key, limits);
-                self.growth += (256 - self.growth) / 8;
+                self.growth += (256 - self.growth).div_ceil(8);
             }
             None => {
                 self.part += self.growth;
@@ -169,10 +199,16 @@ impl Sizes {
 
     /// Counts a delete of a key that may not have been there.
     pub fn delete(&mut self, key: &[u8]) {
+        let mean = |bytes: u64, keys: u64| bytes.checked_div(keys).unwrap_or(0);
+        let mut doubt = mean(self.buckets.bytes(), self.buckets.keys());
         self.buckets.change(key, |bucket| {
-            bucket.bytes -= bucket.bytes.checked_div(bucket.keys).unwrap_or(0);
+            let taken = mean(bucket.bytes, bucket.keys);
+            bucket.bytes -= taken;
             bucket.keys = bucket.keys.saturating_sub(1);
+            // Where nothing is counted any more, what was there is counted elsewhere.
+            doubt = if taken > 0 { taken } else { doubt };
         });
+        self.buckets.doubt(doubt);
     }
 
     /// Counts the removal of a range.
@@ -191,7 +227,11 @@ impl Sizes {
     /// Leaves what is below the first of these keys; returns the pieces that begin at each.
     pub fn divide(&mut self, keys: &[Bytes]) -> Vec<Buckets> {
         let whole = std::mem::replace(&mut self.buckets, Buckets::new(0, 0));
-        let mut pieces = whole.divide(keys).into_iter();
+        let last = match &self.last_key {
+            LastKey::Some(key) => Some(&key[..]),
+            LastKey::Unknown | LastKey::None => None,
+        };
+        let mut pieces = whole.divide(keys, last).into_iter();
         self.buckets = pieces.next().expect("one piece more than keys");
         self.last_key = LastKey::Unknown;
         self.last_key_is_new = false;

@@ -112,8 +112,8 @@ impl<E: Engine> Store<E> {
                 side.check_caught_up(PeerId(member.id), &statuses, &self.cx)?;
             }
         }
-        if from.bytes + into.bytes > options.merge_bytes_max
-            || from.keys + into.keys > options.merge_keys_max
+        if from.estimate.bytes + into.estimate.bytes > options.merge_bytes_max
+            || from.estimate.keys + into.estimate.keys > options.merge_keys_max
         {
             return Err(OrderRefusal::Invalid("the regions are too large to merge"));
         }

@@ -8,7 +8,7 @@ use raft::{Event as RaftEvent, Index, LogPosition, PeerId};
 
 use super::{Checked, Slot, check, file_names, is_well_formed, remove_files};
 use crate::context::{Context, Followup};
-use crate::event::{ApplyTask, Task, Transfer, TransferChange};
+use crate::event::{ApplyTask, Estimate, Task, Transfer, TransferChange};
 use crate::inbound::Address;
 use crate::merge::{self, MergeState};
 use crate::peer::Stage;
@@ -442,7 +442,13 @@ impl<E: Engine> Store<E> {
     }
 
     /// The snapshot is in place and flushed.
-    pub(crate) fn on_snapshot_installed(&mut self, region: RegionId, id: PeerId, index: Index) {
+    pub(crate) fn on_snapshot_installed(
+        &mut self,
+        region: RegionId,
+        id: PeerId,
+        index: Index,
+        estimate: Estimate,
+    ) {
         let Some(peer) = self.peers.get_mut(&region).filter(|peer| peer.id == id) else {
             return;
         };
@@ -482,8 +488,7 @@ impl<E: Engine> Store<E> {
         };
         peer.applied = position;
         peer.handed_out = position.index;
-        peer.bytes = head.files.iter().map(|file| file.bytes).sum();
-        peer.keys = head.files.iter().map(|file| file.keys).sum();
+        peer.estimate = estimate;
         peer.contacts
             .retain(|(id, _)| !peer.region.peers.iter().any(|member| member.id == id.0));
         if let Err(other) = cx.ranges.set(region, &held, &[peer.range()]) {

@@ -94,7 +94,7 @@ impl Peer {
             from_store: cx.store.0,
             term: self.term(),
             index: self.applied.index,
-            bytes: self.bytes,
+            bytes: self.estimate.bytes,
             records: self.merge.records.clone(),
         };
         cx.frame(store, false).offers.push(offer);

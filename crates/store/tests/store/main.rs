@@ -4,6 +4,7 @@ mod harness;
 mod values;
 
 mod basics;
+mod counts;
 mod damage;
 mod durable;
 mod fetch;

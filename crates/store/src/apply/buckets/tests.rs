@@ -99,7 +99,7 @@ proptest! {
         }
         let (bytes, all) = (twin.buckets.bytes(), twin.buckets.keys());
         let cuts: Vec<Bytes> = cuts.into_iter().map(|cut| key(cut).into()).collect();
-        let pieces = twin.buckets.divide(&cuts);
+        let pieces = twin.buckets.divide(&cuts, None);
         prop_assert_eq!(pieces.len(), cuts.len() + 1);
         pieces.iter().for_each(Buckets::check);
         prop_assert_eq!(pieces.iter().map(Buckets::bytes).sum::<u64>(), bytes);
