@@ -23,6 +23,10 @@ pub enum Purpose {
     Merges = 6,
     /// What happens at chosen moments: exiles, stops before something is removed, late replays, the focus of clients.
     Moments = 7,
+    /// Which writes delete or append, and when regions are counted.
+    Writes = 8,
+    /// Whether there are such writes.
+    WriteSettings = 9,
 }
 
 /// A stream of random numbers.

@@ -43,6 +43,8 @@ pub enum Rule {
     AtMostOnce,
     /// R37 Healing.
     Healing,
+    /// STORAGE §7, sizes.
+    Sizes,
     /// An assertion of the code itself.
     Assertion,
 }
@@ -69,6 +71,7 @@ impl fmt::Display for Rule {
             Rule::ReadIndex => "R24 read index",
             Rule::AtMostOnce => "R26 at most once",
             Rule::Healing => "R37 healing",
+            Rule::Sizes => "sizes",
             Rule::Assertion => "assertion in the code",
         })
     }

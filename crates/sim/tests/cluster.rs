@@ -257,6 +257,44 @@ fn lost_stores_hold_nothing_up() {
     }
 }
 
+/// REGIONS §4 and STORAGE §7: regions are split ahead of inserts at their end, and counted after deletes, under every fault.
+#[test]
+fn appends_and_deletes_hold_every_rule() {
+    let seeds = from_environment("SIM_MERGE_SEEDS", 100);
+    let events = from_environment("SIM_MERGE_EVENTS", 20_000);
+    let seconds = from_environment("SIM_MERGE_SECONDS", 60) / 2;
+    let report = run_batch(0..seeds, 2, Some(Duration::from_secs(seconds)), |seed| {
+        of_moments(
+            seed,
+            events,
+            &[Fault::Split, Fault::Appends, Fault::Deletes],
+        )
+    });
+    println!(
+        "{} seeds, {} events: {:#?}",
+        report.seeds, report.events, report.happened
+    );
+    if let Some(failure) = &report.failure {
+        panic!("{}", failure.explain());
+    }
+    if report.seeds >= 20 {
+        let expected = [
+            "count refused",
+            "counted",
+            "counted behind writes",
+            "empty piece",
+            "empty piece led elsewhere",
+            "split ahead of appends",
+        ];
+        let missing = report.missing(expected.map(str::to_owned));
+        assert!(
+            missing.is_empty(),
+            "{missing:?} never happened in {} seeds",
+            report.seeds
+        );
+    }
+}
+
 /// A store is lost for ever at a merge.
 const LOST: &[Fault] = &[
     Fault::Merge,
@@ -325,7 +363,7 @@ fn planted_bugs_of_merging_are_caught() {
         let Worlds { with, without } = worlds_of(bug);
         let report = run_batch(0..SEEDS_MAX, 2, None, |seed| Plan {
             store_bug: Some(bug),
-            without: without.to_vec(),
+            without: [without, &[Fault::Deletes, Fault::Appends]].concat(),
             ..of_moments(seed, 20_000, with)
         });
         let failure = report
@@ -350,10 +388,17 @@ const LATER: &[Fault] = &[
     Fault::Focus,
     Fault::Newborn,
     Fault::LostStore,
+    Fault::Deletes,
+    Fault::Appends,
 ];
 
 /// Those that came after the seeds of worlds with moments.
-const LATEST: &[Fault] = &[Fault::Newborn, Fault::LostStore];
+const LATEST: &[Fault] = &[
+    Fault::Newborn,
+    Fault::LostStore,
+    Fault::Deletes,
+    Fault::Appends,
+];
 
 /// Seeds that found something, with what it was.
 const FOUND: &[(u64, &str)] = &[

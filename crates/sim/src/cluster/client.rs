@@ -23,6 +23,16 @@ pub const KEYS: u64 = 24;
 /// Keys of a merging region that clients look at.
 const FOCUS_KEYS: usize = 2;
 
+/// A request that puts, among those that are drawn from ten.
+const PUT: u64 = 4;
+
+/// Keys that are inserted at the end of all at the most, and permille of other requests that ask for one of them.
+const APPENDED_MAX: u64 = 250;
+const APPENDED_PERMILLE: u64 = 300;
+
+/// Permille of puts that are deletes instead, in worlds that delete.
+const DELETE_PERMILLE: u64 = 450;
+
 /// Ticks after which a client stops waiting; the outcome stays unknown.
 const PATIENCE_TICKS: u64 = 100;
 
@@ -62,6 +72,11 @@ pub fn key(number: u64) -> Bytes {
     Bytes::copy_from_slice(&[b'a' + number as u8])
 }
 
+/// The key that is inserted at the end as the one of this number.
+fn append_key(number: u64) -> Bytes {
+    format!("z{number:06}").into()
+}
+
 fn value_bytes(value: u64) -> Bytes {
     Bytes::copy_from_slice(&value.to_be_bytes())
 }
@@ -90,7 +105,12 @@ impl World {
             self.schedule.after(TICK, Action::Client(place));
             return Ok(());
         }
-        let key = self.pick_key();
+        let appends = self.appends(place);
+        let key = if appends {
+            append_key(self.appended)
+        } else {
+            self.pick_key()
+        };
         let Some((store, region)) = self.route(&key) else {
             self.schedule.after(TICK, Action::Client(place));
             return Ok(());
@@ -104,7 +124,13 @@ impl World {
             keys: Keys::Points(vec![key.clone()]),
         };
         let began = self.events;
-        let (effect, event) = match self.load_random.below(10) {
+        self.appended += u64::from(appends);
+        let what = if appends {
+            PUT
+        } else {
+            self.load_random.below(10)
+        };
+        let (effect, event) = match what {
             0..4 => (
                 Effect::Get(None),
                 Event::Read(ReadRequest {
@@ -112,6 +138,10 @@ impl World {
                     target,
                 }),
             ),
+            4..8 if !appends && self.is_delete() => {
+                let delete = Kind::Delete(wire::Delete { key: key.clone() });
+                (Effect::Delete, propose(request, target, delete))
+            }
             4..8 => {
                 self.values += 1;
                 let put = Kind::Put(wire::Put {
@@ -158,8 +188,41 @@ impl World {
         self.step(store, event)
     }
 
+    /// Whether the next request of a client inserts at the end of all keys. In worlds where that happens half of them do
+    /// nothing else.
+    fn appends(&self, place: usize) -> bool {
+        self.settings.faults.has(Fault::Appends)
+            && place.is_multiple_of(2)
+            && self.appended < APPENDED_MAX
+    }
+
+    /// Whether a put is a delete instead.
+    fn is_delete(&mut self) -> bool {
+        self.settings.faults.has(Fault::Deletes) && self.writes_random.chance(DELETE_PERMILLE)
+    }
+
+    /// A key beyond those of [`KEYS`]: one that was inserted at the end, or where a region begins that nobody wrote to since
+    /// faults ended.
+    fn pick_appended(&mut self) -> Option<Bytes> {
+        if self.appended == 0 || !self.writes_random.chance(APPENDED_PERMILLE) {
+            return None;
+        }
+        let silent = self.descriptors.newest().find(|region| {
+            self.healing
+                && !region.start_key.is_empty()
+                && !self.alive.contains(&RegionId(region.id))
+        });
+        match silent {
+            Some(region) => Some(region.start_key.clone()),
+            None => Some(append_key(self.writes_random.below(self.appended))),
+        }
+    }
+
     /// Any key; in worlds where clients focus, mostly one of a region that is merging, or was merged last.
     fn pick_key(&mut self) -> Bytes {
+        if let Some(key) = self.pick_appended() {
+            return key;
+        }
         let key_of = key;
         let any = key_of(self.load_random.below(KEYS));
         if !self.settings.faults.has(Fault::Focus) || self.moment_random.chance(300) {

@@ -7,8 +7,12 @@ use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId};
 use raft::{PeerId, Role};
 use store::SplitCause;
-use store::event::{Applied, Effects, Event, OrderAnswer, Transfer, TransferChange, ViewChange};
+use store::event::{
+    Applied, ApplyTask, Count, Effects, Event, OrderAnswer, Task, Transfer, TransferChange,
+    ViewChange,
+};
 
+use super::check::sizes::region_of;
 use super::exile::Moment;
 use super::settings::TICK;
 use super::world::{Action, World, broken};
@@ -237,7 +241,10 @@ impl World {
         self.begin_write(id);
         self.begin_apply(id);
         for task in tasks {
-            let delay = self.work_delay();
+            let delay = match task {
+                Task::Count { .. } => self.writes_random.between(1, TICK),
+                _ => self.work_delay(),
+            };
             self.schedule
                 .after(delay, Action::Task(id, incarnation, Box::new(task)));
         }
@@ -430,8 +437,21 @@ impl World {
         } else {
             self.disk_random.between(1, node.apply.len() as u64) as usize
         };
-        let tasks = node.apply.drain(..count).collect();
+        let tasks: Vec<ApplyTask> = node.apply.drain(..count).collect();
+        let counts: Vec<(RegionId, Count)> = tasks
+            .iter()
+            .filter_map(|task| match task {
+                ApplyTask::Counted { region, count, .. } => Some((*region, (**count).clone())),
+                _ => None,
+            })
+            .collect();
         let applied = node.applier.run(tasks).map_err(broken)?;
+        for applied in &applied {
+            self.sizes.learn(id, applied);
+        }
+        for (region, count) in counts {
+            self.check_size(id, region, &count, &applied)?;
+        }
         for applied in &applied {
             let moment = self.learn(applied)?;
             if applied.absorbed.is_some() {
@@ -447,6 +467,7 @@ impl World {
                 self.maybe_lose(&moment);
                 self.maybe_exile(id, moment);
             }
+            self.note_empty(id, applied);
             self.maybe_newborn(id, applied);
         }
         let removed = self.removes_receiver(id, &applied);
@@ -464,6 +485,55 @@ impl World {
         };
         self.schedule
             .after(delay, Action::Report(id, incarnation, applied));
+        Ok(())
+    }
+
+    /// Counts pieces of splits that hold nothing because inserts have not come there yet, where one of them is led first.
+    fn note_empty(&mut self, id: StoreId, applied: &Applied) {
+        let leads = self.nodes[&id]
+            .views
+            .get(&applied.region)
+            .is_some_and(|view| view.role == Role::Leader);
+        for child in &applied.children {
+            let inserted = child.region.start_key.len() > 1;
+            if leads && inserted && child.estimate.keys == 0 {
+                self.count("empty piece");
+                if child.first_leader != child.peer {
+                    self.count("empty piece led elsewhere");
+                }
+            }
+        }
+    }
+
+    /// Compares what a replica believes to hold with what it holds, after it took a count over and before it applied more.
+    fn check_size(
+        &mut self,
+        id: StoreId,
+        region: RegionId,
+        count: &Count,
+        applied: &[Applied],
+    ) -> Result<(), Violation> {
+        let last = applied
+            .iter()
+            .rev()
+            .find(|applied| applied.region == region);
+        let Some(last) = last.filter(|last| last.counted.is_some()) else {
+            return Ok(());
+        };
+        if last.counted == Some(false) {
+            self.count("count refused");
+            return Ok(());
+        }
+        let engine = &self.nodes[&id].engine;
+        let Some(descriptor) = region_of(engine, region) else {
+            return Ok(());
+        };
+        let late = self.sizes.check(id, &descriptor, count, last, engine)?;
+        self.count(if late {
+            "counted behind writes"
+        } else {
+            "counted"
+        });
         Ok(())
     }
 

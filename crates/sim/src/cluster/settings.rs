@@ -39,6 +39,8 @@ pub const FAULTS: &[Fault] = &[
     Fault::Merge,
     Fault::Newborn,
     Fault::LostStore,
+    Fault::Deletes,
+    Fault::Appends,
 ];
 /// Those that were added later. They are drawn last, so that a seed's other settings are what they were before.
 const LATE: &[Fault] = &[
@@ -52,6 +54,12 @@ const LATE: &[Fault] = &[
     Fault::Newborn,
     Fault::LostStore,
 ];
+
+/// Those that have draws of their own, so that worlds without them are what they were before.
+const APART: &[Fault] = &[Fault::Deletes, Fault::Appends];
+
+/// Permille of worlds that have one of these.
+const APART_PERMILLE: u64 = 200;
 
 /// The settings of a cluster.
 #[derive(Clone, Debug)]
@@ -100,7 +108,7 @@ impl Settings {
         let random = &mut Stream::new(plan.seed, Purpose::Settings);
         let mut faults = Faults::default();
         let permille = random.pick(&[300, 600, 850]);
-        let early = |fault: &&Fault| !LATE.contains(fault);
+        let early = |fault: &&Fault| !LATE.contains(fault) && !APART.contains(fault);
         for fault in FAULTS.iter().filter(early) {
             let rare = if *fault == Fault::PowerLoss { 2 } else { 1 };
             if random.chance(permille / rare) {
@@ -174,6 +182,7 @@ impl Settings {
             down_ticks: 40,
             leaderless_ticks: 60,
             split: SplitOptions::never(),
+            count_bytes_per_second: 0,
             merge_ticks: merges.between(1, 4),
             merge_poll_ticks: merges.between(2, 20),
             merge_unchecked: merges.chance(400),
@@ -223,6 +232,20 @@ impl Settings {
                 settings.faults = settings.faults.with(*fault);
             }
         }
+        let writes = &mut Stream::new(plan.seed, Purpose::WriteSettings);
+        for fault in APART {
+            let drawn = writes.chance(APART_PERMILLE) || plan.with.contains(fault);
+            if drawn && !plan.without.contains(fault) {
+                settings.faults = settings.faults.with(*fault);
+            }
+        }
+        if settings.faults.has(Fault::Deletes) {
+            settings.options.count_bytes_min = 1;
+            settings.options.count_bytes_per_second = 1 << 20;
+        }
+        if settings.faults.has(Fault::Appends) {
+            settings.options.split = draw_appends(writes);
+        }
         settings
     }
 }
@@ -245,5 +268,17 @@ fn draw_split(random: &mut Stream) -> SplitOptions {
         rest_ticks: random.between(4, 60),
         retry_ticks_max: 100,
         ..SplitOptions::default()
+    }
+}
+
+/// Limits that a region which grows at its end comes near to within seconds, and no others.
+fn draw_appends(random: &mut Stream) -> SplitOptions {
+    SplitOptions {
+        bytes: random.between(600, 1_500),
+        second_ticks: random.between(4, 10),
+        rest_ticks: random.between(4, 30),
+        retry_ticks_max: 100,
+        ahead: true,
+        ..SplitOptions::never()
     }
 }

@@ -172,27 +172,32 @@ impl World {
             .is_none_or(|transfer| self.may_go_on(id, transfer));
         let done = task::run(&self.nodes[&id].engine, task, &mut || goes_on).map_err(broken)?;
         if let Some(done) = done {
-            match done {
+            match &done {
                 TaskDone::SnapshotInstalled { region, peer, .. } => {
-                    self.unusable.remove(&(id, region, peer));
+                    self.unusable.remove(&(id, *region, *peer));
                     self.count("snapshot installed");
                 }
                 TaskDone::Destroyed { region, peer } => {
                     self.count("peer destroyed");
-                    if self.unusable.remove(&(id, region, peer)) {
+                    if self.unusable.remove(&(id, *region, *peer)) {
                         self.count("destroyed installing");
                     }
                 }
                 TaskDone::EntriesFetched { .. } => self.count("entries fetched"),
                 TaskDone::SnapshotUnusable { region, peer } => {
-                    self.unusable.insert((id, region, peer));
+                    self.unusable.insert((id, *region, *peer));
                     self.count("snapshot unusable");
                 }
                 TaskDone::SnapshotBuilt { .. }
                 | TaskDone::SnapshotSent { .. }
+                | TaskDone::Counted { .. }
                 | TaskDone::Damaged { .. } => {}
             }
-            let delay = self.disk_random.between(1, 200);
+            let delay = match done {
+                // In some worlds much is applied until the store hears of it.
+                TaskDone::Counted { .. } => self.writes_random.between(1, 10 * TICK),
+                _ => self.disk_random.between(1, 200),
+            };
             self.schedule
                 .after(delay, Action::Done(id, incarnation, Box::new(done)));
         }

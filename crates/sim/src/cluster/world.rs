@@ -14,6 +14,7 @@ use store::{Store, identity};
 use super::check::content::Contents;
 use super::check::hard_state::HardStates;
 use super::check::regions::Descriptors;
+use super::check::sizes::Sizes;
 use super::client::Client;
 use super::exile::Exile;
 use super::loss::Loss;
@@ -100,6 +101,7 @@ pub struct World {
     pub(super) clock_random: Stream,
     pub(super) load_random: Stream,
     pub(super) moment_random: Stream,
+    pub(super) writes_random: Stream,
     /// By sender: who does not hear it.
     pub(super) cut: [PeerSet; 16],
     /// Who hears everything late.
@@ -118,6 +120,9 @@ pub struct World {
     pub(super) contents: Contents,
     pub(super) orders: Orders,
     pub(super) hard_states: HardStates,
+    pub(super) sizes: Sizes,
+    /// Keys that clients inserted at the end of all.
+    pub(super) appended: u64,
     /// Epochs at which regions were frozen.
     pub(super) frozen: BTreeSet<(u64, u64)>,
     /// When a merge took effect first, by source.
@@ -151,6 +156,7 @@ impl World {
             clock_random: Stream::new(plan.seed, Purpose::Clock),
             load_random: Stream::new(plan.seed, Purpose::Load),
             moment_random: Stream::new(plan.seed, Purpose::Moments),
+            writes_random: Stream::new(plan.seed, Purpose::Writes),
             cut: [PeerSet::default(); 16],
             lagging: PeerSet::default(),
             exile: None,
@@ -164,6 +170,8 @@ impl World {
             contents: Contents::default(),
             orders: Orders::default(),
             hard_states: HardStates::default(),
+            sizes: Sizes::default(),
+            appended: 0,
             frozen: BTreeSet::new(),
             merged_at: BTreeMap::new(),
             focus: None,
@@ -257,6 +265,7 @@ impl World {
         let now = self.schedule.now();
         let node = self.nodes.get_mut(&id).expect("a store of the cluster");
         self.hard_states.reopen(id, &node.engine)?;
+        self.sizes.reopen(id);
         identity::bump_boot(&node.engine).map_err(broken)?;
         let store = Store::open(node.engine.clone(), options).map_err(|error| Violation {
             rule: Rule::Durable,

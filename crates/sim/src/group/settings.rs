@@ -79,11 +79,15 @@ pub enum Fault {
     Newborn,
     /// A store is lost for ever, with its disk, at the moment of a merge; in clusters.
     LostStore,
+    /// Clients delete, so that sizes are uncertain and regions are counted; in clusters.
+    Deletes,
+    /// Clients insert at the end of all keys, and regions that grow there are split ahead; in clusters.
+    Appends,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 33] = [
+    pub const ALL: [Fault; 35] = [
         Fault::Loss,
         Fault::Duplicate,
         Fault::Reorder,
@@ -117,6 +121,8 @@ impl Fault {
         Fault::Focus,
         Fault::Newborn,
         Fault::LostStore,
+        Fault::Deletes,
+        Fault::Appends,
     ];
 
     /// The name on the command line.
@@ -272,7 +278,9 @@ impl Settings {
                 | Fault::SlowReplay
                 | Fault::Focus
                 | Fault::Newborn
-                | Fault::LostStore => continue,
+                | Fault::LostStore
+                | Fault::Deletes
+                | Fault::Appends => continue,
                 Fault::PowerLoss | Fault::Orders | Fault::Readd | Fault::Lease => 2,
                 _ => 1,
             };

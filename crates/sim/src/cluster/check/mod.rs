@@ -3,3 +3,4 @@
 pub mod content;
 pub mod hard_state;
 pub mod regions;
+pub mod sizes;
