@@ -16,8 +16,9 @@ use proto::{
         ListStoresRequest, ListStoresResponse, MergeRegionRequest, MoveReplicaRequest,
         OperatorResponse, OperatorStatus, PauseSchedulerRequest, PlacementGroup, PlanRequest,
         PlanResponse, ReadJournalRequest, ReadJournalResponse, RegionStatus, ReplaceRulesRequest,
-        ReplaceRulesResponse, SchedulerStatus, SplitRegionRequest, StoreCommandRequest,
-        StoreStatus, TransferLeaderRequest, admin_client::AdminClient, admin_error, plan_request,
+        ReplaceRulesResponse, ScatterRegionsRequest, ScatterRegionsResponse, SchedulerStatus,
+        SplitRegionRequest, StoreCommandRequest, StoreStatus, TransferLeaderRequest,
+        admin_client::AdminClient, admin_error, plan_request,
     },
 };
 use tokio::time::timeout;
@@ -82,7 +83,8 @@ refusable!(
     OperatorResponse,
     PlanResponse,
     ReadJournalResponse,
-    ReplaceRulesResponse
+    ReplaceRulesResponse,
+    ScatterRegionsResponse
 );
 
 /// What one call came to.
@@ -244,6 +246,23 @@ impl Admin {
             client.merge_region(request).await
         })
         .await
+    }
+
+    /// Begins to spread regions over stores. Returns those that nothing was begun with: they are not known, or something is
+    /// under way with them.
+    ///
+    /// # Errors
+    /// As [`Admin::split_region`].
+    pub async fn scatter_regions(&self, regions: &[RegionId]) -> Result<Vec<RegionId>, Error> {
+        let scatter = |mut client: AdminClient<Channel>, header| {
+            let request = ScatterRegionsRequest {
+                header,
+                region_ids: regions.iter().map(|region| region.0).collect(),
+            };
+            async move { client.scatter_regions(request).await }
+        };
+        let failed = self.call(Effect::Once, scatter).await?.failed_region_ids;
+        Ok(failed.into_iter().map(RegionId).collect())
     }
 
     /// Moves a replica from one store to another.

@@ -138,6 +138,20 @@ impl Remote {
         operator.map(|OperatorId(id)| id).map_err(failure)
     }
 
+    /// Asks for regions to be spread over stores. Returns those that nothing was begun with.
+    ///
+    /// # Errors
+    /// As [`Remote::status`].
+    pub async fn scatter(&self, regions: &[u64]) -> Result<Vec<u64>> {
+        let regions: Vec<RegionId> = regions.iter().copied().map(RegionId).collect();
+        let failed = self
+            .admin
+            .scatter_regions(&regions)
+            .await
+            .map_err(failure)?;
+        Ok(failed.into_iter().map(|region| region.0).collect())
+    }
+
     /// Asks for a replica to be moved from one store to another. Returns the operator's id.
     ///
     /// # Errors

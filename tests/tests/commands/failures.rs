@@ -69,6 +69,7 @@ fn requests(cluster: &Cluster) -> Result<()> {
         "region show four",
         "region list --output xml",
         "nonsense",
+        "region scatter",
         "bench put --clients 0",
     ] {
         let args: Vec<&str> = line.split(' ').collect();
@@ -106,6 +107,7 @@ fn requests(cluster: &Cluster) -> Result<()> {
         &["region", "split", "9999", "--key", "m"],
         &["region", "move", "9999", "--from", &store, "--to", "99"],
         &["region", "transfer-leader", "9999", "--to", &store],
+        &["region", "scatter", &region, "9999"],
     ] {
         fails(cluster, args, NOT_FOUND, &["9999"])?;
     }
@@ -151,6 +153,10 @@ fn requests(cluster: &Cluster) -> Result<()> {
     ] {
         fails(cluster, args, REFUSED, &[])?;
     }
+    cluster.ask(&["scheduler", "pause", "scatter", "1m"])?;
+    let scatter = ["region", "scatter", &region];
+    fails(cluster, &scatter, REFUSED, &["scatter is paused"])?;
+    cluster.ask(&["scheduler", "resume", "scatter"])?;
     let missing = cluster.dir().join("missing");
     let read = ["kv", "put", "k", "--file", text(&missing)?];
     fails(cluster, &read, ENVIRONMENT, &["cannot read", "missing"])

@@ -206,6 +206,51 @@ async fn change(cluster: &Cluster) -> Result<()> {
     .await
 }
 
+/// Regions that go apart over four stores; each form asks when nothing is under way.
+async fn scatter(cluster: &Cluster) -> Result<()> {
+    let mut ids: Vec<u64> = cluster.regions()?.iter().map(|region| region.id).collect();
+    ids.sort_unstable();
+    let named: Vec<String> = ids.iter().map(u64::to_string).collect();
+    let named = named.iter().map(String::as_str);
+    let command: Vec<&str> = ["region", "scatter"].into_iter().chain(named).collect();
+    let mut told = Vec::new();
+    for form in ["json", "table"] {
+        wait_for("the regions go apart", async || {
+            let output = run(cluster, &[&command[..], &["--output", form]].concat())?;
+            told = output.stdout;
+            Ok(output.status.success())
+        })
+        .await?;
+        if form == "json" {
+            let told: Value = serde_json::from_slice(&told)?;
+            ensure!(told["regions"] == serde_json::json!(ids), "{told}");
+        } else {
+            ensure!(told == b"3 regions go apart\n", "{told:?}");
+        }
+        wait_for("they are apart", async || {
+            let settled = cluster.regions()?.iter().all(|region| region.settled);
+            Ok(settled && cluster.operators_running()? == 0)
+        })
+        .await?;
+    }
+    // Nine replicas and three leaders on four stores.
+    let regions = cluster.regions()?;
+    for store in cluster.stores()? {
+        let held = regions
+            .iter()
+            .filter(|region| region.stores.contains(&store));
+        let led = regions
+            .iter()
+            .filter(|region| region.leader_store == Some(store));
+        let (held, led) = (held.count(), led.count());
+        ensure!(
+            (2..=3).contains(&held) && led <= 1,
+            "store {store}: {held} replicas, {led} led"
+        );
+    }
+    Ok(())
+}
+
 /// Runs a command in both forms: one is JSON, the other is for people.
 fn both(cluster: &Cluster, args: &[&str]) -> Result<()> {
     cluster.ask(args)?;
@@ -431,6 +476,7 @@ async fn commands_print_what_they_did() -> Result<()> {
     cluster.pause_balance()?;
     look(&cluster)?;
     change(&cluster).await?;
+    scatter(&cluster).await?;
     keys(&cluster)?;
     bench(&cluster)?;
     others(&cluster)?;

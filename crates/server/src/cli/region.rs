@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use proto::pontoon::v1::ReadJournalRequest;
 
@@ -12,7 +13,7 @@ use super::{
 use crate::{
     exit::{Failure, Kind, Result},
     output::{self, thousands},
-    remote::Region,
+    remote::{Region, Remote},
 };
 
 /// Look at regions; split, merge and move them.
@@ -95,6 +96,16 @@ enum Command {
         to: u64,
         #[command(flatten)]
         waiting: Waiting,
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Spread regions over the stores, such as those of a table that was just cut up: as many of them and of their leaders on each
+    Scatter {
+        /// The regions
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<u64>,
         #[command(flatten)]
         target: Target,
         #[command(flatten)]
@@ -203,6 +214,15 @@ pub async fn run(args: RegionArgs) -> Result<()> {
             let operator = remote.move_replica(id, from, to).await?;
             watch::finish(&remote, operator, id, &waiting, &shown).await?;
         }
+        Command::Scatter { ids, target, shown } => {
+            let scattered = scatter(&target.remote(), ids).await?;
+            output::print(shown.output, &scattered, |scattered| {
+                format!(
+                    "{} regions go apart",
+                    thousands(scattered.regions.len() as u64)
+                )
+            });
+        }
         Command::Explain {
             id,
             limit,
@@ -228,6 +248,35 @@ pub async fn run(args: RegionArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Regions that go apart.
+#[derive(Serialize)]
+struct Scattered {
+    regions: Vec<u64>,
+}
+
+/// Begins to spread regions. What was begun goes on, even if others could not, which is a failure.
+async fn scatter(remote: &Remote, mut ids: Vec<u64>) -> Result<Scattered> {
+    ids.sort_unstable();
+    ids.dedup();
+    for id in &ids {
+        remote.region(*id).await?;
+    }
+    let failed = remote.scatter(&ids).await?;
+    if failed.is_empty() {
+        return Ok(Scattered { regions: ids });
+    }
+    let named: Vec<String> = failed.iter().map(u64::to_string).collect();
+    let text = format!(
+        "{} of {} regions stay where they are: {}",
+        failed.len(),
+        ids.len(),
+        named.join(", ")
+    );
+    Err(Failure::new(Kind::Refused, text)
+        .because("something is under way with them, or a replica is down or behind")
+        .hint("the others go apart; try again when `pontoon operator list` is empty"))
 }
 
 fn table(regions: &[Region]) -> String {

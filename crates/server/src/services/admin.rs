@@ -17,9 +17,10 @@ use proto::pontoon::v1::{
     ListSchedulersRequest, ListSchedulersResponse, ListStoresRequest, ListStoresResponse,
     MergeRegionRequest, MoveReplicaRequest, OperatorResponse, OperatorStatus,
     PauseSchedulerRequest, PlanRequest, PlanResponse, PlannedStep, ReadJournalRequest,
-    ReadJournalResponse, RegionStatus, ReplaceRulesRequest, ReplaceRulesResponse, SchedulerStatus,
-    SplitRegionRequest, StoreCommandRequest, StoreStatus, TransferLeaderRequest, UnplacedRegion,
-    admin_error, operator_status, plan_request,
+    ReadJournalResponse, RegionStatus, ReplaceRulesRequest, ReplaceRulesResponse,
+    ScatterRegionsRequest, ScatterRegionsResponse, SchedulerStatus, SplitRegionRequest,
+    StoreCommandRequest, StoreStatus, TransferLeaderRequest, UnplacedRegion, admin_error,
+    operator_status, plan_request,
 };
 use proto::{RegionId, StoreId};
 use tonic::{Request, Response, Status};
@@ -326,6 +327,26 @@ impl Admin for AdminService {
             target: RegionId::from_wire(request.target_region_id),
         };
         self.operator(request.header, ask).await
+    }
+
+    async fn scatter_regions(
+        &self,
+        request: Request<ScatterRegionsRequest>,
+    ) -> Called<ScatterRegionsResponse> {
+        let request = request.into_inner();
+        let regions = request.region_ids.into_iter().map(RegionId).collect();
+        let response = match self.ask(request.header, Ask::Scatter(regions)).await? {
+            Ok(Answer::Scattered { failed }) => ScatterRegionsResponse {
+                error: None,
+                failed_region_ids: failed.into_iter().map(|region| region.0).collect(),
+            },
+            Ok(_) => return Err(unexpected()),
+            Err(error) => ScatterRegionsResponse {
+                error: Some(error),
+                failed_region_ids: Vec::new(),
+            },
+        };
+        Ok(Response::new(response))
     }
 
     async fn move_replica(&self, request: Request<MoveReplicaRequest>) -> Called<OperatorResponse> {
