@@ -309,8 +309,8 @@ impl Show {
 
         let bar = phase("small regions merge by themselves", 0);
         let regions = stage::until(&remote, &bar, |regions| {
-            // Sizes are estimates, and those of what is left the roughest.
-            wanted(regions.len() * 4 <= before * 3, || {
+            // A tenth of the data is left, and no two regions whose sum is small stay apart.
+            wanted(regions.len() * 2 <= before, || {
                 format!("{} regions of {before}", regions.len())
             })
         })
