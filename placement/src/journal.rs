@@ -4,7 +4,7 @@
 //! written once; a refusal that repeats is one entry with a count, written when it is new and then at most once a minute,
 //! so a cluster that waits for a store does not write for it. The oldest entries go when there are too many bytes or days.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -250,6 +250,18 @@ impl Journal {
             self.refusals.retain(|_, refusal| refusal.entry.seq != seq);
             let _ = outbox.stage(state::delete_journal(seq));
         }
+    }
+
+    /// The operators whose effect was written down since then.
+    pub fn effects(&self, since_ms: u64) -> BTreeSet<u64> {
+        let recent = self.kept.iter().rev();
+        recent
+            .take_while(|(_, kept)| kept.last_ms >= since_ms)
+            .filter(|(_, kept)| kept.operator != 0)
+            .filter_map(|(seq, kept)| state::decode_journal(*seq, &kept.value).ok())
+            .filter(|entry| entry.kind() == Kind::Effect)
+            .map(|entry| entry.operator_id)
+            .collect()
     }
 
     /// The newest entries that match. Refusals are as they were written, with the counts of now.

@@ -241,6 +241,8 @@ impl Leader {
             cluster,
             settings,
         };
+        let settle = leader.settings.balance.settle;
+        leader.awaited = Awaited::load(&leader.operators, &leader.journal, settle, now);
         if leader.cluster.api_version != leader.settings.api_version {
             leader.note(format!(
                 "this member is set to api-version {}, the cluster has {}, which holds",

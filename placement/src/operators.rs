@@ -160,6 +160,12 @@ impl Operators {
         self.running.values().map(|running| &running.operator)
     }
 
+    /// Those that ended as they should, as far as they are kept.
+    pub fn done(&self) -> impl Iterator<Item = &Operator> {
+        let done = |operator: &&Operator| operator.state == State::Done;
+        self.finished.values().filter(done)
+    }
+
     /// Merges under way.
     pub fn merges(&self) -> usize {
         self.by_region.len() - self.running.len()
@@ -516,16 +522,7 @@ fn note(operator: &Operator, outbox: &mut Outbox, text: String) {
 }
 
 fn happened(operator: &Operator, what: What, text: String, now: Now, outbox: &mut Outbox) {
-    outbox.happened(Happened {
-        operator: operator.id,
-        region: operator.region,
-        epoch: operator.epoch,
-        priority: operator.priority,
-        stores: operator.stores(),
-        age_ms: now.wall_ms.saturating_sub(operator.created_at_ms),
-        what,
-        text,
-    });
+    outbox.happened(Happened::of(operator, what, text, now));
 }
 
 /// Each store once.

@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use proto::{RegionId, StoreId};
 
-use crate::event::{Answer, Change, Effects, Note, Order, Refusal, RequestId, Write};
-use crate::operator::{Epoch, Priority};
+use crate::event::{Answer, Change, Effects, Note, Now, Order, Refusal, RequestId, Write};
+use crate::operator::{Epoch, Operator, Priority};
 use crate::state::Pair;
 
 #[derive(Debug)]
@@ -70,6 +70,22 @@ pub(crate) struct Happened {
     pub age_ms: u64,
     pub what: What,
     pub text: String,
+}
+
+impl Happened {
+    /// To an operator as it is.
+    pub fn of(operator: &Operator, what: What, text: String, now: Now) -> Self {
+        Self {
+            operator: operator.id,
+            region: operator.region,
+            epoch: operator.epoch,
+            priority: operator.priority,
+            stores: operator.stores(),
+            age_ms: now.wall_ms.saturating_sub(operator.created_at_ms),
+            what,
+            text,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

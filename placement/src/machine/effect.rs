@@ -8,8 +8,10 @@ use proto::pontoon::v1::{JournalEntry, JournalNumber};
 
 use super::Leader;
 use crate::event::Now;
+use crate::journal::Journal;
 use crate::operator::Priority;
-use crate::outbox::Happened;
+use crate::operators::Operators;
+use crate::outbox::{Happened, What};
 use crate::scheduler::{Relief, View};
 use crate::score::Dimension;
 
@@ -18,7 +20,10 @@ const AFTER: Duration = Duration::from_secs(90);
 /// Operators whose effect is still to be looked at. Where more end in that time, the first of them are left out.
 const AWAITED_MAX: usize = 256;
 
-/// Operators that ended, in that order, with when their effect is due. A new leader does not know those of the one before.
+/// An effect that is due for longer is not told any more: others had effects since.
+const LATE: Duration = Duration::from_secs(600);
+
+/// Operators that ended, with when their effect is due, in that order.
 #[derive(Debug, Default)]
 pub(super) struct Awaited(VecDeque<(Duration, Happened)>);
 
@@ -32,6 +37,32 @@ impl Awaited {
             self.0.pop_front();
         }
         self.0.push_back((now.monotonic + AFTER, done.clone()));
+    }
+
+    /// Operators that ended under earlier leaders, and whose effect the journal does not have yet. What is due waits until
+    /// stores have told what they have.
+    pub fn load(operators: &Operators, journal: &Journal, settle: Duration, now: Now) -> Self {
+        let oldest = now
+            .wall_ms
+            .saturating_sub((AFTER + LATE).as_millis() as u64);
+        let told = journal.effects(oldest);
+        let mut ended: Vec<_> = operators
+            .done()
+            .filter(|operator| !dimensions(operator.priority).is_empty())
+            .filter_map(|operator| {
+                let age = now.wall_ms.saturating_sub(operator.finished_at_ms);
+                let age = Duration::from_millis(age);
+                let waits = operator.finished_at_ms >= oldest && !told.contains(&operator.id);
+                waits.then_some((AFTER.saturating_sub(age), operator))
+            })
+            .collect();
+        ended.sort_by_key(|(left, operator)| (*left, operator.id));
+        let first = ended.len().saturating_sub(AWAITED_MAX);
+        let due = ended[first..].iter().map(|(left, operator)| {
+            let due = now.monotonic + (*left).max(settle);
+            (due, Happened::of(operator, What::Done, String::new(), now))
+        });
+        Self(due.collect())
     }
 
     fn take_due(&mut self, now: Now) -> Vec<Happened> {
@@ -111,7 +142,6 @@ mod tests {
 
     use super::*;
     use crate::operator::Epoch;
-    use crate::outbox::What;
 
     fn done(operator: u64, priority: Priority) -> Happened {
         Happened {
