@@ -1,27 +1,31 @@
 //! What is wrong with a region, and what would repair it.
 //!
 //! Every region is checked when it reports and by a slow sweep, as long as it has no operator. A check is a pure function
-//! of the region, the rules and the stores; the first thing found wins: edges, learners without operator, missing voters,
-//! extra ones, peers on stores that are lost, peers whose data is damaged, peers on stores that are gone, then drained, voters
-//! outside the rules, learners that rules miss, the leader, voters that share a place, small neighbours. What is added is added
-//! before anything goes, but where a damaged voter can only be replaced on its own store.
+//! of the region, the rules and the stores; the first thing found that can be done wins: edges, learners without operator,
+//! missing voters, extra ones, peers on stores that are lost, peers whose data is damaged, peers on stores that are gone, then
+//! drained, voters outside the rules, voters that should be learners, the leader, learners that rules miss, voters that share a
+//! place, small neighbours. What cannot be helped now, or is paused, does not keep the rest from being helped. What is added
+//! is added before anything goes, but where a damaged voter can only be replaced on its own store; and nothing is begun whose
+//! change of roles would have to wait for dead voters (R22).
 
+mod learner;
+mod leaver;
 mod look;
 mod merge;
 mod room;
 mod target;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proto::{RegionId, StoreId, metapb};
 
-use crate::decision::{Decision, Who};
-use crate::dial::Purpose;
+use crate::decision::{Decision, Outcome, Who};
 use crate::drains::Drains;
 use crate::event::Now;
 use crate::keyspace;
-use crate::operators::Operators;
+use crate::operators::{Operators, enough_live};
 use crate::regions::{RegionInfo, Regions};
 use crate::rules::Places;
 use crate::settings::Settings;
@@ -48,6 +52,13 @@ pub(crate) enum Finding {
         from: metapb::Peer,
         /// Why it is to go.
         why: Leaves,
+    },
+    /// A learner is to vote, and a voter is to be a learner.
+    Exchange {
+        /// The learner.
+        learner: metapb::Peer,
+        /// The voter.
+        voter: metapb::Peer,
     },
     /// A learner without operator is of no use.
     RemoveLearner {
@@ -102,8 +113,8 @@ pub(crate) enum Finding {
     Merge(MergeFinding),
 }
 
-/// Why a voter is to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a voter is to go, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Leaves {
     /// Its store was silent for too long.
     Lost,
@@ -152,6 +163,12 @@ pub(crate) struct Found {
 /// Something is wrong and cannot be helped now.
 pub(crate) type Refused = Box<Decision>;
 
+/// What a check comes to: something that is to be done, nothing, or why it cannot be done.
+type Checked = Result<Option<Found>, Refused>;
+
+/// Why nothing is begun that would have to wait for voters to come back.
+const TOO_FEW_LIVE: &str = "too few of its voters are alive to change their roles";
+
 /// What a check looks at.
 pub(crate) struct Checker<'a> {
     pub settings: &'a Settings,
@@ -161,6 +178,8 @@ pub(crate) struct Checker<'a> {
     pub operators: &'a Operators,
     pub drains: &'a Drains,
     pub places: &'a Places,
+    /// When the pauses of those who decide end, in Unix milliseconds.
+    pub pauses: &'a BTreeMap<Who, u64>,
     /// For how long the region has been as it is: joint, with a learner of nobody, or small.
     pub unsettled: Duration,
     pub now: Now,
@@ -168,79 +187,169 @@ pub(crate) struct Checker<'a> {
 
 impl Checker<'_> {
     /// What is wrong, if something is.
-    pub fn check(&self, region: &RegionInfo) -> Result<Option<Found>, Refused> {
+    pub fn check(&self, region: &RegionInfo) -> Checked {
         // What a leader did not confirm is not decided upon, and nobody carries out what is asked of a dead one.
         let led = region
             .leader
             .as_ref()
             .is_some_and(|leader| !self.down(StoreId(leader.store_id)));
-        if !led || region.term == 0 || self.pauses(region.id()) {
+        if !led || region.term == 0 {
+            return Ok(None);
+        }
+        if self.rests(region.id()) {
             return Ok(None);
         }
         if region.is_joint() {
             return self.check_joint(region);
         }
-        let edges = self.edges(&region.region);
-        if !edges.is_empty() {
-            let decision = self.decision(Who::Rule, region);
-            return found(Finding::SplitAt(edges), decision);
-        }
         let look = self.look(region);
-        if let Some(learner) = &look.stray {
-            return Ok(self.check_learner(region, learner, &look));
+        let checks: [&dyn Fn() -> Checked; 10] = [
+            &|| Ok(self.check_edges(region)),
+            &|| Ok(self.check_stray(region, &look)),
+            &|| self.check_missing(region, &look),
+            &|| Ok(self.check_spare(region, &look)),
+            &|| self.check_leavers(region, &look),
+            &|| self.check_outside(region, &look),
+            &|| Ok(self.check_demoted(region, &look)),
+            &|| self.check_leader(region, &look),
+            &|| self.check_leaving_learners(region, &look),
+            &|| self.check_missing_learners(region, &look),
+        ];
+        let mut refused = None;
+        for check in checks {
+            match check() {
+                Ok(Some(found)) if !self.is_paused(found.decision.who) => return Ok(Some(found)),
+                Ok(_) => {}
+                Err(why) => {
+                    refused.get_or_insert(why);
+                }
+            }
         }
-        if look.missing_voters > look.spare.len() {
-            let voters = region.voters().count();
-            let decision = self.decision(Who::Repair, region);
-            let (to, decision) = self.target(region, Comes::Voter, decision)?;
-            return found(Finding::Add { to, voters }, decision);
+        let misplaced = self.misplaced(region);
+        let last = misplaced.or_else(|| match refused {
+            Some(_) => None,
+            None => self.check_merge(region),
+        });
+        match (last, refused) {
+            (Some(found), _) if !self.is_paused(found.decision.who) => Ok(Some(found)),
+            (_, Some(refused)) => Err(refused),
+            (_, None) => Ok(None),
         }
-        if look.spare.len() > look.missing_voters {
-            return Ok(self.demote(region, &look));
-        }
-        if let Some((from, why)) = self.leaver(region) {
-            return self.replace(region, from, why);
-        }
-        if let Some(from) = look.spare.first() {
-            return self.bring_inside(region, from);
-        }
-        self.check_wanted_learners(region, &look)
     }
 
-    /// What rules want beside their voters, once those are all there: learners, who leads, and voters far apart.
-    fn check_wanted_learners(
-        &self,
-        region: &RegionInfo,
-        look: &Look,
-    ) -> Result<Option<Found>, Refused> {
-        let leader = region.leader.as_ref().map(|leader| leader.id);
-        if let Some(peer) = look.demoted.filter(|peer| Some(peer.id) != leader) {
-            let decision = self.decision(Who::Rule, region);
-            let decision = decision.between(Some(StoreId(peer.store_id)), None);
-            return found(Finding::MakeLearner(peer), decision);
+    fn is_paused(&self, who: Who) -> bool {
+        let until = self.pauses.get(&who);
+        until.is_some_and(|until| self.now.wall_ms < *until)
+    }
+
+    /// Keyspaces or rules want boundaries inside.
+    fn check_edges(&self, region: &RegionInfo) -> Option<Found> {
+        let edges = self.edges(&region.region);
+        (!edges.is_empty()).then(|| Found {
+            finding: Finding::SplitAt(edges),
+            decision: self.decision(Who::Rule, region),
+        })
+    }
+
+    /// Rules want more voters than there are.
+    fn check_missing(&self, region: &RegionInfo, look: &Look) -> Checked {
+        if look.missing_voters <= look.spare.len() || look.stray.is_some() {
+            return Ok(None);
         }
+        let voters = region.voters().count();
+        let decision = self.decision(Who::Repair, region);
+        let (to, decision) = self.target(region, Comes::Voter, decision)?;
+        if !self.may_change(region, &[guest(to)], &[]) {
+            return Err(refuse(decision, TOO_FEW_LIVE));
+        }
+        found(Finding::Add { to, voters }, decision)
+    }
+
+    /// A voter that no rule counts on goes, if enough others vote. The leader hands over first, if somebody can take over.
+    fn check_spare(&self, region: &RegionInfo, look: &Look) -> Option<Found> {
+        let enough = region.voters().count() > look.wanted as usize;
+        if look.spare.len() <= look.missing_voters || !enough {
+            return None;
+        }
+        let leader = region.leader?;
+        let goes =
+            |peer: &&metapb::Peer| peer.id != leader.id && self.may_change(region, &[], &[**peer]);
+        if let Some(spare) = look.spare.iter().find(goes) {
+            let decision = self.decision(Who::Repair, region);
+            let decision = decision.between(Some(StoreId(spare.store_id)), None);
+            let finding = Finding::Demote(*spare);
+            return Some(Found { finding, decision });
+        }
+        if look.spare.iter().all(|peer| peer.id != leader.id) {
+            return None;
+        }
+        let to = self.right_leader(region)?;
+        Some(self.hand_over(region, &leader, to, Leaves::Outside))
+    }
+
+    /// A voter where no rule admits it goes to where one does.
+    fn check_outside(&self, region: &RegionInfo, look: &Look) -> Checked {
+        if look.missing_voters == 0 || look.stray.is_some() {
+            return Ok(None);
+        }
+        let Some(from) = look.spare.first().copied() else {
+            return Ok(None);
+        };
+        let why = Leaves::Outside;
+        let decision = self.decision(why.who(), region);
+        let comes = Comes::Better(StoreId(from.store_id));
+        let (to, decision) = self.target(region, comes, decision)?;
+        if !self.may_change(region, &[guest(to)], &[from]) {
+            return Err(refuse(decision, TOO_FEW_LIVE));
+        }
+        found(Finding::Move { from, to, why }, decision)
+    }
+
+    /// A voter that rules count on as a learner becomes one, once enough others vote.
+    fn check_demoted(&self, region: &RegionInfo, look: &Look) -> Option<Found> {
+        let leader = region.leader.as_ref().map(|leader| leader.id);
+        let peer = look.demoted.filter(|peer| Some(peer.id) != leader)?;
+        let enough = region.voters().count() > look.wanted as usize;
+        (enough && self.may_change(region, &[], &[peer])).then(|| Found {
+            finding: Finding::MakeLearner(peer),
+            decision: self
+                .decision(Who::Rule, region)
+                .between(Some(StoreId(peer.store_id)), None),
+        })
+    }
+
+    /// Somebody leads where rules want another one to.
+    fn check_leader(&self, region: &RegionInfo, look: &Look) -> Checked {
         if look.led_wrong
             && let Some(leader) = &region.leader
             && let Some(to) = self.right_leader(region)
         {
-            return self.hand_over(region, leader, to, Leaves::Outside);
+            return Ok(Some(self.hand_over(region, leader, to, Leaves::Outside)));
         }
-        if let Some((from, why)) = self.leaving_learner(region) {
-            let store = StoreId(from.store_id);
-            let decision = self.decision(why.who(), region);
-            let comes = Comes::Successor(store);
-            let (to, decision) = self.target(region, comes, decision)?;
-            return found(Finding::MoveLearner { from, to, why }, decision);
+        Ok(None)
+    }
+
+    /// Rules want more learners than there are.
+    fn check_missing_learners(&self, region: &RegionInfo, look: &Look) -> Checked {
+        if look.missing_learners == 0 || look.stray.is_some() {
+            return Ok(None);
         }
-        if look.missing_learners > 0 {
-            let decision = self.decision(Who::Rule, region);
-            match self.target(region, Comes::Learner, decision) {
-                Ok((to, decision)) => return found(Finding::AddLearner(to), decision),
-                // Voters need not wait for a learner that has no place.
-                Err(refused) => return self.misplaced(region).map(Some).ok_or(refused),
-            }
-        }
-        Ok(self.misplaced(region).or_else(|| self.check_merge(region)))
+        let decision = self.decision(Who::Rule, region);
+        let (to, decision) = self.target(region, Comes::Learner, decision)?;
+        found(Finding::AddLearner(to), decision)
+    }
+
+    /// Whether the voters of a region allow a change of their roles (R22). Who lags will have caught up by then, and so will
+    /// a peer that is yet to come.
+    fn may_change(
+        &self,
+        region: &RegionInfo,
+        promote: &[metapb::Peer],
+        demote: &[metapb::Peer],
+    ) -> bool {
+        let told = |peer: &metapb::Peer| region.down.iter().any(|(down, _)| down.id == peer.id);
+        let live = |peer: &metapb::Peer| !told(peer) && !self.down(StoreId(peer.store_id));
+        enough_live(region, promote, demote, live)
     }
 
     /// Where keyspaces and rules want boundaries strictly inside a region, in order.
@@ -253,48 +362,19 @@ impl Checker<'_> {
         edges
     }
 
-    /// A voter that no rule counts on goes. The leader hands over first, if somebody can take over.
-    fn demote(&self, region: &RegionInfo, look: &Look) -> Option<Found> {
-        let leader = region.leader.as_ref().map(|leader| leader.id);
-        let decision = self.decision(Who::Repair, region);
-        let follows = |peer: &&metapb::Peer| Some(peer.id) != leader;
-        if let Some(spare) = look.spare.iter().find(follows) {
-            let decision = decision.between(Some(StoreId(spare.store_id)), None);
-            let finding = Finding::Demote(*spare);
-            return Some(Found { finding, decision });
-        }
-        let leader = region.leader.as_ref()?;
-        let to = self.right_leader(region)?;
-        self.hand_over(region, leader, to, Leaves::Outside)
-            .ok()
-            .flatten()
-    }
-
-    /// A voter where no rule admits it goes to where one does.
-    fn bring_inside(
-        &self,
-        region: &RegionInfo,
-        from: &metapb::Peer,
-    ) -> Result<Option<Found>, Refused> {
-        let why = Leaves::Outside;
-        let decision = self.decision(why.who(), region);
-        let comes = Comes::Better(StoreId(from.store_id));
-        let (to, decision) = self.target(region, comes, decision)?;
-        let from = *from;
-        found(Finding::Move { from, to, why }, decision)
-    }
-
     fn hand_over(
         &self,
         region: &RegionInfo,
         from: &metapb::Peer,
         to: metapb::Peer,
         why: Leaves,
-    ) -> Result<Option<Found>, Refused> {
+    ) -> Found {
         let from = StoreId(from.store_id);
         let decision = self.decision(why.who(), region);
-        let decision = decision.between(Some(from), Some(StoreId(to.store_id)));
-        found(Finding::HandOver { from, to, why }, decision)
+        Found {
+            finding: Finding::HandOver { from, to, why },
+            decision: decision.between(Some(from), Some(StoreId(to.store_id))),
+        }
     }
 
     /// A voter that would be farther from the others elsewhere. Looks at a few stores, at others a minute later; each move
@@ -379,7 +459,8 @@ impl Checker<'_> {
             .expect("voters", f64::from(wanted))
     }
 
-    fn pauses(&self, region: RegionId) -> bool {
+    /// Whether nothing is to be begun with a region now.
+    fn rests(&self, region: RegionId) -> bool {
         self.operators.of_region(region).is_some()
             || self.operators.backs_off(region, self.now)
             || self.operators.len() >= self.settings.operators_max
@@ -388,202 +469,6 @@ impl Checker<'_> {
     fn down(&self, store: StoreId) -> bool {
         self.stores
             .down(store, self.now, self.settings.store_down_after)
-    }
-
-    /// The voter that is to go first, and why.
-    fn leaver(&self, region: &RegionInfo) -> Option<(metapb::Peer, Leaves)> {
-        self.leaver_of(region, metapb::PeerRole::Voter)
-    }
-
-    /// The learner that is to go first, and why.
-    fn leaving_learner(&self, region: &RegionInfo) -> Option<(metapb::Peer, Leaves)> {
-        self.leaver_of(region, metapb::PeerRole::Learner)
-    }
-
-    fn leaver_of(
-        &self,
-        region: &RegionInfo,
-        role: metapb::PeerRole,
-    ) -> Option<(metapb::Peer, Leaves)> {
-        let peers = || {
-            let peers = region.region.peers.iter();
-            peers.filter(|peer| peer.role() == role)
-        };
-        let find = |why: Leaves, goes: &dyn Fn(&metapb::Peer) -> bool| {
-            let peer = peers().find(|peer| goes(peer))?;
-            Some((*peer, why))
-        };
-        find(Leaves::Lost, &|peer| self.lost(region, peer))
-            .or_else(|| find(Leaves::Damaged, &|peer| region.is_damaged(peer.id)))
-            .or_else(|| {
-                find(Leaves::Gone, &|peer| {
-                    self.stores.gone(StoreId(peer.store_id))
-                })
-            })
-            .or_else(|| {
-                find(Leaves::Drained, &|peer| {
-                    self.stores.leaving(StoreId(peer.store_id))
-                })
-            })
-    }
-
-    /// Whether nobody heard of a peer's store for too long. The leader of the region may have missed it for longer than
-    /// this placement leader leads.
-    fn lost(&self, region: &RegionInfo, peer: &metapb::Peer) -> bool {
-        let store = StoreId(peer.store_id);
-        let after = self.settings.store_lost_after;
-        let told = region.down.iter().find(|(down, _)| down.id == peer.id);
-        let told = told.map_or(0, |(_, seconds)| *seconds);
-        self.down(store)
-            && (self.stores.down(store, self.now, after) || told >= after.as_secs().max(1))
-    }
-
-    fn replace(
-        &self,
-        region: &RegionInfo,
-        from: metapb::Peer,
-        why: Leaves,
-    ) -> Result<Option<Found>, Refused> {
-        let store = StoreId(from.store_id);
-        let decision = self.decision(why.who(), region).between(Some(store), None);
-        let leads = region.leader.as_ref().map(|leader| leader.id) == Some(from.id);
-        if why == Leaves::Drained {
-            if leads && let Some(to) = self.heir(region, &from) {
-                return self.hand_over(region, &from, to, why);
-            }
-            let led = self.regions.counts(store).1;
-            if !leads
-                && self
-                    .drains
-                    .leaders_first(store, led, self.now, self.settings)
-            {
-                return Ok(None);
-            }
-        }
-        match self.target(region, Comes::Successor(store), decision) {
-            Ok((to, decision)) => found(Finding::Move { from, to, why }, decision),
-            Err(refused) if why == Leaves::Damaged && self.may_rebuild(region, &from, &refused) => {
-                let decision = self.decision(why.who(), region);
-                let decision = decision.candidates(refused.candidates);
-                found(
-                    Finding::Rebuild(from),
-                    decision.between(Some(store), Some(store)),
-                )
-            }
-            Err(refused) => Err(refused),
-        }
-    }
-
-    /// Whether a damaged voter may go before the next comes, because no other store takes one. It still votes, so its group is
-    /// one failure worse off until then: only if all others are well, and enough to go on.
-    fn may_rebuild(&self, region: &RegionInfo, from: &metapb::Peer, refused: &Decision) -> bool {
-        let store = StoreId(from.store_id);
-        let well =
-            |peer: &metapb::Peer| region.may_lead(peer.id) && !self.down(StoreId(peer.store_id));
-        let leads = region.leader.as_ref().map(|leader| leader.id) == Some(from.id);
-        let mut others = region.voters().filter(|peer| peer.id != from.id);
-        !target::waits(refused)
-            && !leads
-            && from.role() == metapb::PeerRole::Voter
-            && region.voters().count() >= 3
-            && others.all(well)
-            && self.takes_peers(store)
-            && !self.stores.leaving(store)
-            && !self.stores.stopping(store)
-    }
-
-    /// Who takes the leadership over from a voter that goes: where rules want it, and the one whose store leads fewest.
-    fn heir(&self, region: &RegionInfo, from: &metapb::Peer) -> Option<metapb::Peer> {
-        let fits = |peer: &&metapb::Peer| peer.id != from.id && self.can_take_over(region, peer);
-        let load = |peer: &&metapb::Peer| {
-            let right = self.places.may_lead(region, StoreId(peer.store_id));
-            (!right, self.led(peer), peer.id)
-        };
-        region.voters().filter(fits).min_by_key(load).copied()
-    }
-
-    fn can_take_over(&self, region: &RegionInfo, peer: &metapb::Peer) -> bool {
-        let store = StoreId(peer.store_id);
-        region.may_lead(peer.id)
-            && !self.stores.leaving(store)
-            && !self.stores.stopping(store)
-            && !self.down(store)
-            && self.operators.busy(store) < self.settings.store_operators_max
-    }
-
-    /// Leaders on the store of a peer, those that may come included.
-    fn led(&self, peer: &metapb::Peer) -> usize {
-        let store = StoreId(peer.store_id);
-        self.regions.counts(store).1 as usize + self.operators.busy(store)
-    }
-
-    /// A learner that no operator owns: left over by a cancelled one, or by a leader that did not live to finish.
-    fn check_learner(
-        &self,
-        region: &RegionInfo,
-        learner: &metapb::Peer,
-        look: &Look,
-    ) -> Option<Found> {
-        let store = StoreId(learner.store_id);
-        let remove = |why| {
-            Some(Found {
-                finding: Finding::RemoveLearner {
-                    peer: *learner,
-                    why,
-                },
-                decision: self
-                    .decision(Who::Repair, region)
-                    .between(Some(store), None),
-            })
-        };
-        let leaver = if look.stray_votes {
-            // As many as there should be, but one is outside: they change places.
-            let outside = look.spare.first().map(|peer| (*peer, Leaves::Outside));
-            outside.filter(|_| region.voters().count() >= look.wanted as usize)
-        } else {
-            let admits = |peer: &metapb::Peer| {
-                let rule = look.rule_of(peer.id);
-                rule.is_some_and(|rule| self.places.admits(region, rule, store))
-            };
-            let whole = look.missing_voters == 0 && look.spare.is_empty();
-            self.leaver(region)
-                .filter(|(peer, _)| whole && admits(peer))
-        };
-        if !look.stray_votes && leaver.is_none() {
-            return remove("the region has all its voters");
-        }
-        if self.stores.leaving(store) || self.down(store) {
-            return remove("its store is down or leaving");
-        }
-        if region.is_damaged(learner.id) {
-            return remove("its data is damaged");
-        }
-        if !region.caught_up(learner.id) || !self.takes_peers(store) {
-            let patience =
-                crate::operators::catch_up_deadline(region, Purpose::Repair, self.settings);
-            return (self.unsettled >= patience)
-                .then(|| remove("it does not catch up"))
-                .flatten();
-        }
-        let who = leaver.map_or(Who::Repair, |(_, why)| why.who());
-        let from = leaver.map(|(from, _)| StoreId(from.store_id));
-        let decision = self.decision(who, region).between(from, Some(store));
-        let finding = match leaver {
-            None => Finding::Promote(*learner),
-            Some((from, why)) => {
-                if region.leader.as_ref().map(|leader| leader.id) == Some(from.id)
-                    && self.heir(region, &from).is_none()
-                {
-                    return None;
-                }
-                Finding::Replace {
-                    learner: *learner,
-                    from,
-                    why,
-                }
-            }
-        };
-        Some(Found { finding, decision })
     }
 
     fn takes_peers(&self, store: StoreId) -> bool {
@@ -614,6 +499,22 @@ impl Checker<'_> {
             Ok(())
         }
     }
+}
+
+/// A peer that is only thought of.
+fn guest(store: StoreId) -> metapb::Peer {
+    metapb::Peer {
+        store_id: store.0,
+        ..Default::default()
+    }
+}
+
+fn refuse(decision: Decision, reason: &'static str) -> Refused {
+    let reason = reason.into();
+    Box::new(Decision {
+        outcome: Outcome::Refused { reason },
+        ..decision
+    })
 }
 
 fn found(finding: Finding, decision: Decision) -> Result<Option<Found>, Refused> {

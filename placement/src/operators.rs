@@ -622,8 +622,12 @@ fn send(
     else {
         return;
     };
+    let live = |peer: &metapb::Peer| {
+        region.caught_up(peer.id)
+            && !stores.down(StoreId(peer.store_id), now, settings.store_down_after)
+    };
     if let OrderKind::Swap { promote, demote } = &kind
-        && !enough_live(region, promote, demote, stores, now, settings)
+        && !enough_live(region, promote, demote, live)
     {
         return;
     }
@@ -641,22 +645,16 @@ fn send(
     });
 }
 
-/// Whether each half of a joint configuration keeps a quorum and one more live voter (R22); a quorum is enough when dead
-/// peers leave, or for fewer than three voters.
-fn enough_live(
+/// Whether each half of a joint configuration keeps a quorum and one more live voter (R22); a quorum is enough when nobody
+/// but dead peers leaves, or for fewer than three voters.
+pub(crate) fn enough_live(
     region: &RegionInfo,
     promote: &[metapb::Peer],
     demote: &[metapb::Peer],
-    stores: &Stores,
-    now: Now,
-    settings: &Settings,
+    live: impl Fn(&metapb::Peer) -> bool,
 ) -> bool {
-    let live = |peer: &&metapb::Peer| {
-        region.caught_up(peer.id)
-            && !stores.down(StoreId(peer.store_id), now, settings.store_down_after)
-    };
     let among = |peers: &[metapb::Peer], id| peers.iter().any(|peer| peer.id == id);
-    let repair = demote.iter().any(|peer| !live(&peer));
+    let repair = !demote.is_empty() && !demote.iter().any(&live);
     let enough = |half: Vec<&metapb::Peer>| {
         let spare = usize::from(half.len() >= 3 && !repair);
         half.iter().filter(|peer| live(peer)).count() >= half.len() / 2 + 1 + spare

@@ -23,7 +23,7 @@ mod codec;
 pub mod fit;
 mod places;
 
-pub(crate) use places::{Places, seats};
+pub(crate) use places::{Places, guest, seats};
 
 /// The name of the group that every cluster has.
 pub const DEFAULT_GROUP: &str = "default";

@@ -321,7 +321,8 @@ impl View<'_> {
         to: StoreId,
     ) -> Result<Cost, &'static str> {
         let after = self.places.cost(region, Some(from), Some(to));
-        if (after.missing, after.roles) > (before.missing, before.roles) {
+        let lacks = |cost: Cost| (cost.missing, cost.missing_voters, cost.roles);
+        if lacks(after) > lacks(before) {
             Err("rules keep it away")
         } else if after > before {
             Err("replicas would share a place")

@@ -8,6 +8,8 @@ use super::Checker;
 use crate::operator::Step;
 use crate::operators::hindrance;
 use crate::regions::RegionInfo;
+use crate::rules::fit::Seat;
+use crate::rules::{guest, seats};
 
 impl Checker<'_> {
     /// A region as it will be once what is under way with it has ended, if nothing new comes to a store that is `closed`: its
@@ -60,10 +62,39 @@ impl Checker<'_> {
             .filter_map(|peer| look.rule_of(peer.id))
             .collect();
         let mut taken = vec![None; stores.len()];
-        (0..rules.len()).all(|peer| {
+        let each = (0..rules.len()).all(|peer| {
             let mut seen = vec![false; stores.len()];
             self.settle(region, &rules, stores, peer, &mut taken, &mut seen)
-        })
+        });
+        each || self.has_places_if_roles_change(region, goes, stores)
+    }
+
+    /// The same if those that stay may serve other rules: each store that helps is taken, which finds as many as there are.
+    fn has_places_if_roles_change(
+        &self,
+        region: &RegionInfo,
+        goes: impl Fn(StoreId) -> bool,
+        stores: &[StoreId],
+    ) -> bool {
+        let key = &region.region.start_key;
+        let missing = |seats: &[Seat]| self.places.fit(key, seats).cost.missing;
+        let mut seats = seats(region);
+        let before = missing(&seats);
+        seats.retain(|seat| !goes(seat.store));
+        for store in stores {
+            let lacks = missing(&seats);
+            if lacks <= before {
+                return true;
+            }
+            if self.could_take(region, *store).is_err() {
+                continue;
+            }
+            seats.push(guest(*store, true));
+            if missing(&seats) == lacks {
+                seats.pop();
+            }
+        }
+        missing(&seats) <= before
     }
 
     /// Finds a store for one peer, moving those that have one already if they have another (augmenting paths).

@@ -129,11 +129,11 @@ impl Checker<'_> {
     }
 }
 
-/// Whether it does what it comes for.
+/// Whether it does what it comes for. Of several stores the one where fewer roles have to change is chosen.
 fn serves(comes: Comes, before: Cost, after: Cost) -> bool {
-    let fewer = match comes {
-        Comes::Voter | Comes::Learner | Comes::Better(_) => after.missing < before.missing,
-        Comes::Successor(_) => after.missing <= before.missing,
-    };
-    fewer && after.roles <= before.roles
+    let lacks = |cost: Cost| (cost.missing, cost.missing_voters);
+    match comes {
+        Comes::Voter | Comes::Learner | Comes::Better(_) => lacks(after) < lacks(before),
+        Comes::Successor(_) => lacks(after) <= lacks(before),
+    }
 }

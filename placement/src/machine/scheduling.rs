@@ -79,9 +79,6 @@ impl Leader {
             Err(refused) => return self.decided(*refused, String::new(), now),
         };
         let mut decision = found.decision;
-        if self.is_paused(decision.who, now) {
-            return;
-        }
         let region = region.clone();
         let snapshots: Vec<_> = match &found.finding {
             Finding::Add { to, .. }
@@ -130,6 +127,7 @@ impl Leader {
             operators: &self.operators,
             drains: &self.drains,
             places: &self.places,
+            pauses: &self.pauses,
             unsettled,
             now,
         }
@@ -166,6 +164,20 @@ impl Leader {
                     cause,
                 )
             }
+            Finding::Exchange { learner, voter } => Plan {
+                priority: Priority::Rule,
+                ..repair(
+                    Kind::Demote,
+                    vec![Step::Swap {
+                        promote: vec![learner],
+                        demote: vec![voter],
+                    }],
+                    format!(
+                        "rules count on learner {} as a voter, and on peer {} as a learner",
+                        learner.id, voter.id
+                    ),
+                )
+            },
             Finding::RemoveLearner { peer, why } => {
                 let cause = format!("learner {} belongs to no operator, and {why}", peer.id);
                 repair(Kind::RemoveLearner, vec![Step::RemoveLearner(peer)], cause)

@@ -46,6 +46,8 @@ pub trait Terms {
 pub struct Cost {
     /// Peers that rules ask for and that are not there.
     pub missing: u32,
+    /// Of these, those that would vote.
+    pub missing_voters: u32,
     /// Peers that vote and should not, or the other way round.
     pub roles: u32,
     /// 1 if the leader is not where rules want it.
@@ -100,10 +102,14 @@ impl<T: Terms> Search<'_, T> {
     /// Places the peers from `at` on, the others being placed at this cost.
     fn place(&mut self, at: usize, cost: Cost) {
         let open: u32 = self.left.iter().sum();
+        let votes = |(_, want): &(&u32, &Want)| want.role.votes();
+        let open_votes = self.left.iter().zip(self.wants).filter(votes);
+        let open_votes: u32 = open_votes.map(|(left, _)| left).sum();
         let rest = (self.seats.len() - at) as u32;
         // Every peer that is left may still fill a place.
         let least = Cost {
             missing: open.saturating_sub(rest),
+            missing_voters: open_votes.saturating_sub(rest),
             ..cost
         };
         if self.best.as_ref().is_some_and(|best| least >= best.cost) {
@@ -152,6 +158,7 @@ impl<T: Terms> Search<'_, T> {
         });
         Cost {
             missing: 0,
+            missing_voters: 0,
             roles: u32::from(seat.votes != role.votes()),
             leader: u32::from(seat.leads && !leads_here),
             trouble: seat.trouble,
@@ -163,6 +170,7 @@ impl<T: Terms> Search<'_, T> {
 fn sum(one: Cost, other: Cost) -> Cost {
     Cost {
         missing: one.missing + other.missing,
+        missing_voters: one.missing_voters + other.missing_voters,
         roles: one.roles + other.roles,
         leader: one.leader + other.leader,
         trouble: one.trouble + other.trouble,
@@ -202,7 +210,9 @@ mod tests {
         let mut cost = Cost::default();
         for (rule, want) in wants.iter().enumerate() {
             let there = serves.iter().filter(|serves| **serves == rule).count() as u32;
-            cost.missing += want.count.checked_sub(there)?;
+            let missing = want.count.checked_sub(there)?;
+            cost.missing += missing;
+            cost.missing_voters += if want.role.votes() { missing } else { 0 };
         }
         let asked = wants.iter().any(|want| want.role == Role::Leader);
         for (at, (seat, &rule)) in seats.iter().zip(serves).enumerate() {
@@ -347,5 +357,22 @@ mod tests {
         assert_eq!(out(&seats), Some(2), "never the leader");
         seats[1].votes = false;
         assert_eq!(out(&seats), Some(1), "the one that does not vote");
+    }
+
+    /// Copies are for reading; what makes writes durable goes first.
+    #[test]
+    fn a_voter_is_missed_more_than_a_learner() {
+        let table = Table {
+            admits: vec![[true; 6]; 2],
+            zones: [0, 1, 2, 3, 4, 5],
+            kin: false,
+        };
+        let want = |role, count| Want { role, count };
+        let wants = [want(Role::Voter, 3), want(Role::Learner, 1)];
+        let mut seats = [seat(0), seat(1), seat(2)];
+        seats[2].votes = false;
+        let found = fit(&seats, &wants, &table);
+        assert_eq!(found.missing, [0, 1], "{found:?}");
+        assert_eq!(found.cost.roles, 1);
     }
 }

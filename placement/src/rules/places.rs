@@ -86,6 +86,16 @@ impl Places {
         self.fit(&region.region.start_key, &seats).cost
     }
 
+    /// The same if a voter goes and a learner votes in its place.
+    pub fn cost_promoted(&self, region: &RegionInfo, from: u64, learner: u64) -> Cost {
+        let mut seats = followers(region);
+        seats.retain(|seat| seat.peer != from);
+        for seat in &mut seats {
+            seat.votes |= seat.peer == learner;
+        }
+        self.fit(&region.region.start_key, &seats).cost
+    }
+
     /// Whether a region led from this store is led where rules want it.
     pub fn may_lead(&self, region: &RegionInfo, store: StoreId) -> bool {
         self.leads_well(region, seats(region), store)
@@ -104,7 +114,10 @@ impl Places {
 
     fn leads_well(&self, region: &RegionInfo, mut seats: Vec<Seat>, leader: StoreId) -> bool {
         let key = &region.region.start_key;
-        if self.roles(key).all(|role| role == Role::Voter) {
+        // Who votes anywhere leads anywhere.
+        let rules = self.layout.at(key);
+        let anywhere = |rule: &usize| self.admitted[*rule].is_none();
+        if rules.iter().all(anywhere) && self.roles(key).all(|role| role == Role::Voter) {
             return true;
         }
         for seat in &mut seats {
@@ -166,7 +179,7 @@ fn followers(region: &RegionInfo) -> Vec<Seat> {
 }
 
 /// A peer that is only thought of.
-fn guest(store: StoreId, votes: bool) -> Seat {
+pub(crate) fn guest(store: StoreId, votes: bool) -> Seat {
     Seat {
         peer: 0,
         store,

@@ -10,6 +10,7 @@
 
 mod orders;
 mod region;
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use proto::{RegionId, StoreId, metapb};
 
 use orders::Refusals;
 use region::Truth;
+use rules::Ruled;
 
 const STORES: u64 = 5;
 const REPLICAS: usize = 3;
@@ -107,13 +109,22 @@ struct World {
     calm: bool,
     /// Whether neighbours decide against a merge.
     aborts: bool,
+    stores: u64,
+    /// Placement rules, in worlds that have any.
+    ruled: Option<Ruled>,
     done: BTreeMap<&'static str, u64>,
 }
 
 impl World {
     fn new(seed: u64, bug: Bug) -> Self {
+        Self::with(seed, bug, STORES, None)
+    }
+
+    fn with(seed: u64, bug: Bug, stores: u64, ruled: Option<Ruled>) -> Self {
         let mut world = World {
             bug,
+            stores,
+            ruled,
             dice: Dice(seed),
             machine: Placement::new(Settings {
                 resume_deadline: Duration::from_secs(60),
@@ -178,13 +189,13 @@ impl World {
             ..Default::default()
         };
         world.request(Request::Bootstrap {
-            store: store(1),
+            store: world.store(1),
             boot: None,
             region: region.clone(),
         });
-        for id in 2..=STORES {
+        for id in 2..=stores {
             world.request(Request::PutStore {
-                store: store(id),
+                store: world.store(id),
                 boot: None,
             });
             world.settle();
@@ -207,11 +218,23 @@ impl World {
         world
     }
 
+    fn store(&self, id: u64) -> metapb::Store {
+        metapb::Store {
+            labels: self
+                .ruled
+                .as_ref()
+                .map_or(Vec::new(), |_| rules::labels(id)),
+            ..store(id)
+        }
+    }
+
     fn lead(&mut self) {
         self.term += 1;
         self.told_stopping.clear();
         self.known_down.clear();
-        self.heard = (1..=STORES).map(|id| (id, self.now.monotonic)).collect();
+        self.heard = (1..=self.stores)
+            .map(|id| (id, self.now.monotonic))
+            .collect();
         self.refusals.forget();
         let effects = self
             .machine
@@ -350,7 +373,7 @@ impl World {
     fn pass(&mut self, millis: u64) {
         self.now.wall_ms += millis;
         self.now.monotonic += Duration::from_millis(millis);
-        for id in 1..=STORES {
+        for id in 1..=self.stores {
             if self.dead() == Some(id) && self.bug != Bug::SilenceIgnored {
                 continue;
             }
@@ -385,6 +408,9 @@ impl World {
     fn event(&mut self) {
         let ids: Vec<u64> = self.regions.keys().copied().collect();
         let id = ids[self.dice.below(ids.len())];
+        if self.ruled.is_some() && self.dice.one_in(60) {
+            return self.change_rules();
+        }
         match self.dice.below(115) {
             0..25 => self.finish_write(),
             25..50 => self.deliver_order(),
@@ -418,6 +444,16 @@ impl World {
                 }
             }
             _ => self.replace_leader(),
+        }
+    }
+
+    /// What happens by chance.
+    fn go_on(&mut self) {
+        for event in 0..EVENTS {
+            self.event();
+            if event % 50 == 0 {
+                self.check();
+            }
         }
     }
 
@@ -470,10 +506,12 @@ impl World {
             target.region.end_key = source.region.end_key;
         }
         *self.done.entry("merges").or_default() += 1;
+        let copies = target.region.peers.len() > target.voters();
+        *self.done.entry("merges with learners").or_default() += u64::from(copies);
     }
 
     fn command(&mut self, id: u64) {
-        let store = StoreId(1 + self.dice.below(STORES as usize) as u64);
+        let store = StoreId(1 + self.dice.below(self.stores as usize) as u64);
         let truth = &self.regions[&id];
         let peer = truth.region.peers[self.dice.below(truth.region.peers.len())];
         let region = RegionId(id);
@@ -503,7 +541,7 @@ impl World {
 
     /// A store dies or comes back, a drain begins or is taken back.
     fn change_stores(&mut self) {
-        let store = 1 + self.dice.below(STORES as usize) as u64;
+        let store = 1 + self.dice.below(self.stores as usize) as u64;
         match (self.dice.below(10), self.dead, self.drained) {
             (0 | 1, None, _) => {
                 self.dead = Some((store, self.now.monotonic));
@@ -564,7 +602,7 @@ impl World {
         self.request(Request::PutStore {
             store: metapb::Store {
                 start_timestamp,
-                ..store(id)
+                ..self.store(id)
             },
             boot: None,
         });
@@ -583,7 +621,9 @@ impl World {
             report.pending.clear();
         }
         let leader = report.leader?;
-        (Some(leader.store_id) != self.dead()).then_some(report)
+        let leads =
+            Some(leader.store_id) != self.dead() && self.regions[&id].has_quorum(self.dead());
+        leads.then_some(report)
     }
 
     fn report(&mut self, id: u64) {
@@ -661,15 +701,7 @@ impl World {
 
     /// Nothing is lost or late any more: what was begun must end.
     fn heal(&mut self) {
-        self.orders.clear();
-        self.reports.clear();
-        self.refusals.clear();
-        self.calm = true;
-        self.stopping = None;
-        self.told_stopping.clear();
-        for truth in self.regions.values_mut() {
-            truth.unwilling = None;
-        }
+        self.calm_down();
         for round in 0..400 {
             // Commands may have been lost or refused. Once every region has reported, none is, unless a write of before
             // costs this leader its office.
@@ -680,20 +712,7 @@ impl World {
             if round == 60 {
                 assert!(self.drain_again(), "a drain is refused");
             }
-            let ids: Vec<u64> = self.regions.keys().copied().collect();
-            for id in ids {
-                if let Some(report) = self.told(id) {
-                    self.step(Event::Report(Box::new(report)));
-                }
-                self.settle();
-                for order in std::mem::take(&mut self.orders) {
-                    self.obey(&order);
-                }
-                self.deliver_refusals();
-                self.live(id);
-            }
-            self.pass(500);
-            self.settle();
+            self.quiet_round();
         }
         self.check();
         for (region, state) in self.operators() {
@@ -703,8 +722,7 @@ impl World {
             let region = &truth.region;
             assert_eq!(truth.voters(), REPLICAS, "{region:?}");
             assert_eq!(region.peers.len(), REPLICAS, "an orphan stays: {region:?}");
-            assert!(!truth.is_joint(), "a joint state stays: {region:?}");
-            assert_eq!(truth.frozen, None, "it stays frozen: {region:?}");
+            truth.check_settled();
             for store in [self.dead(), self.drained].into_iter().flatten() {
                 let on = |peer: &metapb::Peer| peer.store_id == store;
                 assert!(
@@ -716,9 +734,40 @@ impl World {
         self.remove_stores();
     }
 
+    /// What was under way is lost, and nothing happens by chance from now on.
+    fn calm_down(&mut self) {
+        self.orders.clear();
+        self.reports.clear();
+        self.refusals.clear();
+        self.calm = true;
+        self.stopping = None;
+        self.told_stopping.clear();
+        for truth in self.regions.values_mut() {
+            truth.unwilling = None;
+        }
+    }
+
+    /// Every region reports, is ordered something and does it; half a second passes.
+    fn quiet_round(&mut self) {
+        let ids: Vec<u64> = self.regions.keys().copied().collect();
+        for id in ids {
+            if let Some(report) = self.told(id) {
+                self.step(Event::Report(Box::new(report)));
+            }
+            self.settle();
+            for order in std::mem::take(&mut self.orders) {
+                self.obey(&order);
+            }
+            self.deliver_refusals();
+            self.live(id);
+        }
+        self.pass(500);
+        self.settle();
+    }
+
     fn drain_again(&mut self) -> bool {
         self.answers.clear();
-        let others = (1..=STORES).filter(|id| self.drained != Some(*id));
+        let others = (1..=self.stores).filter(|id| self.drained != Some(*id));
         let undrain = others.map(|id| Request::UndrainStore(StoreId(id)));
         let drain = self.drained.map(|id| Request::DrainStore(StoreId(id)));
         for request in undrain.chain(drain).collect::<Vec<_>>() {
@@ -729,7 +778,7 @@ impl World {
             .answers
             .iter()
             .filter(|answer| **answer == Answer::Done);
-        done.count() == STORES as usize
+        done.count() == self.stores as usize
     }
 
     /// What is dead or drained holds nothing any more, and can be taken out for good.
@@ -764,27 +813,24 @@ fn store(id: u64) -> metapb::Store {
 /// Runs a seed to its end; returns how often what happened, refusals by their kind.
 fn run(seed: u64, bug: Bug) -> BTreeMap<&'static str, u64> {
     let mut world = World::new(seed, bug);
-    for event in 0..EVENTS {
-        world.event();
-        if event % 50 == 0 {
-            world.check();
-        }
-    }
+    world.go_on();
     world.heal();
     world.done.append(&mut world.refusals.told);
     world.done
 }
 
-fn seeds() -> u64 {
+fn seeds_or(default: u64) -> u64 {
     let seeds = std::env::var("PLACEMENT_SEEDS").ok();
-    seeds.and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS)
+    seeds
+        .and_then(|seeds| seeds.parse().ok())
+        .unwrap_or(default)
 }
 
 /// Races 42 and 43 of REGIONS §10, at random.
 #[test]
 fn operators_end_and_leave_nothing_behind() {
     let mut done = BTreeMap::<&str, u64>::new();
-    for seed in 0..seeds() {
+    for seed in 0..seeds_or(SEEDS) {
         let happened = std::panic::catch_unwind(|| run(seed, Bug::None));
         let Ok(happened) = happened else {
             panic!("seed {seed} failed: see above");

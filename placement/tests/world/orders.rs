@@ -103,7 +103,7 @@ impl World {
         let id = order.region.0;
         let transfer = matches!(order.kind, OrderKind::TransferLeader(_));
         let truth = self.regions.get(&id).ok_or(Kind::NotLeader)?;
-        if truth.led_on() != Some(order.store.0) {
+        if truth.led_on() != Some(order.store.0) || !truth.has_quorum(self.dead()) {
             return Err(Kind::NotLeader);
         }
         // It hands everything over by itself, to whom it finds best.
@@ -179,6 +179,7 @@ impl World {
         demote: &[metapb::Peer],
     ) -> Result<(), Kind> {
         let dead = self.dead();
+        let least = self.ruled.as_ref().map_or(REPLICAS, |ruled| ruled.least);
         let truth = self.regions.get_mut(&id).expect("it obeys");
         let before = truth.voters();
         let role = |peer: &metapb::Peer, role| truth.role(peer.id) == Some(role);
@@ -206,7 +207,7 @@ impl World {
         }
         truth.moves(1, 0);
         assert!(
-            truth.voters() >= before.min(REPLICAS),
+            truth.voters() >= before.min(least),
             "{before} voters became {}",
             truth.voters()
         );

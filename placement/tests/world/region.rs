@@ -106,8 +106,31 @@ impl Truth {
         })
     }
 
+    /// Whether each half of its configuration has a quorum.
+    pub fn has_quorum(&self, dead: Option<u64>) -> bool {
+        use PeerRole::{DemotingVoter, IncomingVoter, Voter};
+        [[Voter, DemotingVoter], [Voter, IncomingVoter]]
+            .iter()
+            .all(|half| {
+                let peers = self.region.peers.iter();
+                let half: Vec<_> = peers.filter(|peer| half.contains(&peer.role())).collect();
+                let live = half.iter().filter(|peer| Some(peer.store_id) != dead);
+                live.count() > half.len() / 2
+            })
+    }
+
+    /// Nothing is under way any more.
+    pub fn check_settled(&self) {
+        let region = &self.region;
+        assert!(!self.is_joint(), "a joint state stays: {region:?}");
+        assert_eq!(self.frozen, None, "it stays frozen: {region:?}");
+    }
+
     /// What the leader does by itself: leave a joint state, send what learners lack, become willing again.
     pub fn live(&mut self, dice: &mut Dice, dead: Option<u64>) {
+        if !self.has_quorum(dead) {
+            return;
+        }
         if self.is_joint() && dice.one_in(2) {
             for peer in &mut self.region.peers {
                 match peer.role() {
@@ -140,7 +163,7 @@ impl Truth {
             .filter(|peer| peer.role() == PeerRole::Voter && Some(peer.store_id) != dead)
             .map(|peer| peer.id)
             .collect();
-        if !voters.is_empty() {
+        if !voters.is_empty() && self.has_quorum(dead) {
             self.leader = voters[dice.below(voters.len())];
             self.term += 1;
             self.unwilling = None;
