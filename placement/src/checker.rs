@@ -8,6 +8,7 @@
 //! is added before anything goes, but where a damaged voter can only be replaced on its own store; and nothing is begun whose
 //! change of roles would have to wait for dead voters (R22).
 
+mod align;
 mod learner;
 mod leaver;
 mod look;
@@ -30,6 +31,7 @@ use crate::regions::{RegionInfo, Regions};
 use crate::rules::Places;
 use crate::settings::Settings;
 use crate::stores::{STOPPING, Stores};
+pub(crate) use align::{Alignment, Comes as Voting};
 use look::Look;
 pub(crate) use merge::{MergeFinding, is_small};
 use target::Comes;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use proto::{StoreId, metapb};
 
+use super::align::Alignment;
 use super::{Checker, Finding, Found};
 use crate::decision::Who;
 use crate::regions::RegionInfo;
@@ -20,8 +21,8 @@ use crate::settings::MergeSettings;
 pub(crate) struct MergeFinding {
     /// Who takes the region in.
     pub target: metapb::Region,
-    /// Voters that go first, and where each goes: the stores of the target.
-    pub moves: Vec<(metapb::Peer, StoreId)>,
+    /// What is to change first, so that it is where the target is.
+    pub alignment: Alignment,
 }
 
 /// Whether a region is small enough to look for a neighbour.
@@ -59,15 +60,19 @@ impl Checker<'_> {
             .filter(|other| other.region.end_key == *start || other.region.start_key > *start)
             .filter(|other| tells_load(other))
             .filter_map(|target| {
-                let moves = self.could_merge(region, target).ok()?;
-                let free = |(_, to): &(metapb::Peer, StoreId)| {
-                    self.could_take(region, *to).is_ok()
-                        && self.operators.busy(*to) < self.settings.store_operators_max
+                let alignment = self.could_merge(region, target).ok()?;
+                let free = |to: StoreId| {
+                    self.could_take(region, to).is_ok()
+                        && self.operators.busy(to) < self.settings.store_operators_max
                 };
-                moves.iter().all(free).then_some((target, moves))
+                let free = alignment.stores().all(free);
+                free.then_some((target, alignment))
             })
-            .min_by_key(|(target, moves)| (moves.len(), target.bytes, target.id()));
-        let (target, moves) = found?;
+            .min_by_key(|(target, alignment)| {
+                let copies = alignment.stores().count();
+                (copies, alignment.len(), target.bytes, target.id())
+            });
+        let (target, alignment) = found?;
         let store = |region: &RegionInfo| {
             let leader = region.leader.as_ref()?;
             Some(StoreId(leader.store_id))
@@ -80,21 +85,21 @@ impl Checker<'_> {
             .input("bytes allowed", settings.bytes_max as f64)
             .input("keys of both", (region.keys + target.keys) as f64)
             .input("seconds small", self.unsettled.as_secs_f64().floor())
-            .input("peers to move", moves.len() as f64)
+            .input("peers to move", alignment.len() as f64)
             .expect("regions", self.regions.len().saturating_sub(1) as f64);
         let finding = Finding::Merge(MergeFinding {
             target: target.region.clone(),
-            moves,
+            alignment,
         });
         Some(Found { finding, decision })
     }
 
-    /// The peers that must go first for a region to be taken in by a neighbour, or why it cannot.
+    /// What must change first for a region to be taken in by a neighbour, or why it cannot.
     pub fn could_merge(
         &self,
         region: &RegionInfo,
         target: &RegionInfo,
-    ) -> Result<Vec<(metapb::Peer, StoreId)>, &'static str> {
+    ) -> Result<Alignment, &'static str> {
         let settings = &self.settings.merge;
         if self.operators.of_region(target.id()).is_some() {
             return Err("its neighbour has an operator");
@@ -119,7 +124,8 @@ impl Checker<'_> {
         {
             return Err("they have too much load together");
         }
-        align(region, target).ok_or("they have different numbers of voters")
+        let alignment = Alignment::new(region, target);
+        alignment.ok_or("they have different numbers of voters or of learners")
     }
 
     /// Whether the boundary between two neighbours must stay one.
@@ -145,7 +151,12 @@ impl Checker<'_> {
         if leader.is_none() {
             return Err("one of them has no known leader");
         }
-        if region.voters().count() < region.region.peers.len() || region.is_joint() {
+        // A learner that rules want is one of its members.
+        let changes = || {
+            let look = self.look(region);
+            look.stray.is_some() || look.demoted.is_some()
+        };
+        if region.is_joint() || changes() {
             return Err("one of them is changing its members");
         }
         if !region.pending.is_empty() || !region.down.is_empty() {
@@ -169,23 +180,4 @@ impl Checker<'_> {
         }
         Ok(())
     }
-}
-
-/// Which voters of a region go where, so that it is where another one is. The leader goes last.
-fn align(region: &RegionInfo, target: &RegionInfo) -> Option<Vec<(metapb::Peer, StoreId)>> {
-    let mut goes: Vec<_> = region
-        .voters()
-        .filter(|peer| target.peer_on(StoreId(peer.store_id)).is_none())
-        .copied()
-        .collect();
-    let leads =
-        |peer: &metapb::Peer| region.leader.as_ref().map(|leader| leader.id) == Some(peer.id);
-    goes.sort_by_key(|peer| (leads(peer), peer.id));
-    let mut wanted: Vec<_> = target
-        .voters()
-        .map(|peer| StoreId(peer.store_id))
-        .filter(|store| region.peer_on(*store).is_none())
-        .collect();
-    wanted.sort_unstable();
-    (goes.len() == wanted.len()).then(|| goes.into_iter().zip(wanted).collect())
 }

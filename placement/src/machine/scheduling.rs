@@ -6,7 +6,7 @@ use proto::pontoon::v1::StepRefusal;
 use proto::{RegionId, StoreId, metapb};
 
 use super::Leader;
-use crate::checker::{Checker, Finding, Leaves, MergeFinding, is_small};
+use crate::checker::{Alignment, Checker, Finding, Leaves, MergeFinding, Voting, is_small};
 use crate::commands;
 use crate::decision::{Decision, Outcome, Who};
 use crate::dial::Purpose;
@@ -85,7 +85,7 @@ impl Leader {
             | Finding::AddLearner(to)
             | Finding::Move { to, .. }
             | Finding::MoveLearner { to, .. } => vec![*to],
-            Finding::Merge(merge) => merge.moves.iter().map(|(_, to)| *to).collect(),
+            Finding::Merge(merge) => merge.alignment.stores().collect(),
             _ => Vec::new(),
         };
         let purpose = match &found.finding {
@@ -356,14 +356,14 @@ impl Leader {
         let mut reason = "";
         for other in candidates {
             match checker.could_merge(region, other) {
-                Ok(moves)
+                Ok(alignment)
                     if best
                         .as_ref()
-                        .is_none_or(|best| moves.len() < best.moves.len()) =>
+                        .is_none_or(|best| alignment.len() < best.alignment.len()) =>
                 {
                     best = Some(MergeFinding {
                         target: other.region.clone(),
-                        moves,
+                        alignment,
                     });
                 }
                 Ok(_) => {}
@@ -376,8 +376,8 @@ impl Leader {
                 region.id()
             )));
         };
-        for (_, to) in &merge.moves {
-            if let Err(why) = checker.could_take(region, *to) {
+        for to in merge.alignment.stores() {
+            if let Err(why) = checker.could_take(region, to) {
                 return Err(Refusal::Invalid(format!("store {to} must take it: {why}")));
             }
         }
@@ -394,17 +394,7 @@ impl Leader {
     ) -> Result<Plan, Refusal> {
         let step = Merge::new(&region.region, &merge.target)
             .ok_or_else(|| Refusal::Invalid("the regions are no neighbours".into()))?;
-        let mut steps = Vec::new();
-        for (from, to) in &merge.moves {
-            let to = self.new_learner(*to)?;
-            steps.extend(commands::take_place(
-                region,
-                from,
-                &to,
-                &self.places,
-                &self.stores,
-            ));
-        }
+        let mut steps = self.align_steps(region, &merge.alignment)?;
         steps.push(Step::Merge(step));
         Ok(Plan {
             kind: Kind::Merge,
@@ -412,6 +402,40 @@ impl Leader {
             steps,
             cause,
         })
+    }
+
+    /// The steps that bring a region where a neighbour is.
+    fn align_steps(
+        &mut self,
+        region: &RegionInfo,
+        alignment: &Alignment,
+    ) -> Result<Vec<Step>, Refusal> {
+        let mut steps = Vec::new();
+        for exchange in &alignment.exchanges {
+            let (to, new) = match exchange.comes {
+                Voting::New(store) => (self.new_learner(store)?, true),
+                Voting::Learner(there) => (there, false),
+            };
+            let (voter, places) = (&exchange.voter, &self.places);
+            let mut exchanged = commands::take_place(region, voter, &to, places, &self.stores);
+            exchanged.retain(|step| match step {
+                Step::AddLearner(_) => new,
+                Step::RemoveLearner(_) => !exchange.stays,
+                Step::CatchUp(_)
+                | Step::Swap { .. }
+                | Step::TransferLeader(_)
+                | Step::Split(_)
+                | Step::Merge(_) => true,
+            });
+            steps.extend(exchanged);
+        }
+        for store in &alignment.arrivals {
+            let peer = self.new_learner(*store)?;
+            steps.extend([Step::AddLearner(peer), Step::CatchUp(peer)]);
+        }
+        let departures = alignment.departures.iter().copied();
+        steps.extend(departures.map(Step::RemoveLearner));
+        Ok(steps)
     }
 
     pub(super) fn new_learner(&mut self, store: StoreId) -> Result<metapb::Peer, Refusal> {

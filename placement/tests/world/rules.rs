@@ -419,7 +419,7 @@ fn rules_come_to_hold() {
         "rules that cannot be",
         "drains refused",
         "deaths",
-        "merges",
+        "merges with learners",
     ];
     for what in wanted {
         assert!(done.get(what).copied() > Some(0), "no {what}: {done:?}");
