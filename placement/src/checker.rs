@@ -198,6 +198,9 @@ impl Checker<'_> {
         if !led || region.term == 0 {
             return Ok(None);
         }
+        if let Some(operator) = self.operators.moving(region.id()) {
+            return self.check_urgent(region, operator);
+        }
         if self.rests(region.id()) {
             return Ok(None);
         }

@@ -7,6 +7,7 @@ use super::look::Look;
 use super::target::{self, Comes};
 use super::{Checked, Checker, Finding, Leaves, Refused, TOO_FEW_LIVE, found, guest, refuse};
 use crate::decision::Decision;
+use crate::operator::{Operator, Priority, Step};
 use crate::regions::RegionInfo;
 
 impl Checker<'_> {
@@ -28,6 +29,34 @@ impl Checker<'_> {
             let comes = Comes::Successor(store);
             let (to, decision) = self.target(region, comes, decision)?;
             found(Finding::MoveLearner { from, to, why }, decision)
+        })
+    }
+
+    /// What an operator that brings a peer gives way to: a voter that is as good as dead and that it does not take away. The
+    /// learner that it brought comes instead, where rules admit it. At any other step it ends in a moment by itself, and a
+    /// joint configuration has to be left first.
+    pub(super) fn check_urgent(&self, region: &RegionInfo, operator: &Operator) -> Checked {
+        let (Step::AddLearner(brought) | Step::CatchUp(brought)) = operator.current() else {
+            return Ok(None);
+        };
+        if operator.priority >= Priority::Repair || region.is_joint() {
+            return Ok(None);
+        }
+        let look = self.look(region);
+        let goes = |peer: &metapb::Peer| {
+            let removes =
+                |step: &Step| matches!(step, Step::RemoveLearner(gone) if gone.id == peer.id);
+            operator.steps.iter().any(removes)
+        };
+        let mut leavers = self.leavers(region, PeerRole::Voter);
+        leavers.retain(|(from, why)| *why != Leaves::Drained && !goes(from));
+        let there = region.peer(brought.id);
+        self.first_of(leavers, |from, why| match there {
+            Some(learner) if self.admits(region, &look, &from, learner) => {
+                Ok(self.take_place(region, learner, from, why))
+            }
+            Some(_) => Ok(None),
+            None => self.replace(region, &look, from, why),
         })
     }
 
