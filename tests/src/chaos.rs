@@ -224,8 +224,11 @@ pub async fn run(wanted: Wanted) -> Result<Report> {
     let mut processes = processes.lock().await;
     processes.mend().await?;
     let admin = clients[0].admin();
-    order::undrain_all(&admin, HEALING_MAX).await;
-    let unhealed = processes.wait_whole(&admin, HEALING_MAX).await;
+    let healing = async {
+        order::undrain_all(&admin, HEALING_MAX).await?;
+        processes::wait_whole(&admin, HEALING_MAX).await
+    };
+    let unhealed = healing.await.err().map(|error| format!("{error:#}"));
     if wanted.verbose {
         eprintln!("reading every key");
     }

@@ -546,8 +546,17 @@ impl Drop for Paused {
 ///
 /// # Errors
 /// Not in time; says what was waited for, and the last error.
-pub async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+pub async fn wait_for(what: &str, condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    wait_within(PATIENCE, what, condition).await
+}
+
+/// As [`wait_for`], with a limit of its own.
+async fn wait_within(
+    limit: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> Result<bool>,
+) -> Result<()> {
+    let deadline = Instant::now() + limit;
     let mut pause = tokio::time::interval(Duration::from_millis(50));
     loop {
         pause.tick().await;

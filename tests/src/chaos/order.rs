@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Result;
 use client::{Admin, Client, OperatorId};
 use proto::{
     RegionId, StoreId,
@@ -249,24 +250,22 @@ async fn drain(
 }
 
 /// Takes back every drain.
-pub(super) async fn undrain_all(admin: &Admin, limit: Duration) {
-    let deadline = Instant::now() + limit;
-    while Instant::now() < deadline {
-        if let Ok(stores) = admin.stores().await {
-            let drained: Vec<u64> = stores
-                .iter()
-                .filter(|store| store.drain.is_some())
-                .filter_map(|store| store.store.as_ref())
-                .map(|store| store.id)
-                .collect();
-            if drained.is_empty() {
-                return;
-            }
-            for store in drained {
-                // Asked again if it was not taken.
-                let _ = admin.undrain_store(StoreId(store)).await;
-            }
+///
+/// # Errors
+/// Not in time.
+pub(super) async fn undrain_all(admin: &Admin, limit: Duration) -> Result<()> {
+    wait_within(limit, "no store is drained", async || {
+        let stores = admin.stores().await?;
+        let drained: Vec<u64> = stores
+            .iter()
+            .filter(|store| store.drain.is_some())
+            .filter_map(|store| store.store.as_ref())
+            .map(|store| store.id)
+            .collect();
+        for store in &drained {
+            admin.undrain_store(StoreId(*store)).await?;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        Ok(drained.is_empty())
+    })
+    .await
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -18,6 +18,7 @@ use super::{Choice, Events, Wanted, pause};
 use crate::{
     DEFAULT_PORTS, binary, free_offset, page,
     proxy::{Net, Proxy},
+    wait_within,
 };
 
 /// What a process is.
@@ -276,40 +277,19 @@ impl Processes {
     ) -> Result<()> {
         let admin = Admin::new(placement, Options::default());
         let stores = self.numbers(Role::Store).len();
-        let deadline = Instant::now() + limit;
-        loop {
-            let joined = admin.stores().await.is_ok_and(|all| all.len() == stores);
-            if joined && self.wait_whole(&admin, limit).await.is_none() {
-                return Ok(());
+        let mut ends = Vec::new();
+        let waited = wait_within(limit, "the cluster serves", async || {
+            ends = self.take_ends();
+            if !ends.is_empty() {
+                return Ok(true);
             }
-            let ends = self.take_ends();
-            ensure!(ends.is_empty(), "{}", ends.join("\n"));
-            ensure!(
-                Instant::now() < deadline,
-                "the cluster in {} does not serve",
-                self.folder.display()
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// Waits until every region has a leader and three voters that are well. Returns what is missing at the end.
-    pub(crate) async fn wait_whole(&self, admin: &Admin, limit: Duration) -> Option<String> {
-        let deadline = Instant::now() + limit;
-        loop {
-            let missing = match admin
-                .regions(Default::default(), Default::default(), 0)
-                .await
-            {
-                Ok(regions) if regions.is_empty() => Some("there is no region".to_owned()),
-                Ok(regions) => regions.iter().find_map(missing),
-                Err(error) => Some(format!("placement does not answer: {error}")),
-            };
-            if missing.is_none() || Instant::now() >= deadline {
-                return missing;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+            let joined = admin.stores().await?.len();
+            ensure!(joined == stores, "{joined} stores of {stores}");
+            is_whole(&admin).await
+        })
+        .await;
+        ensure!(ends.is_empty(), "{}", ends.join("\n"));
+        waited.with_context(|| self.folder.display().to_string())
     }
 
     /// Learns the ids of stores and members, by which links are named.
@@ -346,6 +326,26 @@ impl Drop for Processes {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Waits until every region has a leader and three voters that are well.
+///
+/// # Errors
+/// Not in time; says what is missing.
+pub(crate) async fn wait_whole(admin: &Admin, limit: Duration) -> Result<()> {
+    wait_within(limit, "every region is whole", async || {
+        is_whole(admin).await
+    })
+    .await
+}
+
+async fn is_whole(admin: &Admin) -> Result<bool> {
+    let all = admin.regions(Default::default(), Default::default(), 0);
+    let regions = all.await?;
+    ensure!(!regions.is_empty(), "there is no region");
+    let missing = regions.iter().find_map(missing);
+    ensure!(missing.is_none(), "{}", missing.unwrap_or_default());
+    Ok(true)
 }
 
 /// What keeps a region from being whole.

@@ -1,5 +1,6 @@
 //! How a group is formed, and what becomes of a member whose directory was emptied.
 
+use futures::future::select_all;
 use futures::stream;
 use proto::pontoon::v1::peer_client::PeerClient;
 use proto::pontoon::v1::{Frame, HeartbeatBatch, Hello, RaftStream, raft_stream};
@@ -30,27 +31,34 @@ impl Group {
 
     /// Waits until the three members that run now are the voters of the group, as each of them has applied.
     async fn whole(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        let mut seen = Vec::new();
-        while Instant::now() < deadline {
-            let views: Vec<_> = self
-                .members
-                .iter()
-                .flatten()
-                .filter_map(|member| member.node.handle().region(REGION))
-                .collect();
+        let running: Vec<_> = self.members.iter().flatten().collect();
+        let nodes: Vec<_> = running.iter().map(|member| member.node.handle()).collect();
+        let told = || -> Vec<_> { nodes.iter().filter_map(|node| node.region(REGION)).collect() };
+        let is_whole = || {
+            let views = told();
             let whole = |region: &metapb::Region| {
                 let mut ids = views.iter().map(|view| StoreId(view.peer.0));
                 let done = |id| next_step(region, id) == Step::Done;
                 region.peers.len() == 3 && ids.all(done)
             };
-            if views.len() == 3 && views.iter().all(|view| whole(&view.region)) {
-                return;
+            views.len() == 3 && views.iter().all(|view| whole(&view.region))
+        };
+        let waiting = async {
+            loop {
+                // Before the look, so that no change is missed.
+                let changes: Vec<_> = nodes
+                    .iter()
+                    .map(|node| Box::pin(node.views().changed()))
+                    .collect();
+                if is_whole() {
+                    return;
+                }
+                select_all(changes).await;
             }
-            seen = views.iter().map(|view| view.region.clone()).collect();
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("the members are {seen:?}");
+        };
+        let waited = tokio::time::timeout(PATIENCE, waiting).await;
+        let seen = || -> Vec<_> { told().iter().map(|view| view.region.clone()).collect() };
+        assert!(waited.is_ok(), "the members are {:?}", seen());
     }
 
     async fn allocate(&self) -> u64 {
@@ -189,25 +197,27 @@ async fn a_replaced_directory_stops_and_stays_stopped() {
 /// A group begins when all its members are there, not before, and waits for those that are when one is emptied meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_is_formed_by_all_its_members() {
-    let (mut group, _) = Group::prepare(3, 1, |_, _| {}).await;
-    let configs = group.configs.clone();
-    let starting: Vec<_> = configs[..2]
+    let (mut group, mut listeners) = Group::prepare(3, 1, |_, _| {}).await;
+    // Nobody listens at the address of the third.
+    listeners.truncate(2);
+    let starting: Vec<_> = group
+        .configs
         .iter()
-        .map(|config| {
-            let config = config.clone();
-            tokio::spawn(async move { start_again(&config).await })
+        .cloned()
+        .zip(listeners)
+        .map(|(config, listener)| {
+            tokio::spawn(async move {
+                let members = Arc::new(check(&config).expect("a sound configuration"));
+                Member::start(&config, members, listener).await
+            })
         })
         .collect();
-    let address = configs[0].addr.parse().expect("an address");
-    let deadline = Instant::now() + PATIENCE;
-    let channel = loop {
-        let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URI");
-        match endpoint.connect().await {
-            Ok(channel) => break channel,
-            Err(error) => assert!(Instant::now() < deadline, "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
+    let address = group.configs[0].addr.parse().expect("an address");
+    let channel = Channel::from_shared(format!("http://{address}"))
+        .expect("a URI")
+        .connect()
+        .await
+        .expect("it listens");
     let asked = PdClient::new(channel)
         .get_members(pdpb::GetMembersRequest::default())
         .await;
