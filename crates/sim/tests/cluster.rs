@@ -1,5 +1,7 @@
 //! The gate of clusters: seeds over several stores, with splits, moves and power losses.
 
+mod common;
+
 use std::time::Duration;
 
 use raft::Bug;
@@ -7,14 +9,7 @@ use sim::batch::run_batch;
 use sim::group::settings::{Fault, Plan};
 use sim::rule::Rule;
 
-fn from_environment(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|error| panic!("{name}={text}: {error}")),
-        Err(_) => default,
-    }
-}
+use self::common::{check, from_environment, passes};
 
 /// What a batch must have seen.
 const EXPECTED: &[&str] = &[
@@ -61,21 +56,8 @@ fn clusters_hold_every_rule() {
     let report = run_batch(0..seeds, 2, Some(Duration::from_secs(seconds)), |seed| {
         Plan::of_cluster(seed, events)
     });
-    println!(
-        "{} seeds, {} events: {:#?}",
-        report.seeds, report.events, report.happened
-    );
-    if let Some(failure) = &report.failure {
-        panic!("{}", failure.explain());
-    }
-    if seeds >= 50 {
-        let missing = report.missing(EXPECTED.iter().map(|what| (*what).to_owned()));
-        assert!(
-            missing.is_empty(),
-            "{missing:?} never happened in {} seeds",
-            report.seeds
-        );
-    }
+    let expected = EXPECTED.iter().map(|what| (*what).to_owned());
+    check(&report, seeds >= 50, expected);
 }
 
 /// A world whose operator splits and merges all the time.
@@ -86,37 +68,35 @@ fn of_merges(seed: u64, events: u64) -> Plan {
     }
 }
 
-/// R21, over `SIM_MERGE_SEEDS` seeds of `SIM_MERGE_EVENTS` events, or as many as `SIM_MERGE_SECONDS` allow.
-#[test]
-fn merges_hold_every_rule() {
+/// Worlds for the seeds below `SIM_MERGE_SEEDS`, of `SIM_MERGE_EVENTS` events, or as many as so many halves of `SIM_MERGE_SECONDS`
+/// allow. What is expected has happened once `enough` of them ran.
+fn hold_every_rule(
+    halves: u64,
+    enough: u64,
+    expected: &[&str],
+    world: impl Fn(u64, u64) -> Plan + Sync,
+) {
     let seeds = from_environment("SIM_MERGE_SEEDS", 100);
     let events = from_environment("SIM_MERGE_EVENTS", 20_000);
-    let seconds = from_environment("SIM_MERGE_SECONDS", 60);
+    let seconds = from_environment("SIM_MERGE_SECONDS", 60) * halves / 2;
     let report = run_batch(0..seeds, 2, Some(Duration::from_secs(seconds)), |seed| {
-        of_merges(seed, events)
+        world(seed, events)
     });
-    println!(
-        "{} seeds, {} events: {:#?}",
-        report.seeds, report.events, report.happened
-    );
-    if let Some(failure) = &report.failure {
-        panic!("{}", failure.explain());
-    }
-    if report.seeds >= 200 {
-        let expected = [
-            "key located",
-            "merge aborted",
-            "merge committed",
-            "source absorbed late",
-            "source replaced by snapshot",
-        ];
-        let missing = report.missing(expected.map(str::to_owned));
-        assert!(
-            missing.is_empty(),
-            "{missing:?} never happened in {} seeds",
-            report.seeds
-        );
-    }
+    let expected = expected.iter().map(|what| (*what).to_owned());
+    check(&report, report.seeds >= enough, expected);
+}
+
+/// R21: regions that split and merge all the time.
+#[test]
+fn merges_hold_every_rule() {
+    let expected = [
+        "key located",
+        "merge aborted",
+        "merge committed",
+        "source absorbed late",
+        "source replaced by snapshot",
+    ];
+    hold_every_rule(2, 200, &expected, |seed, events| of_merges(seed, events));
 }
 
 /// The happenings that planted bugs of merging need, in every world.
@@ -203,58 +183,20 @@ const NEWBORN: &[Fault] = &[Fault::Split, Fault::Newborn, Fault::Focus];
 /// REGIONS §4, first term: children whose first leader loses power break no rule.
 #[test]
 fn newborn_peers_hold_every_rule() {
-    let seeds = from_environment("SIM_MERGE_SEEDS", 100);
-    let events = from_environment("SIM_MERGE_EVENTS", 20_000);
-    let seconds = from_environment("SIM_MERGE_SECONDS", 60) / 2;
-    let report = run_batch(0..seeds, 2, Some(Duration::from_secs(seconds)), |seed| {
+    let expected = ["newborn watched", "newborn lost power", "split"];
+    hold_every_rule(1, 20, &expected, |seed, events| {
         of_moments(seed, events, NEWBORN)
     });
-    println!(
-        "{} seeds, {} events: {:#?}",
-        report.seeds, report.events, report.happened
-    );
-    if let Some(failure) = &report.failure {
-        panic!("{}", failure.explain());
-    }
-    if report.seeds >= 20 {
-        let expected = ["newborn watched", "newborn lost power", "split"];
-        let missing = report.missing(expected.map(str::to_owned));
-        assert!(
-            missing.is_empty(),
-            "{missing:?} never happened in {} seeds",
-            report.seeds
-        );
-    }
 }
 
 /// REGIONS §5: nothing waits for ever for a store that was lost during a merge and removed.
 #[test]
 fn lost_stores_hold_nothing_up() {
-    let seeds = from_environment("SIM_MERGE_SEEDS", 100);
-    let events = from_environment("SIM_MERGE_EVENTS", 20_000);
-    let seconds = from_environment("SIM_MERGE_SECONDS", 60) / 2;
-    let report = run_batch(0..seeds, 2, Some(Duration::from_secs(seconds)), |seed| {
-        Plan {
-            without: vec![Fault::Exile],
-            ..of_moments(seed, events, LOST)
-        }
+    let expected = ["store lost", "told of a removed store", "merge committed"];
+    hold_every_rule(1, 20, &expected, |seed, events| Plan {
+        without: vec![Fault::Exile],
+        ..of_moments(seed, events, LOST)
     });
-    println!(
-        "{} seeds, {} events: {:#?}",
-        report.seeds, report.events, report.happened
-    );
-    if let Some(failure) = &report.failure {
-        panic!("{}", failure.explain());
-    }
-    if report.seeds >= 20 {
-        let expected = ["store lost", "told of a removed store", "merge committed"];
-        let missing = report.missing(expected.map(str::to_owned));
-        assert!(
-            missing.is_empty(),
-            "{missing:?} never happened in {} seeds",
-            report.seeds
-        );
-    }
 }
 
 /// REGIONS §4 and STORAGE §7: regions are split ahead of inserts at their end, and counted after deletes, under every fault.
@@ -313,40 +255,22 @@ fn of_moments(seed: u64, events: u64, with: &[Fault]) -> Plan {
 /// The worlds in which planted bugs are looked for break no rule without them.
 #[test]
 fn moments_hold_every_rule() {
-    let seeds = from_environment("SIM_MERGE_SEEDS", 100);
-    let events = from_environment("SIM_MERGE_EVENTS", 20_000);
-    let seconds = from_environment("SIM_MERGE_SECONDS", 60);
-    let report = run_batch(0..seeds, 2, Some(Duration::from_secs(seconds)), |seed| {
+    let expected = [
+        "applier late",
+        "exile removed",
+        "exile replaced",
+        "merge aborted",
+        "merge committed",
+        "orphan source dies",
+        "receiver removed",
+        "snapshot without receiver",
+        "source absorbed late",
+        "source replaced by snapshot",
+        "stopped before removing",
+    ];
+    hold_every_rule(2, 50, &expected, |seed, events| {
         of_moments(seed, events, MOMENTS)
     });
-    println!(
-        "{} seeds, {} events: {:#?}",
-        report.seeds, report.events, report.happened
-    );
-    if let Some(failure) = &report.failure {
-        panic!("{}", failure.explain());
-    }
-    if report.seeds >= 50 {
-        let expected = [
-            "applier late",
-            "exile removed",
-            "exile replaced",
-            "merge aborted",
-            "merge committed",
-            "orphan source dies",
-            "receiver removed",
-            "snapshot without receiver",
-            "source absorbed late",
-            "source replaced by snapshot",
-            "stopped before removing",
-        ];
-        let missing = report.missing(expected.map(str::to_owned));
-        assert!(
-            missing.is_empty(),
-            "{missing:?} never happened in {} seeds",
-            report.seeds
-        );
-    }
 }
 
 /// Seeds within which a planted bug must be caught (RELIABILITY §3).
@@ -416,10 +340,7 @@ fn seeds_that_found_something_pass() {
             without: [LATER, &[Fault::Merge]].concat(),
             ..Plan::of_cluster(*seed, 50_000)
         };
-        let report = run_batch(*seed..*seed + 1, 1, None, |_| plan.clone());
-        if let Some(failure) = report.failure {
-            panic!("{what}: {}", failure.explain());
-        }
+        passes(&plan, what);
     }
 }
 
@@ -444,26 +365,22 @@ const FOUND_LOSING: &[(u64, &str)] = &[(
 fn seeds_that_found_something_where_files_are_lost_pass() {
     for (seed, what) in FOUND_LOSING {
         let with = [Fault::Merge, Fault::Split, Fault::LostFiles];
-        let report = run_batch(*seed..*seed + 1, 1, None, |seed| Plan {
+        let plan = Plan {
             without: LATEST.to_vec(),
-            ..of_moments(seed, 20_000, &with)
-        });
-        if let Some(failure) = report.failure {
-            panic!("{what}: {}", failure.explain());
-        }
+            ..of_moments(*seed, 20_000, &with)
+        };
+        passes(&plan, what);
     }
 }
 
 #[test]
 fn seeds_that_found_something_in_merges_pass() {
     for (seed, without, what) in FOUND_MERGING {
-        let report = run_batch(*seed..*seed + 1, 1, None, |seed| Plan {
+        let plan = Plan {
             without: [LATER, *without].concat(),
-            ..of_merges(seed, 20_000)
-        });
-        if let Some(failure) = report.failure {
-            panic!("{what}: {}", failure.explain());
-        }
+            ..of_merges(*seed, 20_000)
+        };
+        passes(&plan, what);
     }
 }
 
@@ -490,13 +407,11 @@ const FOUND_AT_MOMENTS: &[(u64, &[Fault], &str)] = &[
 fn seeds_that_found_something_at_moments_pass() {
     for (seed, with, what) in FOUND_AT_MOMENTS {
         let with = [MOMENTS, *with].concat();
-        let report = run_batch(*seed..*seed + 1, 1, None, |seed| Plan {
+        let plan = Plan {
             without: LATEST.to_vec(),
-            ..of_moments(seed, 20_000, &with)
-        });
-        if let Some(failure) = report.failure {
-            panic!("{what}: {}", failure.explain());
-        }
+            ..of_moments(*seed, 20_000, &with)
+        };
+        passes(&plan, what);
     }
 }
 

@@ -1,5 +1,7 @@
 //! The gate of one group: many seeds, equal traces, and every planted bug caught.
 
+mod common;
+
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,14 +12,7 @@ use sim::group::settings::{Fault, Plan};
 use sim::rule::Rule;
 use sim::run::replay_command;
 
-fn from_environment(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|error| panic!("{name}={text}: {error}")),
-        Err(_) => default,
-    }
-}
+use self::common::{check, from_environment, passes};
 
 /// RELIABILITY §3, level 3: `SIM_SEEDS` seeds of `SIM_EVENTS` events, or as many as `SIM_SECONDS` allow.
 #[test]
@@ -28,22 +23,8 @@ fn seeds_hold_every_rule() {
     let report = run_batch(0..seeds, 2, Some(Duration::from_secs(seconds)), |seed| {
         Plan::new(seed, events)
     });
-    println!(
-        "{} seeds, {} events: {:#?}",
-        report.seeds, report.events, report.happened
-    );
-    if let Some(failure) = &report.failure {
-        panic!("{}", failure.explain());
-    }
     // Who asks for a handful of seeds learns nothing from what never happened; who asked for many and got a handful does.
-    if seeds >= 500 {
-        let missing = report.missing(Happening::names());
-        assert!(
-            missing.is_empty(),
-            "{missing:?} never happened in {} seeds",
-            report.seeds
-        );
-    }
+    check(&report, seeds >= 500, Happening::names());
 }
 
 /// A plan that found something, and what it was.
@@ -85,14 +66,12 @@ const FOUND: &[Found] = &[
 #[test]
 fn plans_that_found_something_pass() {
     for found in FOUND {
-        let report = run_batch(found.seed..found.seed + 1, 1, None, |seed| Plan {
+        let plan = Plan {
             with: found.with.to_vec(),
             without: found.without.to_vec(),
-            ..Plan::new(seed, 10_000)
-        });
-        if let Some(failure) = report.failure {
-            panic!("{}: {}", found.what, failure.explain());
-        }
+            ..Plan::new(found.seed, 10_000)
+        };
+        passes(&plan, found.what);
     }
 }
 
