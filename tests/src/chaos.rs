@@ -294,6 +294,41 @@ impl Choice {
     }
 }
 
+/// Kinds of things that a hand does, in an order that the seed chooses.
+struct Deck<K> {
+    cards: Vec<(K, &'static str)>,
+    dealt: usize,
+}
+
+impl<K: Copy> Deck<K> {
+    /// As many of the cards as there is time for when each takes about one `step`. The first ones stay first, for the others need them.
+    fn new(
+        mut cards: Vec<(K, &'static str)>,
+        first: usize,
+        choice: &mut Choice,
+        length: Duration,
+        step: Duration,
+    ) -> Self {
+        choice.shuffle(&mut cards[first..]);
+        cards.truncate((length.as_secs() / step.as_secs()).max(1) as usize);
+        Self { cards, dealt: 0 }
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        self.cards.iter().map(|(_, name)| *name).collect()
+    }
+
+    /// The next card, and after the last one the first of another order.
+    fn deal(&mut self, choice: &mut Choice) -> (K, &'static str) {
+        if self.dealt == self.cards.len() {
+            choice.shuffle(&mut self.cards);
+            self.dealt = 0;
+        }
+        self.dealt += 1;
+        self.cards[self.dealt - 1]
+    }
+}
+
 /// Waits, unless the run is over meanwhile. Returns whether it goes on.
 pub(crate) async fn pause(length: Duration, stopping: &mut watch::Receiver<bool>) -> bool {
     tokio::select! {

@@ -53,6 +53,17 @@ impl Default for Wanted {
     }
 }
 
+impl Wanted {
+    /// As by default, with so many stores and placement members.
+    pub fn of(stores: usize, placements: usize) -> Self {
+        Self {
+            stores,
+            placements,
+            ..Self::default()
+        }
+    }
+}
+
 /// A running cluster. Dropping it ends every process. Its folder stays for a look unless [`Cluster::passed`] was called:
 /// tests fail by panics and by returned errors, and only success shows itself.
 pub struct Cluster {

@@ -291,25 +291,9 @@ fn unpackable(number: u32, bytes: usize) -> Vec<u8> {
     bytes.collect()
 }
 
-/// F13, R13: a byte of a store's data rots. The replica that it is of is found by the first read, told to placement, and
-/// replaced; the store goes on, and every read gets the right answer.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_with_rotten_data_is_replaced() -> Result<()> {
-    let _alone = ONE_AT_A_TIME.lock().await;
-    let cluster = Cluster::start(Wanted {
-        stores: 4,
-        placements: 1,
-        ..Wanted::default()
-    })?;
-    cluster.pause_balance()?;
-    let client = client::Client::connect(&cluster.placement(), Default::default()).await?;
-    // Many blocks of a file, so that neither the store's own records nor the ends of the region are in the rotten one.
-    let value = |number| unpackable(number, 1_000);
-    for number in 0..100 {
-        let key = format!("k{number:03}");
-        client.put(key, value(number)).await?;
-    }
-    let region = cluster.find("k000")?;
+/// Kills the store that leads a region, and lets a byte of a value rot on its disk. Gives the store, and the name of its process, once
+/// others lead everything.
+async fn rot(cluster: &Cluster, region: u64, value: &[u8]) -> Result<(u64, String)> {
     let store = cluster.region(region)?.leader_store.context("a leader")?;
     let name = cluster.store_name(store)?;
     // Opening a directory brings what its log holds into files, which RocksDB then writes once more.
@@ -322,8 +306,27 @@ async fn a_replica_with_rotten_data_is_replaced() -> Result<()> {
     .await?;
     cluster.dev(&["kill", &name])?;
     cluster.wait_led(|leader| leader != store).await?;
-    let rotten = disk::rot_value(&directory, &value(42))?;
+    let rotten = disk::rot_value(&directory, value)?;
     ensure!(rotten == 1, "{rotten} files hold the value");
+    Ok((store, name))
+}
+
+/// F13, R13: a byte of a store's data rots. The replica that it is of is found by the first read, told to placement, and
+/// replaced; the store goes on, and every read gets the right answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_with_rotten_data_is_replaced() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let cluster = Cluster::start(Wanted::of(4, 1))?;
+    cluster.pause_balance()?;
+    let client = client::Client::connect(&cluster.placement(), Default::default()).await?;
+    // Many blocks of a file, so that neither the store's own records nor the ends of the region are in the rotten one.
+    let value = |number| unpackable(number, 1_000);
+    for number in 0..100 {
+        let key = format!("k{number:03}");
+        client.put(key, value(number)).await?;
+    }
+    let region = cluster.find("k000")?;
+    let (store, name) = rot(&cluster, region, &value(42)).await?;
     // What repairs waits, for a look at what it repairs.
     let placement = cluster.placement().join(",");
     cluster.pontoon(&[
@@ -404,24 +407,11 @@ async fn a_store_whose_compaction_meets_damage_comes_back() -> Result<()> {
     cluster.split("x").await?;
     let (region, beside) = (cluster.find("k000")?, cluster.find("x")?);
     let held = |region| -> Result<Vec<u64>> { Ok(cluster.region(region)?.stores) };
-    let store = cluster.region(region)?.leader_store.context("a leader")?;
+    let (store, name) = rot(&cluster, region, &value(42)).await?;
     ensure!(
         held(beside)?.contains(&store),
         "both are on the first three stores"
     );
-    let name = cluster.store_name(store)?;
-    let directory = cluster.dir().join(&name);
-    // As in the test before.
-    cluster.dev(&["kill", &name])?;
-    cluster.dev(&["restart", &name])?;
-    wait_for("the files are as they stay", async || {
-        disk::is_at_rest(&directory)
-    })
-    .await?;
-    cluster.dev(&["kill", &name])?;
-    cluster.wait_led(|leader| leader != store).await?;
-    let rotten = disk::rot_value(&directory, &value(42))?;
-    ensure!(rotten == 1, "{rotten} files hold the value");
     let placement = cluster.placement().join(",");
     let repair = |what: &[&str]| {
         cluster.pontoon(&[&["scheduler"], what, &["--placement", &placement]].concat())
@@ -566,11 +556,7 @@ async fn stores_serve_while_placement_is_down() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn directories_of_others_are_refused() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let cluster = Cluster::start(Wanted {
-        stores: 1,
-        placements: 1,
-        ..Wanted::default()
-    })?;
+    let cluster = Cluster::start(Wanted::of(1, 1))?;
     let config = |name: &str| {
         cluster
             .dir()
@@ -586,11 +572,7 @@ async fn directories_of_others_are_refused() -> Result<()> {
         "a second process said: {said}"
     );
 
-    let other = Cluster::start(Wanted {
-        stores: 1,
-        placements: 1,
-        ..Wanted::default()
-    })?;
+    let other = Cluster::start(Wanted::of(1, 1))?;
     let other_name = other.names("stores")?.pop().context("a store")?;
     other.dev(&["kill", &other_name])?;
     cluster.dev(&["kill", &name])?;
@@ -611,11 +593,7 @@ async fn directories_of_others_are_refused() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn directories_of_a_newer_format_are_refused() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let cluster = Cluster::start(Wanted {
-        stores: 1,
-        placements: 1,
-        ..Wanted::default()
-    })?;
+    let cluster = Cluster::start(Wanted::of(1, 1))?;
     for role in ["store", "placement"] {
         let name = format!("{role}-1");
         cluster.dev(&["kill", &name])?;
@@ -640,10 +618,7 @@ async fn directories_of_a_newer_format_are_refused() -> Result<()> {
 async fn one_and_five_placement_members_serve() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     for placements in [1, 5] {
-        let cluster = Cluster::start(Wanted {
-            placements,
-            ..Wanted::default()
-        })?;
+        let cluster = Cluster::start(Wanted::of(3, placements))?;
         let writers = Writers::start(&cluster, 2).await?;
         cluster.split("w1").await?;
         for _ in 0..(placements - 1) / 2 {

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::{Mutex, watch};
 
 use super::{
-    Choice, Events, Wanted, pause,
+    Choice, Deck, Events, Wanted, pause,
     processes::{Processes, Role},
 };
 use crate::proxy::{Cut, From, Harm, Way, Which};
@@ -56,22 +56,19 @@ const STEP: Duration = Duration::from_secs(3);
 /// What is planned.
 pub struct Harms {
     choice: Choice,
-    deck: Vec<(Kind, &'static str)>,
+    deck: Deck<Kind>,
 }
 
 impl Harms {
     /// By the seed, and as many kinds as there is time for.
     pub(super) fn plan(wanted: &Wanted) -> Self {
         let mut choice = Choice::new(wanted.seed, 1);
-        let mut deck = KINDS.to_vec();
-        choice.shuffle(&mut deck);
-        let most = (wanted.length.as_secs() / STEP.as_secs()).max(1) as usize;
-        deck.truncate(most);
+        let deck = Deck::new(KINDS.to_vec(), 0, &mut choice, wanted.length, STEP);
         Self { choice, deck }
     }
 
     pub(super) fn kinds(&self) -> Vec<&'static str> {
-        self.deck.iter().map(|(_, name)| *name).collect()
+        self.deck.names()
     }
 
     /// Does one after the other until it is stopped.
@@ -82,19 +79,16 @@ impl Harms {
         mut stopping: watch::Receiver<bool>,
     ) {
         loop {
-            for place in 0..self.deck.len() {
-                let (kind, name) = self.deck[place];
-                let happened = self.act(kind, &processes, &events, &mut stopping).await;
-                if happened {
-                    events.happened(name);
-                }
-                events.doing("harm", "calm".to_owned());
-                let calm = self.choice.millis(300, 1_500);
-                if !pause(calm, &mut stopping).await {
-                    return;
-                }
+            let (kind, name) = self.deck.deal(&mut self.choice);
+            let happened = self.act(kind, &processes, &events, &mut stopping).await;
+            if happened {
+                events.happened(name);
             }
-            self.choice.shuffle(&mut self.deck);
+            events.doing("harm", "calm".to_owned());
+            let calm = self.choice.millis(300, 1_500);
+            if !pause(calm, &mut stopping).await {
+                return;
+            }
         }
     }
 

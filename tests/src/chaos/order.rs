@@ -14,7 +14,8 @@ use proto::{
 };
 use tokio::sync::watch;
 
-use super::{Choice, Events, Wanted, pause};
+use super::{Choice, Deck, Events, Wanted, pause};
+use crate::wait_within;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -43,26 +44,24 @@ const STEP: Duration = Duration::from_secs(6);
 /// What is planned.
 pub struct Orders {
     choice: Choice,
-    deck: Vec<(Kind, &'static str)>,
+    deck: Deck<Kind>,
 }
 
 impl Orders {
     /// By the seed, and as many kinds as there is time for. The first is a split: without it there is nothing to merge.
     pub(super) fn plan(wanted: &Wanted) -> Self {
         let mut choice = Choice::new(wanted.seed, 2);
-        let mut deck = KINDS.to_vec();
+        let mut kinds = KINDS.to_vec();
         // A store can be emptied and a replica moved only if there is one without.
         if wanted.stores < 4 {
-            deck.retain(|(kind, _)| !matches!(kind, Kind::Drain | Kind::Move));
+            kinds.retain(|(kind, _)| !matches!(kind, Kind::Drain | Kind::Move));
         }
-        choice.shuffle(&mut deck[1..]);
-        let most = (wanted.length.as_secs() / STEP.as_secs()).max(1) as usize;
-        deck.truncate(most);
+        let deck = Deck::new(kinds, 1, &mut choice, wanted.length, STEP);
         Self { choice, deck }
     }
 
     pub(super) fn kinds(&self) -> Vec<&'static str> {
-        self.deck.iter().map(|(_, name)| *name).collect()
+        self.deck.names()
     }
 
     /// Gives one order after the other until it is stopped. One that did not come true is given again in its turn.
@@ -75,28 +74,26 @@ impl Orders {
     ) {
         let admin = client.admin();
         loop {
-            for (kind, name) in self.deck.clone() {
-                let order = order(
-                    kind,
-                    &mut self.choice,
-                    &client,
-                    &admin,
-                    prefix,
-                    &events,
-                    &mut stopping,
-                );
-                match order.await {
-                    Ok(true) => events.happened(name),
-                    Ok(false) => events.note(&format!("{kind:?} did not come true")),
-                    // Under fire placement may not answer, or refuse what does not fit any more.
-                    Err(error) => events.note(&format!("{kind:?} was refused: {error}")),
-                }
-                let calm = self.choice.millis(50, 1_000);
-                if !pause(calm, &mut stopping).await {
-                    return;
-                }
+            let (kind, name) = self.deck.deal(&mut self.choice);
+            let order = order(
+                kind,
+                &mut self.choice,
+                &client,
+                &admin,
+                prefix,
+                &events,
+                &mut stopping,
+            );
+            match order.await {
+                Ok(true) => events.happened(name),
+                Ok(false) => events.note(&format!("{kind:?} did not come true")),
+                // Under fire placement may not answer, or refuse what does not fit any more.
+                Err(error) => events.note(&format!("{kind:?} was refused: {error}")),
             }
-            self.choice.shuffle(&mut self.deck);
+            let calm = self.choice.millis(50, 1_000);
+            if !pause(calm, &mut stopping).await {
+                return;
+            }
         }
     }
 }

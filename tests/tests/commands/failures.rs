@@ -371,11 +371,7 @@ fn configurations(cluster: &Cluster) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_have_exit_codes_of_their_own() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let cluster = Cluster::start(Wanted {
-        stores: 1,
-        placements: 1,
-        ..Wanted::default()
-    })?;
+    let cluster = Cluster::start(Wanted::of(1, 1))?;
     requests(&cluster)?;
     addresses(&cluster)?;
     folders(&cluster)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use proto::pdpb;
 use proto::pdpb::pd_client::PdClient;
 use tests::{Cluster, Wanted, wait_for};
@@ -157,6 +157,33 @@ impl Asking {
     }
 }
 
+/// A cluster with one store, whose placement has given ids.
+struct Group {
+    cluster: Cluster,
+    oracle: Oracle,
+    /// Who leads.
+    leader: String,
+    others: [String; 2],
+}
+
+impl Group {
+    async fn start() -> Result<Self> {
+        let cluster = Cluster::start(Wanted::of(1, 3))?;
+        let mut oracle = Oracle::new(&cluster);
+        oracle.wait().await?;
+        let leader = cluster.placement_leader()?;
+        let mut others = cluster.names("placement")?;
+        others.retain(|name| *name != leader);
+        let others = <[String; 2]>::try_from(others);
+        Ok(Self {
+            cluster,
+            oracle,
+            leader,
+            others: others.map_err(|others| anyhow!("three members, not {others:?}"))?,
+        })
+    }
+}
+
 /// Kills a placement member and takes its disk away.
 fn empty(cluster: &Cluster, name: &str, shelf: Option<&Path>) -> Result<()> {
     cluster.dev(&["kill", name])?;
@@ -226,18 +253,13 @@ async fn whole(cluster: &Cluster) -> Result<BTreeMap<String, u64>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_emptied_member_does_not_bring_the_past_back() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let cluster = Cluster::start(Wanted {
-        stores: 1,
-        ..Wanted::default()
-    })?;
-    let mut oracle = Oracle::new(&cluster);
-    oracle.wait().await?;
-    let knows = cluster.placement_leader()?;
-    let mut others = cluster.names("placement")?;
-    others.retain(|name| *name != knows);
-    let [emptied, late] = &others[..] else {
-        bail!("three members, not {others:?}");
-    };
+    let Group {
+        cluster,
+        mut oracle,
+        leader: knows,
+        others: [emptied, late],
+    } = Group::start().await?;
+    let (emptied, late) = (&emptied, &late);
 
     cluster.dev(&["kill", late])?;
     oracle.wait().await?;
@@ -292,10 +314,7 @@ async fn an_emptied_member_does_not_bring_the_past_back() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn emptied_members_are_taken_in_one_after_the_other() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let cluster = Cluster::start(Wanted {
-        stores: 1,
-        ..Wanted::default()
-    })?;
+    let cluster = Cluster::start(Wanted::of(1, 3))?;
     let asking = Asking::start(&cluster);
     let first = whole(&cluster).await?;
     let mut before = first.clone();
@@ -335,16 +354,13 @@ async fn emptied_members_are_taken_in_one_after_the_other() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replaced_disk_is_refused_for_good() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let cluster = Cluster::start(Wanted {
-        stores: 1,
-        ..Wanted::default()
-    })?;
-    let mut oracle = Oracle::new(&cluster);
-    oracle.wait().await?;
-    let leader = cluster.placement_leader()?;
-    let mut others = cluster.names("placement")?;
-    others.retain(|name| *name != leader);
-    let name = &others[0];
+    let Group {
+        cluster,
+        mut oracle,
+        others: [name, _],
+        ..
+    } = Group::start().await?;
+    let name = &name;
     let shelf = cluster.dir().join("shelf");
     empty(&cluster, name, Some(&shelf))?;
     cluster.dev(&["restart", name])?;

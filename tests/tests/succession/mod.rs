@@ -201,10 +201,7 @@ fn drains(cluster: &Cluster) -> Result<usize> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_survives_the_loss_of_the_placement_leader() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let cluster = Cluster::start(Wanted {
-        stores: 4,
-        ..Wanted::default()
-    })?;
+    let cluster = Cluster::start(Wanted::of(4, 3))?;
     cluster.pause_balance()?;
     let writers = Writers::start(&cluster, 4).await?;
     split_in_four(&cluster).await?;
@@ -280,10 +277,7 @@ async fn a_drain_survives_the_loss_of_the_placement_leader() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_survives_the_loss_of_the_placement_leader() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let cluster = Cluster::start(Wanted {
-        stores: 4,
-        ..Wanted::default()
-    })?;
+    let cluster = Cluster::start(Wanted::of(4, 3))?;
     cluster.pause_balance()?;
     let writers = Writers::start(&cluster, 4).await?;
     // The zone is the store that has no replica and two that have one.

@@ -69,11 +69,7 @@ async fn values_with_a_time_to_live_expire() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_to_live_is_refused_by_version_1() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let cluster = Cluster::start(Wanted {
-        stores: 1,
-        placements: 1,
-        ..Wanted::default()
-    })?;
+    let cluster = Cluster::start(Wanted::of(1, 1))?;
     let client = Client::connect(&cluster.placement(), Options::default()).await?;
     let refused = client.put_with_ttl("k", "v", Duration::from_secs(60)).await;
     ensure!(

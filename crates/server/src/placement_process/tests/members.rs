@@ -33,7 +33,12 @@ impl Group {
     async fn whole(&self) {
         let running: Vec<_> = self.members.iter().flatten().collect();
         let nodes: Vec<_> = running.iter().map(|member| member.node.handle()).collect();
-        let told = || -> Vec<_> { nodes.iter().filter_map(|node| node.region(REGION)).collect() };
+        let told = || -> Vec<_> {
+            nodes
+                .iter()
+                .filter_map(|node| node.region(REGION))
+                .collect()
+        };
         let is_whole = || {
             let views = told();
             let whole = |region: &metapb::Region| {
