@@ -20,6 +20,8 @@ mod registration;
 mod server;
 
 #[cfg(test)]
+mod stub;
+#[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;

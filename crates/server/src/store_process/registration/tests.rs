@@ -4,116 +4,20 @@ use std::sync::OnceLock;
 
 use engine::{Engine, Family, MemoryEngine};
 use proto::StoreId;
-use proto::pdpb::pd_server::{Pd, PdServer};
-use proto::pontoon::v1::region_news::Kind;
-use proto::pontoon::v1::steps_server::{Steps, StepsServer};
 use proto::pontoon::v1::{Frame, MergeRecord, RegionState, SnapshotHead, region_state};
 use store::event::{Order, OrderKind, StepId};
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::codegen::BoxStream;
-use tonic::{Request, Response, Status};
 
 use super::*;
 use crate::metrics::Metrics;
 use crate::runtime::fatal::exit_process;
 use crate::runtime::{Network, Node, Options, ReadFile, Ticket};
+use crate::store_process::stub::{Answers, CLUSTER, Stub};
 
 const REGION: RegionId = RegionId(1);
 /// Of every wait; reached only when the code is wrong.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Ticks of 5 ms that no test lives through.
 const NEVER: u64 = 1 << 40;
-
-/// Placement as far as a store needs it to be told of regions: a member that leads, and passes on what it hears.
-#[derive(Clone)]
-struct Listening {
-    address: String,
-    heard: mpsc::UnboundedSender<pdpb::RegionHeartbeatRequest>,
-    /// What it says of the region when asked.
-    knows: metapb::Region,
-    /// How many ids it gives, whatever it is asked for.
-    gives: u32,
-}
-
-#[tonic::async_trait]
-impl Pd for Listening {
-    async fn get_members(
-        &self,
-        _: Request<pdpb::GetMembersRequest>,
-    ) -> Result<Response<pdpb::GetMembersResponse>, Status> {
-        Ok(Response::new(pdpb::GetMembersResponse {
-            header: Some(pdpb::ResponseHeader {
-                cluster_id: 5,
-                ..Default::default()
-            }),
-            leader: Some(pdpb::Member {
-                client_urls: vec![format!("http://{}", self.address)],
-                ..Default::default()
-            }),
-            ..Default::default()
-        }))
-    }
-
-    async fn get_region_by_id(
-        &self,
-        request: Request<pdpb::GetRegionByIdRequest>,
-    ) -> Result<Response<pdpb::GetRegionResponse>, Status> {
-        let asked = request.into_inner().region_id;
-        Ok(Response::new(pdpb::GetRegionResponse {
-            region: (asked == self.knows.id).then(|| self.knows.clone()),
-            ..Default::default()
-        }))
-    }
-
-    async fn alloc_id(
-        &self,
-        _: Request<pdpb::AllocIdRequest>,
-    ) -> Result<Response<pdpb::AllocIdResponse>, Status> {
-        Ok(Response::new(pdpb::AllocIdResponse {
-            id: 1_000,
-            count: self.gives,
-            ..Default::default()
-        }))
-    }
-
-    /// Store 3 is gone.
-    async fn get_store(
-        &self,
-        request: Request<pdpb::GetStoreRequest>,
-    ) -> Result<Response<pdpb::GetStoreResponse>, Status> {
-        let id = request.into_inner().store_id;
-        let mut store = metapb::Store {
-            id,
-            ..Default::default()
-        };
-        if id == 3 {
-            store.set_state(metapb::StoreState::Tombstone);
-        }
-        Ok(Response::new(pdpb::GetStoreResponse {
-            store: Some(store),
-            ..Default::default()
-        }))
-    }
-}
-
-#[tonic::async_trait]
-impl Steps for Listening {
-    async fn exchange(
-        &self,
-        request: Request<Streaming<RegionNews>>,
-    ) -> Result<Response<BoxStream<RegionStep>>, Status> {
-        let (mut news, heard) = (request.into_inner(), self.heard.clone());
-        tokio::spawn(async move {
-            while let Ok(Some(told)) = news.message().await {
-                if let Some(Kind::Report(report)) = told.kind {
-                    heard.send(report).ok();
-                }
-            }
-        });
-        Ok(Response::new(futures::stream::pending().boxed()))
-    }
-}
 
 /// Delivers frames to the other of two nodes.
 struct Line {
@@ -199,7 +103,7 @@ fn remember_merge(engine: &MemoryEngine) {
 
 fn start(id: StoreId, network: Line) -> Node<MemoryEngine> {
     let engine = MemoryEngine::new();
-    store::identity::create(&engine, 5, id, 1).expect("an empty engine");
+    store::identity::create(&engine, CLUSTER, id, 1).expect("an empty engine");
     store::identity::bootstrap(&engine, &[region()]).expect("an identity is there");
     remember_merge(&engine);
     store::identity::bump_boot(&engine).expect("an identity is there");
@@ -234,32 +138,6 @@ fn start(id: StoreId, network: Line) -> Node<MemoryEngine> {
     .expect("threads")
 }
 
-/// Placement that listens, and where.
-async fn listen(
-    tasks: &mut tokio::task::JoinSet<()>,
-    heard: mpsc::UnboundedSender<pdpb::RegionHeartbeatRequest>,
-    knows: metapb::Region,
-    gives: u32,
-) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("it listens").to_string();
-    let placement = Listening {
-        address: address.clone(),
-        heard,
-        knows,
-        gives,
-    };
-    tasks.spawn(async move {
-        tonic::transport::Server::builder()
-            .add_service(PdServer::new(placement.clone()))
-            .add_service(StepsServer::new(placement))
-            .serve_with_incoming(TcpListenerStream::new(listener))
-            .await
-            .expect("it serves");
-    });
-    address
-}
-
 /// Two stores with a region of two voters, and placement listening.
 struct Pair {
     nodes: [Node<MemoryEngine>; 2],
@@ -278,7 +156,13 @@ impl Pair {
     async fn with(knows: metapb::Region) -> Pair {
         let (sender, heard) = mpsc::unbounded_channel();
         let mut tasks = tokio::task::JoinSet::new();
-        let address = listen(&mut tasks, sender, knows, 0).await;
+        let answers = Answers {
+            knows: Some(knows),
+            removed: Some(3),
+            heard: Some(sender),
+            ..Default::default()
+        };
+        let placement = Stub::serve(&mut tasks, answers).await;
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (stop, stopping) = watch::channel(false);
         let ends = [1, 2].map(|_| Arc::new(OnceLock::new()));
@@ -288,9 +172,11 @@ impl Pair {
             let node = start(id, Line { from: id, to });
             let registration = Registration {
                 node: node.handle(),
-                placement: Arc::new(PlacementClient::new(std::slice::from_ref(&address))),
+                placement: Arc::new(PlacementClient::new(std::slice::from_ref(
+                    &placement.address,
+                ))),
                 identity: StoreIdentity {
-                    cluster_id: 5,
+                    cluster_id: CLUSTER,
                     store_id: id.0,
                     boot: 1,
                     ..Default::default()
@@ -436,9 +322,12 @@ async fn the_pool_takes_no_ids_that_were_not_given() {
         (2, None),
         (4, None),
     ] {
-        let (sender, _heard) = mpsc::unbounded_channel();
-        let address = listen(&mut tasks, sender, region(), gives).await;
-        let client = PdClient::connect(format!("http://{address}")).await;
+        let answers = Answers {
+            gives: vec![(1_000, gives)],
+            ..Default::default()
+        };
+        let placement = Stub::serve(&mut tasks, answers).await;
+        let client = PdClient::connect(format!("http://{}", placement.address)).await;
         let ids = fresh_ids(client.expect("it serves"), Default::default(), 3).await;
         assert_eq!(ids.ok(), taken, "it gives {gives}");
     }
