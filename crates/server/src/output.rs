@@ -13,10 +13,15 @@ pub enum Format {
     Json,
 }
 
-/// Prints `value`: as JSON, or as the table that `table` makes of it.
+/// Prints `value`: as JSON, or as the table that `table` makes of it, of which an empty one prints nothing.
 pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> String) {
     match format {
-        Format::Table => println!("{}", table(value).trim_end()),
+        Format::Table => {
+            let table = table(value);
+            if !table.is_empty() {
+                println!("{}", table.trim_end_matches('\n'));
+            }
+        }
         Format::Json => println!(
             "{}",
             serde_json::to_string_pretty(value).expect("output has a form in JSON")

@@ -300,7 +300,17 @@ fn keys(cluster: &Cluster) -> Result<()> {
     // Deleting what is not there is no failure.
     let gone = cluster.ask(&["kv", "del", "fruit/pear"])?;
     ensure!(gone["done"] == true, "{gone}");
-    prints(cluster, &["kv", "scan", "--prefix", "fruit/p"], "\n")
+    let nothing = ["kv", "scan", "--prefix", "fruit/p"];
+    prints(cluster, &nothing, "")?;
+    ensure!(cluster.ask(&nothing)? == Value::Array(Vec::new()));
+    // Blanks at its end are of the value, and an empty one is a line.
+    for value in ["", "a  "] {
+        prints(cluster, &["kv", "put", "blank", value], "")?;
+        prints(cluster, &["kv", "get", "blank"], &format!("{value}\n"))?;
+        let line = format!("blank\t{value}\n");
+        prints(cluster, &["kv", "scan", "--prefix", "blank"], &line)?;
+    }
+    prints(cluster, &["kv", "del", "blank"], "")
 }
 
 /// A short measurement of each kind.

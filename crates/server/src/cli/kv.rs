@@ -136,7 +136,8 @@ pub async fn run(args: KvArgs) -> Result<()> {
                 value: Some(key::escape(&value)),
             };
             output::print(shown.output, &pair, |pair| {
-                pair.value.clone().unwrap_or_default()
+                // An empty value is a line as well.
+                format!("{}\n", pair.value.as_deref().unwrap_or_default())
             });
         }
         Command::Put {
