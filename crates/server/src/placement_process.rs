@@ -79,6 +79,10 @@ section! {
         /// The replicas of a store that was silent for so long are replaced. Shorter than a restart or a repair takes copies
         /// data for nothing; longer leaves regions with one replica less. At least `store_down_after`.
         pub store_lost_after: Span = Span::secs(1800),
+        /// A member that is being taken in, after its directory was emptied, and was silent for so long is given up: it leaves
+        /// the group, and joins anew when it is back. Longer than a restart and than the state takes to be copied; until then
+        /// the leader goes on speaking to it. At least twice `election_timeout`.
+        pub newcomer_lost_after: Span = Span::secs(1800),
         /// Time given to hand the leadership over when the member is told to stop. 0 hands nothing over: the others elect
         /// a leader once they miss this one.
         pub drain_timeout: Span = Span::secs(5),
@@ -258,7 +262,7 @@ impl Member {
         tasks.spawn(report(failed.clone(), watch_links(events, handle.clone())));
         tasks.spawn(report(
             failed.clone(),
-            joining::watch_changes(handle.clone()),
+            joining::watch_members(handle.clone()),
         ));
         let has_region = directory.has_region()?;
         let joining = joining::be_taken_in(handle.clone(), members.clone(), me.store, has_region);
@@ -522,9 +526,10 @@ fn settings(config: &PlacementConfig) -> Settings {
 
 fn store_options(config: &PlacementConfig, boot: u64) -> store::Options {
     let ticks = |span: Span| (span.as_millis() / config.tick.as_millis().max(1)).max(1) as u32;
+    let election_ticks = ticks(config.election_timeout);
     store::Options {
         raft: raft::Options {
-            election_ticks: ticks(config.election_timeout),
+            election_ticks,
             heartbeat_ticks: ticks(config.heartbeat),
             ..Default::default()
         },
@@ -534,6 +539,10 @@ fn store_options(config: &PlacementConfig, boot: u64) -> store::Options {
         ids_low: 0,
         split: store::SplitOptions::never(),
         snapshot_sends: BACKGROUND_THREADS,
+        // Who is down is told to `watch_members` and nobody else.
+        down_ticks: u64::from(
+            ticks(config.newcomer_lost_after).max(election_ticks.saturating_mul(2)),
+        ),
         ..store::Options::with_tick(config.tick.as_millis().max(1) as u64)
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use engine::Engine;
 use futures::future::join_all;
 use proto::StoreId;
-use store::event::OrderRefusal;
+use store::event::{Order, OrderRefusal, StepId};
 use tokio::sync::watch;
 
 use super::directory::{Directory, Known};
@@ -14,7 +14,7 @@ use super::error::Error;
 use super::formation::{Answer, Decision, Waiting, decide};
 use super::member::{Members, REGION, name};
 use super::service::{greet, join};
-use super::succession::{Step, next_step};
+use super::succession::{Step, give_up, next_step};
 use crate::runtime::Handle;
 
 /// Between rounds of questions.
@@ -161,14 +161,32 @@ pub async fn be_taken_in<E: Engine>(
     }
 }
 
-/// Logs which changes of the members the node refuses. Most are refused because the one before is not complete, and come again.
+/// Gives up members that were being taken in and are gone, as the node tells while it leads. Logs which changes of the members it
+/// refuses: most because the one before is not complete, and these come again.
 ///
 /// # Errors
 /// None; it never ends.
-pub async fn watch_changes<E: Engine>(node: Handle<E>) -> Result<(), Error> {
+pub async fn watch_members<E: Engine>(node: Handle<E>) -> Result<(), Error> {
     let mut log = Log::default();
     loop {
-        for answer in node.news().take().await.orders {
+        let news = node.news().take().await;
+        for report in news.reports.into_values() {
+            let silent = report.down.iter().map(|(member, _)| member);
+            let Some(step) = give_up(&report.region, silent) else {
+                continue;
+            };
+            tracing::warn!(%step, "a member that was being taken in is silent: it is given up");
+            if let Some(kind) = step.order() {
+                // Refused at another epoch; then the next report tells more.
+                node.order(Order {
+                    region: REGION,
+                    epoch: report.region.region_epoch.unwrap_or_default(),
+                    id: StepId::default(),
+                    kind,
+                });
+            }
+        }
+        for answer in news.orders {
             match answer.result {
                 Ok(())
                 | Err(

@@ -4,8 +4,10 @@ use futures::future::select_all;
 use futures::stream;
 use proto::pontoon::v1::peer_client::PeerClient;
 use proto::pontoon::v1::{Frame, HeartbeatBatch, Hello, RaftStream, raft_stream};
+use store::event::RegionView;
 use tonic::Code;
 
+use super::directory::Known;
 use super::member::REGION;
 use super::succession::{Step, next_step};
 use super::*;
@@ -31,39 +33,45 @@ impl Group {
 
     /// Waits until the three members that run now are the voters of the group, as each of them has applied.
     async fn whole(&self) {
-        let running: Vec<_> = self.members.iter().flatten().collect();
-        let nodes: Vec<_> = running.iter().map(|member| member.node.handle()).collect();
-        let told = || -> Vec<_> {
+        self.agrees(&[0, 1, 2], |views| {
+            let whole = |region: &metapb::Region| {
+                let mut ids = views.iter().map(|view| StoreId(view.peer.0));
+                region.peers.len() == 3 && ids.all(|id| next_step(region, id) == Step::Done)
+            };
+            views.iter().all(|view| whole(&view.region))
+        })
+        .await;
+    }
+
+    /// Waits until what these members have applied of the group is so.
+    async fn agrees(&self, numbers: &[usize], accept: impl Fn(&[Arc<RegionView>]) -> bool) {
+        let node = |number: &usize| {
+            let member = self.members[*number].as_ref().expect("it runs");
+            member.node.handle()
+        };
+        let nodes: Vec<_> = numbers.iter().map(node).collect();
+        let views = || -> Vec<_> {
             nodes
                 .iter()
                 .filter_map(|node| node.region(REGION))
                 .collect()
         };
-        let is_whole = || {
-            let views = told();
-            let whole = |region: &metapb::Region| {
-                let mut ids = views.iter().map(|view| StoreId(view.peer.0));
-                let done = |id| next_step(region, id) == Step::Done;
-                region.peers.len() == 3 && ids.all(done)
-            };
-            views.len() == 3 && views.iter().all(|view| whole(&view.region))
-        };
         let waiting = async {
             loop {
-                // Before the look, so that no change is missed.
+                // Made before the look, so that no change is missed.
                 let changes: Vec<_> = nodes
                     .iter()
                     .map(|node| Box::pin(node.views().changed()))
                     .collect();
-                if is_whole() {
+                let seen = views();
+                if seen.len() == nodes.len() && accept(&seen) {
                     return;
                 }
                 select_all(changes).await;
             }
         };
         let waited = tokio::time::timeout(PATIENCE, waiting).await;
-        let seen = || -> Vec<_> { told().iter().map(|view| view.region.clone()).collect() };
-        assert!(waited.is_ok(), "the members are {:?}", seen());
+        assert!(waited.is_ok(), "the members are {:?}", views());
     }
 
     async fn allocate(&self) -> u64 {
@@ -167,6 +175,62 @@ async fn an_emptied_member_does_not_count() {
     group.whole().await;
     let next = group.allocate().await;
     assert!(next > acknowledged, "{next} after {acknowledged}");
+    group.stop_all().await;
+}
+
+/// A newcomer that is gone for good after it was added is not spoken to for ever: it is removed. Whoever comes then is taken in, it too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newcomer_that_vanishes_is_given_up() {
+    let lost_after = Span::secs(2);
+    let adjust = |_, config: &mut PlacementConfig| config.newcomer_lost_after = lost_after;
+    let mut group = Group::start_with(3, 1, adjust).await;
+    let first: Vec<_> = (0..3).map(|number| group.id(number)).collect();
+    let leader = group.leader().await;
+    let (emptied, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    group.stop(emptied).await;
+    group.empty(emptied);
+
+    // As far as the leader can tell, somebody started over an empty disk, asked once, and was never heard of again.
+    let members = Arc::new(check(&group.configs[emptied]).expect("a sound configuration"));
+    let newcomer = members.born(u64::MAX);
+    for conf_ver in [3, 5] {
+        let (_told, known) = watch::channel(Known {
+            member: newcomer,
+            first: first.clone(),
+            begun: true,
+        });
+        let (close, closing) = watch::channel(false);
+        let waiting = server::waiting::<RocksEngine>(members.clone(), known);
+        let current = Arc::new(ArcSwap::from_pointee(waiting));
+        let address = group.configs[emptied].addr.clone();
+        let listener = TcpListener::bind(&address).await.expect("it is free");
+        let serving = tokio::spawn(server::serve(listener, address, current, closing));
+        let asking = async {
+            loop {
+                let leader = group.leader().await;
+                if let Ok(Some(step)) = service::join(&members, newcomer, leader).await {
+                    return step;
+                }
+            }
+        };
+        let step = tokio::time::timeout(PATIENCE, asking).await;
+        assert_eq!(step.as_deref(), Ok("it becomes a learner"));
+        close.send_replace(true);
+        let served = serving.await.expect("it does not panic");
+        served.expect("it serves");
+
+        // Added, and removed again.
+        let accept = |region: &metapb::Region| {
+            let peers = region.peers.iter().map(|peer| StoreId(peer.store_id));
+            let epoch = region.region_epoch.expect("an epoch");
+            epoch.conf_ver == conf_ver && peers.eq(first.iter().copied())
+        };
+        let all = |views: &[Arc<RegionView>]| views.iter().all(|view| accept(&view.region));
+        group.agrees(&[leader, other], all).await;
+    }
+    group.restart(emptied).await;
+    group.whole().await;
+    group.allocate().await;
     group.stop_all().await;
 }
 
