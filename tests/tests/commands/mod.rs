@@ -3,6 +3,7 @@
 
 mod failures;
 mod ranges;
+mod tables;
 
 use std::process::Output;
 
@@ -490,6 +491,7 @@ async fn commands_print_what_they_did() -> Result<()> {
     keys(&cluster)?;
     bench(&cluster)?;
     others(&cluster)?;
+    tables::compare(&cluster).await?;
     settings(&cluster)?;
     dev(&cluster)?;
     cluster.passed();
