@@ -476,6 +476,7 @@ async fn a_store_whose_compaction_meets_damage_comes_back() -> Result<()> {
     cluster
         .move_replica(region, held(region)?[0], store)
         .await?;
+    let directory = cluster.dir().join(&name);
     let log = std::fs::read_to_string(directory.join("db/LOG"))?;
     let finished = |log: &str| log.matches(r#""event": "compaction_finished""#).count();
     let before = finished(&log);

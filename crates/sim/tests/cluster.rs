@@ -96,7 +96,7 @@ fn merges_hold_every_rule() {
         "source absorbed late",
         "source replaced by snapshot",
     ];
-    hold_every_rule(2, 200, &expected, |seed, events| of_merges(seed, events));
+    hold_every_rule(2, 200, &expected, of_merges);
 }
 
 /// The happenings that planted bugs of merging need, in every world.

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use engine::{Batch, Change, Engine, Family, Logging, MemoryEngine};
-use futures::stream;
+use futures::{StreamExt, stream};
+use proto::checked;
 use proto::pontoon::v1::peer_client::PeerClient;
 use proto::pontoon::v1::peer_server::{Peer, PeerServer};
 use proto::pontoon::v1::{
-    Frame, Hello, Operation, Put, RaftStream, SnapshotChunk, SnapshotFile, SnapshotHead,
-    SnapshotReceived, SnapshotStream, operation, snapshot_stream,
+    Accepted, Frame, Hello, Operation, Put, RaftMessage, RaftStream, SnapshotChunk, SnapshotFile,
+    SnapshotHead, SnapshotReceived, SnapshotStream, VoteRequest, operation, raft_message,
+    raft_stream, snapshot_stream,
 };
 use proto::{RegionId, StoreId, metapb};
 use raft::Role;
@@ -18,6 +20,7 @@ use store::event::{Keys, Order, OrderKind, StepId, Target};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::{Code, Request, Response, Status, Streaming};
 use transport::{BoxError, Identity, PeerService, Transport};
 
@@ -579,5 +582,103 @@ async fn an_uninvited_snapshot_stores_nothing() {
         pair.there.handle().engine().stage_list().expect("a list"),
         [""; 0]
     );
+    pair.stop().await;
+}
+
+/// A codec that sends messages as these bytes, whatever they say.
+struct Bare;
+
+impl tonic::codec::Codec for Bare {
+    type Encode = Vec<u8>;
+    type Decode = Accepted;
+    type Encoder = Bare;
+    type Decoder = checked::Opener<Accepted>;
+
+    fn encoder(&mut self) -> Bare {
+        Bare
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        checked::Codec::<RaftStream, Accepted>::default().decoder()
+    }
+}
+
+impl Encoder for Bare {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, message: Vec<u8>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put_slice(&message);
+        Ok(())
+    }
+}
+
+/// A vote request for a region that is not there: a store that takes it notes the region.
+fn vote_request(region: u64) -> RaftStream {
+    let message = RaftMessage {
+        region_id: region,
+        from_peer: 71,
+        to_peer: 72,
+        from_store: HERE.0,
+        to_store: THERE.0,
+        epoch: Some(metapb::RegionEpoch {
+            conf_ver: 1,
+            version: 1,
+        }),
+        term: 6,
+        body: Some(raft_message::Body::VoteRequest(VoteRequest {
+            last_term: 5,
+            last_index: 10,
+            ..Default::default()
+        })),
+    };
+    let frame = Frame {
+        messages: vec![message],
+        ..Default::default()
+    };
+    RaftStream {
+        kind: Some(raft_stream::Kind::Frame(frame)),
+    }
+}
+
+/// F8: a message of which a bit was flipped on the way is counted, ends its stream, and does nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_message_is_counted_and_dropped() {
+    let pair = Pair::start(|outgoing| Arc::new(outgoing)).await;
+    let there = pair.there.handle();
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", pair.address));
+    let channel = endpoint.expect("a URI").connect().await;
+    let channel = channel.expect("it serves");
+    let send = async |message: Vec<u8>| {
+        let hello = RaftStream {
+            kind: Some(raft_stream::Kind::Hello(hello())),
+        };
+        let sent = stream::iter([checked::seal(&hello), message]).chain(stream::pending());
+        let mut grpc = tonic::client::Grpc::new(channel.clone());
+        grpc.ready().await.expect("it is connected");
+        let path = http::uri::PathAndQuery::from_static("/pontoon.v1.Peer/Raft");
+        let answers = grpc.streaming(Request::new(sent), path, Bare).await;
+        answers.expect("the hello is whole").into_inner()
+    };
+    let damaged = || there.metrics().messages_damaged.get();
+
+    let mut flipped = checked::seal(&vote_request(70));
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    let mut answers = send(flipped).await;
+    let end = loop {
+        let answer = tokio::time::timeout(DEADLINE, answers.message()).await;
+        match answer.expect("the stream ends") {
+            Ok(answer) => assert!(answer.is_some(), "it ended in order"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(end.code(), Code::DataLoss, "{end:?}");
+    assert_eq!(damaged(), 1);
+
+    let _answers = send(checked::seal(&vote_request(80))).await;
+    until(&there, |there| there.region(RegionId(80)).is_some()).await;
+    assert_eq!(there.views().len(), 1, "the other one was taken");
+    assert_eq!(damaged(), 1);
     pair.stop().await;
 }
