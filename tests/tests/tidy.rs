@@ -236,6 +236,14 @@ fn clippy_and_rustdoc_have_nothing_to_say() {
         &["doc", "--release", "--workspace", "--no-deps", "--quiet"],
         &[("RUSTDOCFLAGS", "-D warnings")],
     );
+    // What is compiled for tests of the engine only.
+    let engine = ["--release", "-p", "engine", "--features", "fault-env"];
+    let lints = ["--all-targets", "--quiet", "--", "-D", "warnings"];
+    cargo(&[&["clippy"], &engine[..], &lints].concat(), &[]);
+    cargo(
+        &[&["doc"], &engine[..], &["--no-deps", "--quiet"]].concat(),
+        &[("RUSTDOCFLAGS", "-D warnings")],
+    );
 }
 
 #[test]
@@ -337,7 +345,8 @@ fn rocksdb_is_compiled_once_for_all_commands() {
         "--features",
         "engine/rocksdb",
     ];
-    for selection in [&["-p", "server"][..], &linked, &["--workspace"]] {
+    let powerless = ["-p", "engine", "--features", "fault-env"];
+    for selection in [&["-p", "server"][..], &powerless, &linked, &["--workspace"]] {
         let other = below_rocksdb(selection);
         let differing: Vec<&String> = alone.symmetric_difference(&other).collect();
         assert!(

@@ -28,6 +28,8 @@ mod types;
 
 pub use error::Error;
 pub use memory::{CrashMode, Fault, Keep, MemoryEngine, MemoryOptions, MemoryView};
+#[cfg(feature = "fault-env")]
+pub use rocks::{DiskCount, DiskFault, FaultDisk, Survivors};
 #[cfg(feature = "rocksdb")]
 pub use rocks::{RocksEngine, RocksOptions, RocksView};
 pub use traits::{Engine, View};

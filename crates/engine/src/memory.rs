@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::{Bytes, BytesMut};
 
+#[cfg(feature = "fault-env")]
+pub(crate) use self::crash::Random;
 pub use self::crash::{CrashMode, Keep};
 use self::file::{File, Writer};
 use self::state::{Damage, FAMILIES, State};

@@ -15,6 +15,8 @@
 //! that writes from then on and never tries the sync again (R14); reads go on, for a last look.
 
 mod damage;
+#[cfg(feature = "fault-env")]
+mod disk;
 mod handles;
 mod log_check;
 mod manifest;
@@ -33,6 +35,8 @@ use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{Cache, FlushOptions, Range, ReadOptions, WriteBatch, WriteOptions};
 
+#[cfg(feature = "fault-env")]
+pub use self::disk::{DiskCount, Fault as DiskFault, FaultDisk, Survivors};
 use self::handles::Database;
 pub use self::options::RocksOptions;
 pub use self::read::RocksView;
@@ -55,6 +59,9 @@ pub struct RocksEngine {
 struct Shared {
     database: Database,
     _lock: File,
+    /// It is locked for as long as the engine is open.
+    #[cfg(feature = "fault-env")]
+    _disk: Option<FaultDisk>,
     path: PathBuf,
     staged_options: rocksdb::Options,
     cache: Cache,
@@ -199,8 +206,26 @@ impl RocksEngine {
     /// files are missing or damaged, the write-ahead log below its synced end included; an incomplete end of the log is
     /// cut instead (R15). [`Error::Io`] when the operating system refuses.
     pub fn open(path: &Path, options: &RocksOptions) -> Result<RocksEngine, Error> {
-        open::open(path, options).map(|shared| RocksEngine {
+        open::open(path, options, None).map(|shared| RocksEngine {
             shared: Arc::new(shared),
+        })
+    }
+
+    /// As [`RocksEngine::open`], with RocksDB's files on a disk for tests, which is that of the directory.
+    ///
+    /// # Errors
+    /// As [`RocksEngine::open`].
+    #[cfg(feature = "fault-env")]
+    pub fn open_on(
+        path: &Path,
+        options: &RocksOptions,
+        disk: &FaultDisk,
+    ) -> Result<RocksEngine, Error> {
+        open::open(path, options, Some(disk.env())).map(|shared| RocksEngine {
+            shared: Arc::new(Shared {
+                _disk: Some(disk.clone()),
+                ..shared
+            }),
         })
     }
 

@@ -29,10 +29,10 @@ pub enum Keep {
 
 /// A small generator (SplitMix64): all that is needed here, and the same on every platform.
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Random {
+    pub(crate) fn new(seed: u64) -> Random {
         Random(seed)
     }
 
@@ -45,7 +45,7 @@ impl Random {
     }
 
     /// A number in `0..limit`; `limit` is above 0.
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 }

@@ -37,11 +37,14 @@ impl Record {
     /// [`Error::Corrupt`] when the record itself is damaged: what is lost is not known then.
     pub(super) fn load(engine: &Path) -> Result<Record, Error> {
         let path = engine.join(NAME);
-        match fs::read_to_string(&path) {
-            Ok(text) => Record::parse(&text).ok_or_else(|| Error::Corrupt {
-                what: path.display().to_string(),
-                source: None,
-            }),
+        match fs::read(&path) {
+            Ok(content) => {
+                let record = std::str::from_utf8(&content).ok().and_then(Record::parse);
+                record.ok_or_else(|| Error::Corrupt {
+                    what: path.display().to_string(),
+                    source: None,
+                })
+            }
             Err(source) if source.kind() == ErrorKind::NotFound => Ok(Record::default()),
             Err(source) => Err(Error::io("read the record of damage", source)),
         }
@@ -260,9 +263,13 @@ mod tests {
         let sound = fs::read(&path).expect("it is there");
         for at in 0..sound.len() {
             let mut bad = sound.clone();
-            bad[at] ^= 1;
-            fs::write(&path, bad).expect("the disk works");
-            assert!(Record::load(directory.path()).is_err(), "byte {at}");
+            // With the second, it is no text any more.
+            for change in [1, 0x80] {
+                bad[at] = sound[at] ^ change;
+                fs::write(&path, &bad).expect("the disk works");
+                let found = Record::load(directory.path());
+                assert!(matches!(found, Err(Error::Corrupt { .. })), "byte {at}");
+            }
             fs::write(&path, &sound[..at]).expect("the disk works");
             assert!(Record::load(directory.path()).is_err(), "cut at {at}");
         }

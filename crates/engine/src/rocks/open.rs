@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock};
 
 use rocksdb::{
-    ColumnFamilyDescriptor, DB, DEFAULT_COLUMN_FAMILY_NAME, ErrorKind, ReadOptions, ReadTier,
+    ColumnFamilyDescriptor, DB, DEFAULT_COLUMN_FAMILY_NAME, Env, ErrorKind, ReadOptions, ReadTier,
     WriteOptions,
 };
 
@@ -23,11 +23,16 @@ const LOCK: &str = "LOCK";
 /// The only key in RocksDB's `default` family.
 const UNLOGGED_KEY: &[u8] = b"unlogged";
 
-pub(super) fn open(path: &Path, options: &RocksOptions) -> Result<Shared, Error> {
+/// Opens the engine in a directory. `env` is what RocksDB reaches its files by, if not the operating system.
+pub(super) fn open(
+    path: &Path,
+    options: &RocksOptions,
+    env: Option<&Env>,
+) -> Result<Shared, Error> {
     fs::create_dir_all(path)
         .map_err(|source| Error::io("create the engine's directory", source))?;
     let lock = lock(path)?;
-    let prepared = Prepared::new(options)?;
+    let prepared = Prepared::new(options, env)?;
     create_if_missing(path, &prepared)?;
     staging::prepare(path)?;
     let directory = path.join(DATABASE);
@@ -37,7 +42,7 @@ pub(super) fn open(path: &Path, options: &RocksOptions) -> Result<Shared, Error>
         path,
         &mut damage,
         options.losable_from,
-        Prepared::new(options)?,
+        Prepared::new(options, env)?,
     )?;
     let db = open_database(&directory, &prepared.database, &prepared)?;
     damage::check(path, &db, &mut damage)?;
@@ -50,8 +55,10 @@ pub(super) fn open(path: &Path, options: &RocksOptions) -> Result<Shared, Error>
     Ok(Shared {
         database: Database::new(db),
         _lock: lock,
+        #[cfg(feature = "fault-env")]
+        _disk: None,
         path: path.to_owned(),
-        staged_options: options::staged(),
+        staged_options: options::staged(env),
         cache: prepared.cache,
         read_all: ReadOptions::default(),
         read_files,

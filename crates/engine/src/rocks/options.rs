@@ -3,8 +3,8 @@
 use std::thread;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ChecksumType, DBCompressionType, DBRecoveryMode, LogLevel, Options,
-    SliceTransform, WriteBufferManager,
+    BlockBasedOptions, Cache, ChecksumType, DBCompressionType, DBRecoveryMode, Env, LogLevel,
+    Options, SliceTransform, WriteBufferManager,
 };
 
 use crate::{Error, Family};
@@ -70,12 +70,17 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn new(options: &RocksOptions) -> Result<Prepared, Error> {
+    /// `env` is what files are reached by, if not the operating system.
+    pub(super) fn new(options: &RocksOptions, env: Option<&Env>) -> Result<Prepared, Error> {
         let cache = Cache::new_hyper_clock_cache(options.cache_bytes, 0);
         let mut unused = Options::default();
         unused.set_write_buffer_size(64 * KIB);
+        let mut database = database(options)?;
+        if let Some(env) = env {
+            database.set_env(env);
+        }
         Ok(Prepared {
-            database: database(options)?,
+            database,
             families: [log(options, &cache), state(options, &cache)],
             unused,
             cache,
@@ -182,8 +187,11 @@ fn state(options: &RocksOptions, cache: &Cache) -> Options {
 /// Of staged files. They travel between stores and are linked into the last level that fits, so they are compressed,
 /// but cheaply: one sender serves many. The format is fixed here and not RocksDB's newest, because another store reads
 /// it and `table.rs` reads its properties.
-pub(super) fn staged() -> Options {
+pub(super) fn staged(env: Option<&Env>) -> Options {
     let mut staged = Options::default();
+    if let Some(env) = env {
+        staged.set_env(env);
+    }
     let mut blocks = BlockBasedOptions::default();
     blocks.disable_cache();
     blocks.set_block_size(16 * KIB);

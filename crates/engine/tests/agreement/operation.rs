@@ -75,7 +75,8 @@ pub enum Operation {
     Sync,
     Reopen,
     Kill,
-    LosePower,
+    /// `None` loses everything that was not synced; a seed draws what survives of it.
+    LosePower(Option<u64>),
 }
 
 impl Operation {
@@ -85,7 +86,10 @@ impl Operation {
     /// The kind, for counting.
     pub fn kind(&self) -> String {
         let text = format!("{self:?}");
-        text.split([' ', '{']).next().unwrap_or_default().to_owned()
+        text.split([' ', '{', '('])
+            .next()
+            .unwrap_or_default()
+            .to_owned()
     }
 }
 
@@ -95,12 +99,12 @@ pub type Bounds = (Bound<Bytes>, Bound<Bytes>);
 /// Number of view and staging slots.
 pub const SLOTS: usize = 4;
 
-/// Sequences of up to `length` operations.
-pub fn operations(length: usize) -> impl Strategy<Value = Vec<Operation>> {
-    vec(operation(), 1..=length)
+/// Sequences of up to `length` operations. Of 66 operations, `losses` more are losses of power.
+pub fn operations(length: usize, losses: u32) -> impl Strategy<Value = Vec<Operation>> {
+    vec(operation(losses), 1..=length)
 }
 
-fn operation() -> impl Strategy<Value = Operation> {
+fn operation(losses: u32) -> impl Strategy<Value = Operation> {
     let slot = || 0..SLOTS;
     prop_oneof![
         20 => (family(), vec(change(), 0..6), logging())
@@ -126,7 +130,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => Just(Operation::Sync),
         1 => Just(Operation::Reopen),
         2 => Just(Operation::Kill),
-        2 => Just(Operation::LosePower),
+        losses => option::of(any::<u64>()).prop_map(Operation::LosePower),
     ]
 }
 

@@ -21,8 +21,9 @@ pub trait Subject: Sized {
     /// Kills its process and opens it.
     fn kill(self) -> Self;
 
-    /// Takes the power away, with everything that was not synced, and opens it. The same as before if that cannot be done.
-    fn lose_power(self) -> Result<Self, Self>;
+    /// Takes the power away and opens it: with everything that was not synced, or with what a seed draws of it. The same as
+    /// before if that cannot be done.
+    fn lose_power(self, seed: Option<u64>) -> Result<Self, Self>;
 }
 
 struct Runner<S: Subject> {
@@ -212,20 +213,37 @@ impl<S: Subject> Runner<S> {
                 let cleared = self.twin.kill();
                 self.clear_again(cleared);
             }
-            Operation::LosePower => {
+            Operation::LosePower(seed) => {
                 self.views.clear();
                 let subject = self.subject.take().expect("taken only while it restarts");
-                let (lost, subject) = match subject.lose_power() {
-                    Ok(subject) => (true, subject),
-                    Err(subject) => (false, subject),
-                };
-                self.subject = Some(subject);
-                if lost {
-                    let cleared = self.twin.lose_power();
-                    self.clear_again(cleared);
+                match subject.lose_power(seed) {
+                    Err(subject) => self.subject = Some(subject),
+                    Ok(subject) => {
+                        self.subject = Some(subject);
+                        self.on_power_lost(seed.is_some());
+                    }
                 }
             }
         }
+    }
+
+    /// Both families fall back to the same place in the log, at or after the last sync.
+    fn on_power_lost(&mut self, may_keep_more: bool) {
+        let view = self.engine().view();
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        let found = [Family::Log, Family::State].map(|family| -> Content {
+            let found = read(&view, family, &all, Direction::Forward, usize::MAX);
+            found.into_iter().collect()
+        });
+        drop(view);
+        let Some(kept) = self.twin.kept(&found, may_keep_more) else {
+            panic!(
+                "{found:?} is not what a power loss leaves of {:?}",
+                self.twin
+            );
+        };
+        let cleared = self.twin.lose_power(kept);
+        self.clear_again(cleared);
     }
 
     fn get_many(&self, family: Family, keys: &[Bytes]) {

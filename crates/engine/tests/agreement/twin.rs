@@ -173,9 +173,35 @@ impl Twin {
         self.crash(|_| true)
     }
 
-    pub fn lose_power(&mut self) -> Vec<(Family, Bytes, Bytes)> {
-        let synced = self.synced;
-        self.crash(|index| index < synced)
+    /// Keeps the logged writes before `kept`, which is of [`Twin::kept`].
+    pub fn lose_power(&mut self, kept: usize) -> Vec<(Family, Bytes, Bytes)> {
+        self.crash(|index| index < kept)
+    }
+
+    /// How much of the log a power loss left, if it left what was found: all that was synced, and a beginning of the rest if
+    /// some of that may have survived.
+    pub fn kept(&self, found: &[Content; 2], may_keep_more: bool) -> Option<usize> {
+        let most = if may_keep_more {
+            self.events.len()
+        } else {
+            self.synced
+        };
+        (self.synced..=most.max(self.synced)).find(|kept| {
+            [Family::Log, Family::State].into_iter().all(|family| {
+                let logged = |index, logging| logging == Logging::On && index < *kept;
+                let specified = |content: &Content| -> Content {
+                    let unspecified = |key: &Bytes| {
+                        let mut cleared = self.cleared.iter();
+                        cleared.any(|(of, start, end)| *of == family && start <= key && key < end)
+                    };
+                    let entries = content.iter().filter(|(key, _)| !unspecified(key));
+                    entries
+                        .map(|(key, value)| (key.clone(), value.clone()))
+                        .collect()
+                };
+                specified(&self.fold(family, logged)) == specified(&found[family as usize])
+            })
+        })
     }
 
     pub fn reopen(&mut self) {

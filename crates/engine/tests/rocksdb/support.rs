@@ -136,6 +136,14 @@ pub fn log_file(engine_directory: &Path) -> PathBuf {
     files.remove(0)
 }
 
+/// How often a test tries: `CYCLES`, if that is set.
+pub fn cases(default: u64) -> u64 {
+    std::env::var("CYCLES")
+        .ok()
+        .and_then(|cycles| cycles.parse().ok())
+        .unwrap_or(default)
+}
+
 /// Numbers that look random and are the same in every run.
 pub struct Random(pub u64);
 

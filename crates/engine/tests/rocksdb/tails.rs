@@ -81,13 +81,6 @@ fn survivors(engine: &RocksEngine) -> u64 {
     found
 }
 
-fn cases(default: u64) -> u64 {
-    std::env::var("CYCLES")
-        .ok()
-        .and_then(|cycles| cycles.parse().ok())
-        .unwrap_or(default)
-}
-
 #[test]
 fn torn_tails_are_cut_and_nothing_synced_is_lost() {
     // More than one block of 32 KiB before and after the sync, so that records are split over blocks.
