@@ -27,7 +27,7 @@ PURE_FLAGS := $(addprefix -p ,$(PURE))
 # The server's own tests: optimizing them takes minutes and shows nothing. What serves in cluster tests is the binary.
 QUICKLY := --config profile.release.package.server.opt-level=0
 
-.PHONY: demo test build tidy test-pure test-linked test-tikv-client check-peers fmt lint bench needs
+.PHONY: demo test build tidy test-pure test-linked test-tikv-client check-peers power fmt lint bench needs
 .DEFAULT_GOAL := build
 
 ## Build, then show the main job: load, split, move, kill a store, verify every write. LOAD=DIR loads a folder.
@@ -61,6 +61,11 @@ test-tikv-client: build
 # The Raft core beside others, a workspace of its own for the same reason: it still compiles.
 check-peers:
 	cargo check --manifest-path benches/peers/Cargo.toml --benches
+
+## Take the power of a whole cluster away, 20 times, with a server of its own (about as long to compile as the other one).
+power: needs
+	cargo build --release -p server --features fault-env --bin pontoon-fault-disk
+	PONTOON=$(CARGO_TARGET_DIR)/release/pontoon-fault-disk cargo run --release -p tests --bin power -- --cycles $(or $(CYCLES),20)
 
 ## Format everything.
 fmt:

@@ -1,6 +1,7 @@
 //! What tests of real processes share: a cluster that is started and driven by the command line, as a user would.
 
 pub mod chaos;
+pub mod power;
 pub mod proxy;
 
 use std::io::{Read, Write};
@@ -125,6 +126,24 @@ impl Cluster {
     pub fn passed(mut self) {
         self.passed = true;
         self.dir.disable_cleanup(false);
+    }
+
+    /// Kills every process at once with SIGKILL.
+    ///
+    /// # Errors
+    /// One of them did not run.
+    pub fn kill_all(&self) -> Result<()> {
+        let layout = self.layout()?;
+        let processes = ["placement", "stores"].map(|role| layout[role].as_array());
+        let mut pids = Vec::new();
+        for process in processes.into_iter().flatten().flatten() {
+            let pid = process["pid"].as_u64();
+            pids.push(pid.with_context(|| format!("{} does not run", process["name"]))?);
+        }
+        let pids = pids.iter().map(u64::to_string);
+        let killed = Command::new("kill").arg("-9").args(pids).status()?;
+        ensure!(killed.success(), "a process ended by itself");
+        Ok(())
     }
 
     /// Starts the processes of a cluster that was stopped, and waits until it serves.

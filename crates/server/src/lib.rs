@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod dev;
+mod disk;
 pub mod exit;
 pub mod metrics;
 pub mod output;

@@ -473,7 +473,7 @@ fn open(config: &PlacementConfig) -> Result<RocksEngine, Error> {
         memtable_bytes: MEMTABLE_BYTES,
         ..Default::default()
     };
-    RocksEngine::open(&config.data_dir, &options).map_err(|error| match error {
+    crate::disk::open(&config.data_dir, &options).map_err(|error| match error {
         engine::Error::InUse { .. } => Error::DirectoryInUse { path: path() },
         error => Error::Directory {
             path: path(),

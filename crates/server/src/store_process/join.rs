@@ -43,7 +43,7 @@ pub fn open(directory: &Path, config: &EngineConfig) -> Result<RocksEngine, Erro
         losable_from: Some(store::keys::FIRST_DATA),
         ..RocksOptions::default()
     };
-    let engine = RocksEngine::open(directory, &options);
+    let engine = crate::disk::open(directory, &options);
     let engine = engine.map_err(|error| engine_error(path(), error))?;
     let lost = engine.lost_ranges().len();
     if lost > 0 {
