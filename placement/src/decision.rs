@@ -122,7 +122,7 @@ pub enum Outcome {
 /// A decision or a refusal.
 ///
 /// # Invariants
-/// 1. At most [`CANDIDATES_MAX`] candidates, the best first, and [`NUMBERS_MAX`] inputs and expectations; the methods
+/// 1. At most [`CANDIDATES_MAX`] candidates, the best first and those that were not counted last, and [`NUMBERS_MAX`] inputs and expectations; the methods
 ///    cut off what is above.
 /// 2. No number is NaN.
 #[derive(Clone, Debug, PartialEq)]
@@ -176,7 +176,7 @@ impl Decision {
 
     /// Adds a number that it rests on.
     #[must_use]
-    pub fn input(mut self, name: &'static str, value: f64) -> Self {
+    pub fn input(mut self, name: impl Into<Word>, value: f64) -> Self {
         push(&mut self.inputs, name, value);
         self
     }
@@ -188,15 +188,21 @@ impl Decision {
         self
     }
 
-    /// Sets the stores that were considered, in any order.
+    /// Sets the stores that were considered, in any order; of those that were not worth counting the first tell most. Where
+    /// there are too many, half of the room at least is left to either sort: why a store is none is asked as well.
     #[must_use]
-    pub fn candidates(mut self, mut candidates: Vec<Candidate>) -> Self {
-        for candidate in &mut candidates {
-            candidate.score = number(candidate.score);
-        }
-        candidates.sort_by(|a, b| a.score.total_cmp(&b.score).then(a.store.cmp(&b.store)));
-        candidates.truncate(CANDIDATES_MAX);
-        self.candidates = candidates;
+    pub fn candidates(mut self, candidates: Vec<Candidate>) -> Self {
+        let numbered = candidates.into_iter().map(|candidate| Candidate {
+            score: number(candidate.score),
+            ..candidate
+        });
+        let (mut counted, mut others): (Vec<_>, Vec<_>) =
+            numbered.partition(|candidate| candidate.score < f64::INFINITY);
+        counted.sort_by(|a, b| a.score.total_cmp(&b.score).then(a.store.cmp(&b.store)));
+        counted.truncate(CANDIDATES_MAX - others.len().min(CANDIDATES_MAX / 2));
+        others.truncate(CANDIDATES_MAX - counted.len());
+        counted.append(&mut others);
+        self.candidates = counted;
         self
     }
 
@@ -209,9 +215,9 @@ impl Decision {
     }
 }
 
-fn push(numbers: &mut Vec<Number>, name: &'static str, value: f64) {
+fn push(numbers: &mut Vec<Number>, name: impl Into<Word>, value: f64) {
     if numbers.len() < NUMBERS_MAX {
-        numbers.push((Cow::Borrowed(name), number(value)));
+        numbers.push((name.into(), number(value)));
     }
 }
 
@@ -250,6 +256,25 @@ mod tests {
         assert_eq!(decision.choice(), Some(StoreId(39)));
         assert_eq!(decision.inputs.len(), NUMBERS_MAX);
         assert_eq!(decision.expected.len(), NUMBERS_MAX);
+        let stores = |decision: &Decision| -> Vec<u64> {
+            let candidates = decision.candidates.iter();
+            candidates.map(|candidate| candidate.store.0).collect()
+        };
+        let best = [39, 38, 37, 36, 35, 34, 33, 32, 31, 30, 29, 28, 27, 26, 25];
+        assert_eq!(stores(&decision)[..15], best);
+        assert_eq!(stores(&decision)[15], 40, "what is not counted has room");
+        let closed = |store: u64| Candidate {
+            score: f64::INFINITY,
+            ..candidate(store)
+        };
+        let mixed = (41..=80).rev().map(closed).chain((1..=40).map(candidate));
+        let mixed = decision.clone().candidates(mixed.collect());
+        assert_eq!(stores(&mixed)[..8], best[..8]);
+        assert_eq!(
+            stores(&mixed)[8..],
+            [80, 79, 78, 77, 76, 75, 74, 73],
+            "in the order in which they came"
+        );
         assert_eq!(
             decision,
             decision.clone(),

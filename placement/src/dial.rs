@@ -4,6 +4,9 @@
 //! ten seconds' worth at the most, and a move needs a token on both sides to begin. What is under way counts as well: at
 //! most ten seconds' worth of bytes per side, so a store that is slower than its rate is not swamped. A region larger than
 //! that may still move, alone, and its store pays it off afterwards.
+//!
+//! Tokens are not replicated. A new placement leader begins with none, since the one before may have spent them all: a first
+//! move of each store begins on credit, and what is more waits for what comes in.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -89,20 +92,30 @@ impl Claim {
 }
 
 /// All tokens.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Dial {
+    /// Since when tokens come in for those that spent none.
+    since: Duration,
     buckets: BTreeMap<(StoreId, Side, Purpose), Bucket>,
 }
 
 impl Dial {
+    /// Without tokens.
+    pub fn new(now: Duration) -> Self {
+        Self {
+            since: now,
+            buckets: BTreeMap::new(),
+        }
+    }
+
     /// Whether a move may begin, with so many bytes under way on this side.
     pub fn allows(&self, claim: Claim, under_way: u64, setting: Setting, now: Duration) -> bool {
         let room = setting.burst(claim.purpose);
         let tokens = claim
             .pays()
             .iter()
-            .all(|purpose| self.tokens(claim, *purpose, setting, now) > 0.0);
-        tokens && (under_way == 0 || (under_way + claim.bytes) as f64 <= room)
+            .all(|purpose| self.tokens(claim, *purpose, setting, now) >= 0.0);
+        room > 0.0 && tokens && (under_way == 0 || (under_way + claim.bytes) as f64 <= room)
     }
 
     /// A move begins.
@@ -116,13 +129,14 @@ impl Dial {
     }
 
     fn tokens(&self, claim: Claim, purpose: Purpose, setting: Setting, now: Duration) -> f64 {
-        let burst = setting.burst(purpose);
-        self.buckets
-            .get(&(claim.store, claim.side, purpose))
-            .map_or(burst, |bucket| {
-                let passed = now.saturating_sub(bucket.at).as_secs_f64();
-                (bucket.tokens + passed * setting.granted(purpose)).min(burst)
-            })
+        let unused = Bucket {
+            tokens: 0.0,
+            at: self.since,
+        };
+        let known = self.buckets.get(&(claim.store, claim.side, purpose));
+        let bucket = known.copied().unwrap_or(unused);
+        let passed = now.saturating_sub(bucket.at).as_secs_f64();
+        (bucket.tokens + passed * setting.granted(purpose)).min(setting.burst(purpose))
     }
 }
 
@@ -149,9 +163,24 @@ mod tests {
         }
     }
 
+    /// A dial whose tokens have piled up at `at(0)`.
+    fn full() -> Dial {
+        let mut dial = Dial::new(at(0));
+        for (side, purpose) in [Side::Sends, Side::Receives]
+            .into_iter()
+            .flat_map(|side| [(side, Purpose::Balance), (side, Purpose::Repair)])
+        {
+            let bucket = Bucket {
+                tokens: SETTING.burst(purpose),
+                at: at(0),
+            };
+            dial.buckets.insert((StoreId(1), side, purpose), bucket);
+        }
+        dial
+    }
+
     /// Moves `count` regions as fast as the dial lets them, each done at once; how many seconds it takes.
-    fn time_of(purpose: Purpose, bytes: u64, count: u64) -> u64 {
-        let mut dial = Dial::default();
+    fn time_of(mut dial: Dial, purpose: Purpose, bytes: u64, count: u64) -> u64 {
         let mut moved = 0;
         let claim = claim(purpose, bytes);
         for second in 0.. {
@@ -169,15 +198,25 @@ mod tests {
     #[test]
     fn moves_take_their_share_of_the_rate() {
         // 9600 MiB at 30 MiB/s, but for the first ten seconds' worth and the debt at the end.
-        let balance = time_of(Purpose::Balance, 96 * MIB, 100);
+        let balance = time_of(full(), Purpose::Balance, 96 * MIB, 100);
         assert!((300..=320).contains(&balance), "{balance}");
-        let repair = time_of(Purpose::Repair, 96 * MIB, 100);
+        let repair = time_of(full(), Purpose::Repair, 96 * MIB, 100);
         assert!((175..=192).contains(&repair), "{repair}");
+    }
+
+    /// The one before may have spent all that there was.
+    #[test]
+    fn a_new_leader_begins_without_tokens() {
+        let of = |dial, count| time_of(dial, Purpose::Balance, 96 * MIB, count);
+        assert_eq!(of(full(), 4), 0, "ten seconds' worth and a debt");
+        assert_eq!(of(Dial::new(at(0)), 1), 0, "on credit");
+        assert_eq!(of(Dial::new(at(0)), 2), 4, "96 MiB at 30 MiB/s");
+        assert!((316..=320).contains(&of(Dial::new(at(0)), 100)));
     }
 
     #[test]
     fn bytes_under_way_are_ten_seconds_worth() {
-        let dial = Dial::default();
+        let dial = full();
         let allows = |bytes: u64, under_way: u64| {
             dial.allows(claim(Purpose::Balance, bytes), under_way, SETTING, at(0))
         };
@@ -191,11 +230,11 @@ mod tests {
     fn repair_leaves_balance_nothing_it_has_used_up() {
         let allows =
             |dial: &Dial, purpose, second| dial.allows(claim(purpose, MIB), 0, SETTING, at(second));
-        let mut dial = Dial::default();
+        let mut dial = full();
         dial.take(claim(Purpose::Repair, 600 * MIB), SETTING, at(0));
         assert!(!allows(&dial, Purpose::Balance, 1));
         assert!(!allows(&dial, Purpose::Repair, 1));
-        let mut dial = Dial::default();
+        let mut dial = full();
         dial.take(claim(Purpose::Balance, 310 * MIB), SETTING, at(0));
         assert!(!allows(&dial, Purpose::Balance, 0));
         assert!(
@@ -210,7 +249,7 @@ mod tests {
             share: 0.0,
             ..SETTING
         };
-        let dial = Dial::default();
+        let dial = full();
         assert!(!dial.allows(claim(Purpose::Balance, MIB), 0, none, at(1000)));
         assert!(dial.allows(claim(Purpose::Repair, MIB), 0, none, at(1000)));
     }

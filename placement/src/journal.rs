@@ -271,11 +271,14 @@ impl Journal {
             .values()
             .map(|refusal| (refusal.entry.seq, &refusal.entry))
             .collect();
-        let matches = |kept: &Kept| {
+        let matches = |seq: &u64, kept: &Kept| {
+            // A refusal may have come to be about other stores since it was written.
+            let names = |store: u64| match counted.get(seq) {
+                Some(entry) => stores(entry).any(|named| named == store),
+                None => kept.stores.contains(&store),
+            };
             query.region.is_none_or(|region| region.0 == kept.region)
-                && query
-                    .store
-                    .is_none_or(|store| kept.stores.contains(&store.0))
+                && query.store.is_none_or(|store| names(store.0))
                 && query
                     .operator
                     .is_none_or(|operator| operator == kept.operator)
@@ -287,7 +290,7 @@ impl Journal {
         self.kept
             .iter()
             .rev()
-            .filter(|(_, kept)| matches(kept))
+            .filter(|(seq, kept)| matches(seq, kept))
             .filter_map(entry)
             .take(query.limit)
             .collect()
@@ -315,13 +318,7 @@ impl Journal {
     }
 
     fn keep(&mut self, seq: u64, entry: &JournalEntry, value: Bytes) {
-        let mut stores: Vec<_> = entry
-            .candidates
-            .iter()
-            .map(|candidate| candidate.store_id)
-            .chain([entry.from_store, entry.to_store])
-            .filter(|store| *store != 0)
-            .collect();
+        let mut stores: Vec<_> = stores(entry).filter(|store| *store != 0).collect();
         stores.sort_unstable();
         stores.dedup();
         self.bytes += value.len();
@@ -347,6 +344,13 @@ impl Fold {
             reason: entry.text.clone(),
         }
     }
+}
+
+/// Stores that an entry names; 0 is none.
+fn stores(entry: &JournalEntry) -> impl Iterator<Item = u64> {
+    let candidates = entry.candidates.iter();
+    let considered = candidates.map(|candidate| candidate.store_id);
+    considered.chain([entry.from_store, entry.to_store])
 }
 
 fn numbers(numbers: Vec<Number>) -> Vec<JournalNumber> {

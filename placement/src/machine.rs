@@ -216,6 +216,7 @@ impl Leader {
         let locations = &settings.balance.location_labels;
         let layout = Layout::new(&image.rules, cluster.replicas, locations);
         let window_ms = settings.timestamp_window.as_millis() as u64;
+        let operators = Operators::load(image.operators, now, &settings, &mut outbox);
         let mut leader = Self {
             term,
             ids: Ids::new(image.high_water, settings.id_step),
@@ -224,7 +225,8 @@ impl Leader {
             rules: image.rules,
             stores,
             regions: Regions::default(),
-            operators: Operators::load(image.operators, now, &settings, &mut outbox),
+            balancer: Balancer::new(term, now, &settings, &operators),
+            operators,
             outbox,
             lookups: BTreeMap::new(),
             timestamps: Vec::new(),
@@ -236,7 +238,6 @@ impl Leader {
             journal: Journal::load(image.journal, settings.journal, term, now),
             pauses: image.pauses,
             view_version: 0,
-            balancer: Balancer::new(term, now, settings.balance.settle),
             awaited: Awaited::default(),
             cluster,
             settings,
@@ -377,9 +378,12 @@ impl Leader {
                     commands::transfer(region, to, &leader.stores, &leader.settings, now)
                 })
             }
-            Request::Operators { operator, region } => Ok(Answer::Operators(
-                self.operators.list(operator, region, now),
-            )),
+            Request::Operators { operator, region } => Ok(Answer::Operators(self.operators.list(
+                operator,
+                region,
+                now,
+                &self.settings,
+            ))),
         };
         self.outbox.answer(id, answer);
     }

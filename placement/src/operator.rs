@@ -5,13 +5,14 @@
 //! and late orders do no harm, and a new placement leader goes on from the record and the next report.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId, metapb};
 
 use crate::dial::Purpose;
-use crate::event::OrderKind;
+use crate::event::{Now, OrderKind};
 use crate::regions::{RegionInfo, Regions};
 use crate::stores::Stores;
 pub use merge::Merge;
@@ -301,6 +302,13 @@ impl Operator {
     /// When it is done.
     pub fn current(&self) -> &Step {
         &self.steps[self.step]
+    }
+
+    /// What is left of the rest of its region, which began with it. The clock of the leader that made it may have been another
+    /// one: it is at most a whole rest.
+    pub fn rests(&self, now: Now, rest: Duration) -> Duration {
+        let passed = now.wall_ms.saturating_sub(self.created_at_ms);
+        rest.saturating_sub(Duration::from_millis(passed))
     }
 
     /// The region that takes its own in, which it holds as well.

@@ -88,6 +88,7 @@ impl Operators {
                 operators.track(operator, false, now);
             }
         }
+        operators.resume_pauses(now, settings);
         for operator in doubles {
             let reason = "the region has an earlier operator".to_owned();
             operators.record(operator, State::Cancelled, reason, now, settings, outbox);
@@ -164,6 +165,11 @@ impl Operators {
     pub fn done(&self) -> impl Iterator<Item = &Operator> {
         let done = |operator: &&Operator| operator.state == State::Done;
         self.finished.values().filter(done)
+    }
+
+    /// Operators under way and those that ended lately.
+    pub fn begun(&self) -> impl Iterator<Item = &Operator> {
+        self.under_way().chain(self.finished.values())
     }
 
     /// Merges under way.
@@ -391,19 +397,22 @@ impl Operators {
         }
     }
 
-    /// Newest first, under way and finished.
+    /// Newest first, under way and the last finished ones.
     pub fn list(
         &self,
         operator: Option<u64>,
         region: Option<RegionId>,
         now: Now,
+        settings: &Settings,
     ) -> Vec<OperatorView> {
         let running = self.running.values().map(|running| &running.operator);
         let wanted = |found: &&Operator| {
             operator.is_none_or(|id| found.id == id)
                 && region.is_none_or(|region| found.regions().any(|found| found == region))
         };
-        let all = running.chain(self.finished.values()).filter(wanted);
+        let finished = self.finished.values().rev();
+        let finished = finished.take(settings.operators_kept_max);
+        let all = running.chain(finished).filter(wanted);
         let mut views: Vec<_> = all.map(|operator| operator.view(now.wall_ms)).collect();
         views.sort_by_key(|view| std::cmp::Reverse(view.id));
         views
@@ -467,7 +476,7 @@ impl Operators {
         operator.state = state;
         operator.reason = reason;
         operator.finished_at_ms = now.wall_ms;
-        self.pause(&operator, now, settings);
+        self.pause(&operator, now, Duration::ZERO, settings);
         let text = match state {
             State::Done => format!("{} done", operator.kind.name()),
             State::Running | State::Cancelled => {
@@ -482,14 +491,29 @@ impl Operators {
         note(&operator, outbox, text);
         let _ = outbox.stage(state::put_operator(&operator));
         self.finished.insert(operator.id, operator);
-        while self.finished.len() > settings.operators_kept_max
-            && let Some((oldest, _)) = self.finished.pop_first()
+        while let Some((&oldest, ended)) = self.finished.first_key_value()
+            && self.finished.len() > settings.operators_kept_max
+            && (self.finished.len() > settings.operators_resting_max
+                || ended.rests(now, settings.balance.rest).is_zero())
         {
+            self.finished.remove(&oldest);
             let _ = outbox.stage(state::delete_operator(oldest));
         }
     }
 
-    fn pause(&mut self, operator: &Operator, now: Now, settings: &Settings) {
+    /// The pauses that operators of earlier leaders brought, in the order in which they ended. A clock that is behind
+    /// theirs lets them begin now.
+    fn resume_pauses(&mut self, now: Now, settings: &Settings) {
+        let mut ended: Vec<_> = self.finished.values().cloned().collect();
+        ended.sort_by_key(|operator| (operator.finished_at_ms, operator.id));
+        for operator in &ended {
+            let passed = now.wall_ms.saturating_sub(operator.finished_at_ms);
+            self.pause(operator, now, Duration::from_millis(passed), settings);
+        }
+    }
+
+    /// The checkers leave the region of an operator alone that ended so long ago, unless it is done.
+    fn pause(&mut self, operator: &Operator, now: Now, passed: Duration, settings: &Settings) {
         if operator.state == State::Done {
             self.back_off.remove(&operator.region);
         } else if operator.priority != Priority::Admin {
@@ -501,7 +525,7 @@ impl Operators {
                 .back_off
                 .saturating_mul(1 << failures.min(16))
                 .min(settings.back_off_max);
-            let until = now.monotonic + pause;
+            let until = (now.monotonic + pause).saturating_sub(passed);
             self.back_off.insert(
                 operator.region,
                 BackOff {

@@ -321,8 +321,8 @@ impl Rehearsal {
             Question::Lose { .. } => self.machine.settings().store_lost_after + QUIET,
             // The checkers look at a part of all regions each second.
             Question::Rules { .. } => {
-                let part = self.machine.settings().sweep_regions_max.max(1);
                 let regions = self.model.regions().count();
+                let part = self.machine.settings().sweep_regions(regions);
                 QUIET + Duration::from_secs(regions.div_ceil(part) as u64)
             }
             Question::Drain(_) | Question::AddStores(_) => QUIET,

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use proto::{RegionId, StoreId, metapb};
 
 use crate::commands;
-use crate::decision::{Candidate, Decision, Who};
+use crate::decision::{Decision, Who};
 use crate::dial::{Claim, Dial, Purpose, Setting, Side, TRANSFER_BYTES};
 use crate::dice::Dice;
 use crate::event::Now;
@@ -26,10 +26,13 @@ use crate::score::{Burden, Dimension, Scores, Shifts};
 use crate::settings::Settings;
 use crate::stores::{STOPPING, Stores};
 
+mod considered;
 mod hot;
 mod leader;
 mod region;
 mod view;
+
+use considered::Considered;
 
 /// Stores that a decision looks at.
 const CANDIDATES: usize = 32;
@@ -95,6 +98,8 @@ pub(crate) struct View<'a> {
     scores: Scores,
     /// In the order of `scores`.
     members: Vec<Member>,
+    /// Stores that do not take part, and why.
+    absent: Vec<(StoreId, &'static str)>,
     /// Regions that this round decided about.
     taken: BTreeSet<RegionId>,
     relief: Relief,
@@ -230,16 +235,20 @@ impl View<'_> {
     /// Whether a store may take a peer of this size now.
     fn receives(&self, position: usize, bytes: u64, dial: &Dial) -> Result<(), &'static str> {
         self.stays(position)?;
-        let member = &self.members[position];
-        // Staged before it is taken in, with what is on its way.
-        let needed = bytes.saturating_mul(2).saturating_add(member.receives);
-        if member.available.is_some_and(|available| available < needed) {
-            return Err("it has no room");
-        }
-        if member.busy >= self.settings.store_operators_max {
+        self.holds(position, bytes)?;
+        if self.members[position].busy >= self.settings.store_operators_max {
             return Err("it has operators enough");
         }
         self.allows(position, Side::Receives, bytes, dial)
+    }
+
+    /// Whether a store has room for a peer of this size.
+    fn holds(&self, position: usize, bytes: u64) -> Result<(), &'static str> {
+        let member = &self.members[position];
+        // Staged before it is taken in, with what is on its way.
+        let needed = bytes.saturating_mul(2).saturating_add(member.receives);
+        let full = member.available.is_some_and(|available| available < needed);
+        (!full).then_some(()).ok_or("it has no room")
     }
 
     /// Whether a store is not about to stop.
@@ -415,10 +424,11 @@ impl View<'_> {
         dimension: Dimension,
         ends: (usize, usize),
         reason: &'static str,
+        considered: Considered,
     ) -> Box<Decision> {
         let (from, to) = (self.store(ends.0), self.store(ends.1));
         let refusal = Decision::refused(who, None, reason).between(Some(from), Some(to));
-        Box::new(self.explain(refusal, dimension))
+        Box::new(considered.tell(self.explain(refusal, dimension), self))
     }
 }
 
@@ -428,7 +438,7 @@ struct Best {
     /// Violations, and the fall below which it is better.
     rank: (Cost, f64),
     found: Option<(RegionId, Action, Shifts)>,
-    considered: Vec<Candidate>,
+    considered: Considered,
     /// Why the last one that was looked at closely was not taken.
     obstacle: Option<&'static str>,
     /// The first store that something would have gone to, were it not stopping.
@@ -455,24 +465,16 @@ impl Best {
         }
     }
 
-    fn consider(&mut self, store: StoreId, score: f64, verdict: &'static str) {
-        // A store that was looked at for several regions is told of once, at its best.
-        let known = self
-            .considered
-            .iter_mut()
-            .find(|known| known.store == store);
-        match known {
-            Some(known) if known.score <= score => {}
-            Some(known) => {
-                known.score = score;
-                known.verdict = verdict.into();
-            }
-            None => self.considered.push(Candidate {
-                store,
-                score,
-                verdict: verdict.into(),
-            }),
+    /// Goes on with what was considered before.
+    fn after(considered: Considered) -> Self {
+        Self {
+            considered,
+            ..Self::default()
         }
+    }
+
+    fn consider(&mut self, store: StoreId, score: f64, verdict: &'static str) {
+        self.considered.consider(store, score, verdict);
     }
 
     fn reject(&mut self, reason: &'static str) {
@@ -506,22 +508,16 @@ impl Best {
             ),
         };
         let mut considered = std::mem::take(&mut self.considered);
-        for candidate in &mut considered {
-            if candidate.store == to {
-                candidate.score = candidate.score.min(self.rank.1);
-                candidate.verdict = "chosen".into();
-            }
-        }
+        considered.choose(to, self.rank.1);
         let decision = Decision::refused(who, Some(region), "")
             .between(from, Some(to))
-            .candidates(considered)
             .expect("fall", -self.rank.1)
             .input("region bytes", info.bytes as f64);
         Some(Found {
             region,
             action,
             shifts,
-            decision: view.explain(decision, dimension),
+            decision: considered.tell(view.explain(decision, dimension), view),
         })
     }
 }

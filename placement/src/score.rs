@@ -191,6 +191,11 @@ impl Column {
         self.loads[store].used()
     }
 
+    /// Use of a store with so much more.
+    pub fn used_with(&self, store: usize, more: f64) -> f64 {
+        self.loads[store].with(more).used()
+    }
+
     /// Φ, on the common scale.
     pub fn potential(&self) -> f64 {
         let sum: f64 = self
@@ -349,7 +354,7 @@ impl Scores {
         }
         Verdict {
             fall,
-            accepted: least > 0.0 && own_fall >= least && fall >= own_fall / 2.0,
+            accepted: own_fall > 0.0 && own_fall >= least && fall >= own_fall / 2.0,
         }
     }
 
@@ -360,6 +365,7 @@ impl Scores {
         let least: f64 = hot()
             .map(|shift| self.column(shift.dimension).least(shift.amount))
             .sum();
+        let shifted = hot().any(|shift| shift.amount > 0.0);
         let raises = |shift: &Shift| {
             let column = self.column(shift.dimension);
             let after = column.loads[shift.to].with(shift.amount).used();
@@ -369,7 +375,7 @@ impl Scores {
         };
         Verdict {
             fall,
-            accepted: least > 0.0 && fall >= least && !shifts.iter().any(raises),
+            accepted: shifted && fall > 0.0 && fall >= least && !shifts.iter().any(raises),
         }
     }
 

@@ -35,12 +35,16 @@ pub struct Settings {
     pub store_operators_max: usize,
     /// Finished operators that are kept for inspection.
     pub operators_kept_max: usize,
+    /// Finished operators that are kept at the most while their regions rest, so that the next placement leader lets them.
+    pub operators_resting_max: usize,
     /// Identities reserved per durable write.
     pub id_step: u64,
     /// How far ahead of use the timestamp bound is saved.
     pub timestamp_window: Duration,
-    /// Regions that the sweep looks at per tick.
-    pub sweep_regions_max: usize,
+    /// Regions that the sweep looks at per tick at the least.
+    pub sweep_regions_min: usize,
+    /// Ticks within which the sweep has looked at every region, however many there are.
+    pub sweep_ticks: usize,
     /// A transfer of leadership must show within this.
     pub transfer_deadline: Duration,
     /// A split, the adding or the removing of a learner must show within this.
@@ -64,6 +68,14 @@ pub struct Settings {
     pub balance: BalanceSettings,
     /// When neighbours become one.
     pub merge: MergeSettings,
+}
+
+impl Settings {
+    /// Regions that the sweep looks at per tick when there are so many.
+    pub(crate) fn sweep_regions(&self, regions: usize) -> usize {
+        let share = regions.div_ceil(self.sweep_ticks.max(1));
+        self.sweep_regions_min.max(share).max(1)
+    }
 }
 
 /// When neighbours become one. What the two may have together lies far below what a region is split at (REGIONS §4, §5):
@@ -180,9 +192,12 @@ impl Default for Settings {
             operators_max: 4096,
             store_operators_max: 8,
             operators_kept_max: 256,
+            operators_resting_max: 4096,
             id_step: 1000,
             timestamp_window: Duration::from_secs(3),
-            sweep_regions_max: 256,
+            sweep_regions_min: 256,
+            // Four and a half minutes of ticks of 100 ms.
+            sweep_ticks: 2700,
             transfer_deadline: Duration::from_secs(5),
             step_deadline: Duration::from_secs(10),
             swap_deadline: Duration::from_secs(30),
@@ -194,5 +209,21 @@ impl Default for Settings {
             balance: BalanceSettings::default(),
             merge: MergeSettings::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// REGIONS §9: all regions within five minutes, a million of them at ticks of 100 ms.
+    #[test]
+    fn a_million_regions_are_swept_within_five_minutes() {
+        let settings = Settings::default();
+        for regions in [1usize, 1000, 691_200, 1_000_000, 10_000_000] {
+            let ticks = regions.div_ceil(settings.sweep_regions(regions));
+            assert!(ticks <= 3000, "{regions}: {ticks} ticks");
+        }
+        assert_eq!(settings.sweep_regions(3), 256, "a few at once");
     }
 }

@@ -7,7 +7,7 @@
 //! lost with the held write on its way) and `late` (it arrives), `bootstrap STORE`,
 //! `store ID ADDRESS [boot=N]`, `beat ID...`, `wait MS` (ticks every 100 ms, all beating stores beat), `silence ID`,
 //! `damage STORE REGION...` (what the store tells from now on to be damaged there), `stop ID` (its process tells from now on
-//! that it stops, until `store` starts another), `clock MS` (the wall clock jumps),
+//! that it stops, until `store` starts another), `clock MS` (the wall clock jumps), `space ID BYTES` (free from its next beat on),
 //! `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS] [bytes=N]`
 //! [interval=SECONDS] [down=ID:SECONDS,...] with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `split REGION KEY...`,
 //! `merge REGION [TARGET]`, `move REGION FROM TO`, `transfer REGION STORE`, `refuse OPERATOR STEP KIND region=N at=CONF:VERSION term=N`, `get KEY`, `previous KEY`, `scan START END`
@@ -100,6 +100,8 @@ struct World {
     damaged: BTreeMap<u64, Vec<RegionId>>,
     /// Stores whose processes tell that they stop.
     stopping: BTreeSet<u64>,
+    /// Free bytes of stores that have other than all have.
+    space: BTreeMap<u64, u64>,
     output: Vec<String>,
 }
 
@@ -132,6 +134,7 @@ impl World {
             beating: BTreeSet::new(),
             damaged: BTreeMap::new(),
             stopping: BTreeSet::new(),
+            space: BTreeMap::new(),
             output: Vec::new(),
         }
     }
@@ -221,6 +224,9 @@ impl World {
                     damaged: self.damaged.get(&number(1)).cloned().unwrap_or_default(),
                     stopping: true,
                 });
+            }
+            "space" => {
+                self.space.insert(number(1), number(2));
             }
             "silence" => {
                 self.beating.remove(&number(1));
@@ -359,7 +365,10 @@ impl World {
         let request = Request::StoreHeartbeat {
             store: StoreId(store),
             boot: None,
-            space: SPACE,
+            space: Space {
+                available_bytes: self.space.get(&store).copied().unwrap_or(1 << 39),
+                ..SPACE
+            },
             damaged: self.damaged.get(&store).cloned().unwrap_or_default(),
             stopping: self.stopping.contains(&store),
         };

@@ -6,6 +6,7 @@
 //! afterwards, cost of a tick. Real time is measured only around steps of the machine and changes nothing in it.
 
 mod plot;
+#[allow(dead_code)]
 mod world;
 
 use std::collections::BTreeMap;

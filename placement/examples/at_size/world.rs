@@ -57,6 +57,8 @@ pub struct Tally {
     pub transfers: u64,
     /// Moves of a region, or of its leadership, to a store that it left before.
     pub returns: u64,
+    /// Moves of the replicas of a region, or of its leadership, less than ten minutes after the one before.
+    pub again: u64,
     /// Operators, by who decided.
     pub by: BTreeMap<String, u64>,
 }
@@ -88,6 +90,9 @@ pub struct World {
     led: BTreeMap<RegionId, Vec<StoreId>>,
     /// Orders that were seen, by region and epoch: they are repeated until their effect shows.
     seen: BTreeMap<RegionId, (u64, u64)>,
+    /// When the replicas of a region were moved last, and when its leadership was.
+    moved: BTreeMap<(RegionId, &'static str), Duration>,
+    term: u64,
 }
 
 impl World {
@@ -123,6 +128,8 @@ impl World {
             left: BTreeMap::new(),
             led: BTreeMap::new(),
             seen: BTreeMap::new(),
+            moved: BTreeMap::new(),
+            term: 1,
         };
         let effects = world
             .machine
@@ -316,6 +323,7 @@ impl World {
         match &order.kind {
             OrderKind::AddLearner(peer) => {
                 self.tally.moves += 1;
+                self.begin(order, "replicas");
                 let left = self.left.get(&order.region);
                 if left.is_some_and(|left| left.contains(&StoreId(peer.store_id))) {
                     self.tally.returns += 1;
@@ -323,6 +331,10 @@ impl World {
             }
             OrderKind::TransferLeader(peer) => {
                 self.tally.transfers += 1;
+                // Later, it is a part of a move of replicas.
+                if order.id.position == 0 {
+                    self.begin(order, "leadership");
+                }
                 let led = self.led.entry(order.region).or_default();
                 if led.contains(&StoreId(peer.store_id)) {
                     self.tally.returns += 1;
@@ -334,6 +346,33 @@ impl World {
                 left.push(StoreId(peer.store_id));
             }
             OrderKind::Swap { .. } | OrderKind::Split(_) | OrderKind::Merge(_) => {}
+        }
+    }
+
+    fn begin(&mut self, order: &Order, part: &'static str) {
+        let now = self.now.monotonic;
+        let before = self.moved.insert((order.region, part), now);
+        let rested = |before: Duration| now - before >= Duration::from_secs(600);
+        if before.is_some_and(|before| !rested(before)) {
+            self.tally.again += 1;
+        }
+    }
+
+    /// Another member leads: it has what is replicated, and hears of everything anew.
+    pub fn change_leader(&mut self) {
+        self.step(Event::Lost);
+        self.term += 1;
+        let effects = self
+            .machine
+            .lead(self.term, self.pairs.clone(), 7, self.now)
+            .expect("the state is sound");
+        self.carry_out(effects);
+        for store in self.stores.clone() {
+            self.beat(store);
+        }
+        let reports: Vec<_> = self.model.regions().cloned().collect();
+        for report in reports {
+            self.step(Event::Report(Box::new(report)));
         }
     }
 

@@ -12,7 +12,7 @@ use crate::dial::{Claim, Dial, Purpose, Side};
 use crate::dice::Dice;
 use crate::event::{Now, Refusal};
 use crate::operator::{Kind, Priority, Step};
-use crate::operators::Plan;
+use crate::operators::{Operators, Plan};
 use crate::regions::index::leader_store;
 use crate::regions::{RegionInfo, Regions};
 use crate::rests::{Part, Rests};
@@ -27,6 +27,9 @@ const REFUSALS_EVERY: Duration = Duration::from_secs(60);
 /// That nothing is to be done, after this: a cluster that is even is silent.
 const EVEN_EVERY: Duration = Duration::from_secs(3600);
 
+/// Refusals that are written down in that time at the most.
+const REFUSALS_MAX: usize = 32;
+
 /// What rounds remember.
 #[derive(Debug)]
 pub(super) struct Balancer {
@@ -39,17 +42,29 @@ pub(super) struct Balancer {
     /// Whether the view covered every key once: before, it is not known what stores have.
     whole: bool,
     /// When a scheduler last told that it does nothing for a reason.
-    refused: BTreeMap<(Who, Word), Duration>,
+    refused: BTreeMap<News, Duration>,
 }
 
+/// What makes a refusal another one than those before: who, why, and what of which stores.
+type News = (Who, Word, Vec<(StoreId, Word)>);
+
 impl Balancer {
-    pub fn new(term: u64, now: Now, settle: Duration) -> Self {
+    /// Goes on with the rests of what earlier leaders moved.
+    pub fn new(term: u64, now: Now, settings: &Settings, operators: &Operators) -> Self {
+        let mut rests = Rests::default();
+        let begun = operators.begun();
+        let moved = begun.flat_map(|operator| {
+            let rest = operator.rests(now, settings.balance.rest);
+            let part = move |part: &Part| (operator.region, *part, rest);
+            parts(operator.kind).iter().map(part)
+        });
+        rests.resume(moved, now.monotonic);
         Self {
             dice: Dice::new(term),
-            rests: Rests::default(),
+            rests,
             relief: Relief::new(),
-            dial: Dial::default(),
-            next: now.monotonic + settle,
+            dial: Dial::new(now.monotonic),
+            next: now.monotonic + settings.balance.settle,
             whole: false,
             refused: BTreeMap::new(),
         }
@@ -64,35 +79,47 @@ impl Balancer {
 
     /// A region that is moved now is left alone for a while.
     pub fn rest(&mut self, region: &RegionInfo, kind: Kind, now: Now, settings: &Settings) {
-        let parts: &[Part] = match kind {
-            Kind::MoveReplica => &[Part::Replicas],
-            Kind::TransferLeader => &[Part::Leadership],
-            Kind::Scatter => &[Part::Replicas, Part::Leadership],
-            _ => &[],
-        };
         let (burden, rest) = (Burden::of(region), settings.balance.rest);
-        for &part in parts {
+        for &part in parts(kind) {
             self.rests
                 .begin(region.id(), part, &burden, now.monotonic, rest);
         }
     }
 
-    /// Whether a refusal is to be written down: most are those of the round before.
+    /// Whether a refusal is to be written down: most are those of the round before. Where many pairs of stores are in turn the
+    /// ones that stand out, some are left out.
     fn is_news(&mut self, refusal: &Decision, now: Duration) -> bool {
         let Outcome::Refused { reason } = &refusal.outcome else {
             return true;
         };
-        let every = if *reason == scheduler::EVEN {
-            EVEN_EVERY
+        let (every, stores) = if *reason == scheduler::EVEN {
+            // Which are the ends says nothing then. Which are full or do not take part does.
+            let closed = refusal.candidates.iter();
+            let closed = closed.map(|closed| (closed.store, closed.verdict.clone()));
+            (EVEN_EVERY, closed.collect())
         } else {
-            REFUSALS_EVERY
+            let (from, to) = refusal.stores;
+            let ends = [(from, "from"), (to, "to")].into_iter();
+            let ends = ends.filter_map(|(store, end)| Some((store?, end.into())));
+            (REFUSALS_EVERY, ends.collect())
         };
-        let told = self.refused.get(&(refusal.who, reason.clone()));
-        let news = told.is_none_or(|told| now.saturating_sub(*told) >= every);
-        if news {
-            self.refused.insert((refusal.who, reason.clone()), now);
+        let news = (refusal.who, reason.clone(), stores);
+        let since = |told: &Duration| now.saturating_sub(*told);
+        if self
+            .refused
+            .get(&news)
+            .is_some_and(|told| since(told) < every)
+        {
+            return false;
         }
-        news
+        self.refused.retain(|_, told| since(told) < EVEN_EVERY);
+        let lately = self.refused.values();
+        let lately = lately.filter(|told| since(told) < REFUSALS_EVERY);
+        if lately.count() >= REFUSALS_MAX {
+            return false;
+        }
+        self.refused.insert(news, now);
+        true
     }
 }
 
@@ -109,7 +136,8 @@ impl Leader {
         self.balancer.next = now.monotonic + settings.every;
         if !self.balancer.knows_all(&self.regions) {
             self.balancer.next = now.monotonic + WHOLE_EVERY;
-            return;
+            let reason = "not every region has reported to this placement leader";
+            return self.refuse_round(Decision::refused(Who::BalanceRegion, None, reason), now);
         }
         self.balancer.rests.expire(now.monotonic);
         let paused: Vec<_> = Who::ALL
@@ -138,9 +166,13 @@ impl Leader {
             self.carry_out(proposal, now);
         }
         for refusal in round.refusals {
-            if self.balancer.is_news(&refusal, now.monotonic) {
-                self.decided(refusal, String::new(), now);
-            }
+            self.refuse_round(refusal, now);
+        }
+    }
+
+    fn refuse_round(&mut self, refusal: Decision, now: Now) {
+        if self.balancer.is_news(&refusal, now.monotonic) {
+            self.decided(refusal, String::new(), now);
         }
     }
 
@@ -226,6 +258,16 @@ impl Leader {
     }
 }
 
+/// What of a region an operator of this kind moves.
+fn parts(kind: Kind) -> &'static [Part] {
+    match kind {
+        Kind::MoveReplica => &[Part::Replicas],
+        Kind::TransferLeader => &[Part::Leadership],
+        Kind::Scatter => &[Part::Replicas, Part::Leadership],
+        Kind::AddReplica | Kind::RemoveLearner | Kind::Split | Kind::Merge | Kind::Demote => &[],
+    }
+}
+
 /// What a snapshot from the leader of a region costs both sides.
 fn claims(region: &RegionInfo, to: StoreId, purpose: Purpose) -> Vec<Claim> {
     let claim = |store, side| Claim {
@@ -254,3 +296,6 @@ fn leading_steps(from: &metapb::Peer, to: &metapb::Peer) -> Vec<Step> {
         Step::RemoveLearner(*from),
     ]
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use super::{Leader, found};
 use crate::event::{Answer, Lookup, Note, Now, Refusal, RequestId};
 use crate::operator::Epoch;
 use crate::regions::{RegionInfo, Stale};
+use crate::score::Burden;
 use crate::state;
 use crate::stores::StoreInfo;
 
@@ -159,6 +160,9 @@ impl Leader {
             self.unsettled.forget(hidden);
         }
         let region = self.regions.get(id).expect("it was just reported");
+        if !region.interval.is_zero() {
+            self.balancer.rests.tell(id, &Burden::of(region));
+        }
         let from = (region.region.start_key.clone(), RequestId(0));
         let covered = |(key, _): &(Bytes, RequestId)| region.contains(key);
         let waiting = self

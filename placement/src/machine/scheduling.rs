@@ -523,13 +523,14 @@ impl Leader {
 
     /// Checks the next regions: a store that joined, came back or left concerns regions that have nothing to report.
     pub(super) fn sweep(&mut self, now: Now) {
+        let count = self.settings.sweep_regions(self.regions.len());
         let ids: Vec<_> = self
             .regions
             .after(self.swept)
-            .take(self.settings.sweep_regions_max)
+            .take(count)
             .map(RegionInfo::id)
             .collect();
-        let whole = ids.len() < self.settings.sweep_regions_max;
+        let whole = ids.len() < count;
         self.swept = ids
             .last()
             .copied()

@@ -5,7 +5,7 @@
 
 use proto::{RegionId, StoreId, metapb};
 
-use super::{Action, Best, CANDIDATES, ENDS, EVEN, Found, View};
+use super::{Action, Best, CANDIDATES, Considered, ENDS, EVEN, Found, View};
 use crate::decision::{Decision, Who};
 use crate::dial::Dial;
 use crate::dice::Dice;
@@ -72,22 +72,23 @@ impl Hot {
             let column = view.scores.column(dimension);
             let stands_out =
                 |store: &&usize| column.used(**store) - column.mean > column.hysteresis;
-            let mut obstacle = None;
+            let (mut obstacle, mut considered) = (None, Considered::default());
             // The hottest may have nothing that helps, and the next is hot as well.
             for &source in order.iter().rev().take(ENDS).take_while(stands_out) {
-                let mut best = Best::default();
+                let mut best = Best::after(considered);
                 self.judge_store(view, dial, source, &order, &mut best);
                 if let Some(found) = best.decide(self.who, view, dimension) {
                     return Ok(found);
                 }
                 let cold = ("none of its regions is hot", None);
                 obstacle = obstacle.or(best.obstacle().or(Some(cold)));
+                considered = best.considered;
             }
             // Of several dimensions, what stands out is the answer.
             if refusal.is_none() || obstacle.is_some() {
                 let (reason, at) = obstacle.unwrap_or((EVEN, None));
                 let ends = (high, at.unwrap_or(low));
-                refusal = Some(view.refuse(self.who, dimension, ends, reason));
+                refusal = Some(view.refuse(self.who, dimension, ends, reason, considered));
             }
         }
         Err(refusal.expect("there is a dimension"))

@@ -2,7 +2,7 @@
 
 use proto::{RegionId, StoreId, metapb};
 
-use super::{Action, Best, ENDS, EVEN, Found, View};
+use super::{Action, Best, Considered, ENDS, EVEN, Found, View};
 use crate::decision::{Decision, Who};
 use crate::dial::Dial;
 use crate::dice::Dice;
@@ -21,13 +21,14 @@ pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found
     };
     let column = view.scores.column(LEADERS);
     if column.even(low, high, 1.0) {
-        return Err(view.refuse(WHO, LEADERS, (high, low), EVEN));
+        let none = Considered::default();
+        return Err(view.refuse(WHO, LEADERS, (high, low), EVEN, none));
     }
-    let mut obstacle = None;
+    let (mut obstacle, mut considered) = (None, Considered::default());
     // From the top down and from the bottom up in turns: the one extreme may have no regions in common with the other.
     for end in 0..ENDS.min(order.len()) {
         let (top, bottom) = (order[order.len() - 1 - end], order[end]);
-        let mut best = Best::default();
+        let mut best = Best::after(considered);
         for region in view.drawn(top, true, dice) {
             judge(view, dial, region, None, &mut best);
         }
@@ -38,10 +39,12 @@ pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found
             return Ok(found);
         }
         obstacle = obstacle.or(best.obstacle());
+        considered = best.considered;
     }
     let none = "no region that was looked at can be led by another";
     let (reason, at) = obstacle.unwrap_or((none, None));
-    Err(view.refuse(WHO, LEADERS, (high, at.unwrap_or(low)), reason))
+    let ends = (high, at.unwrap_or(low));
+    Err(view.refuse(WHO, LEADERS, ends, reason, considered))
 }
 
 /// Judges a transfer to each other voter, or to the one on this store.

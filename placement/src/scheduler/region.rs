@@ -2,7 +2,7 @@
 
 use proto::RegionId;
 
-use super::{Action, Best, CANDIDATES, ENDS, EVEN, Found, View};
+use super::{Action, Best, CANDIDATES, Considered, ENDS, EVEN, Found, View};
 use crate::commands;
 use crate::decision::{Decision, Who};
 use crate::dial::Dial;
@@ -16,20 +16,27 @@ const SIZE: Dimension = Dimension::Size;
 /// The best move of a peer for the use of space.
 pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found, Box<Decision>> {
     let order = view.ascending(SIZE);
-    let (Some(&low), Some(&high)) = (order.first(), order.last()) else {
+    let (Some(low), Some(&high)) = (lowest(view, &order), order.last()) else {
         return Err(Box::new(Decision::refused(WHO, None, "no store is up")));
     };
     let column = view.scores.column(SIZE);
     // What one more move of an average region would not make better by enough.
     let even = |low: usize, high: usize| column.even(low, high, view.average_region as f64);
     if even(low, high) {
-        return Err(view.refuse(WHO, SIZE, (high, low), EVEN));
+        let mut full = Considered::default();
+        for &position in &order {
+            if let Err(reason) = view.holds(position, view.average_region) {
+                full.close(view.store(position), reason);
+            }
+        }
+        return Err(view.refuse(WHO, SIZE, (high, low), EVEN, full));
     }
-    let targets = targets(view, &order, dial, dice);
-    let Some(&lowest) = targets.first() else {
-        let reason = view.stays(low).err();
-        let reason = reason.unwrap_or("no store can take a peer now");
-        return Err(view.refuse(WHO, SIZE, (high, low), reason));
+    let (targets, mut considered) = targets(view, &order, dial, dice);
+    // What keeps the least used store empty, if something does.
+    let closed = view.receives(low, view.average_region, dial).err();
+    let Some(&first) = targets.first() else {
+        let reason = closed.unwrap_or("no store can take a peer now");
+        return Err(view.refuse(WHO, SIZE, (high, low), reason, considered));
     };
     let mut obstacle = None;
     // A store whose regions cannot go now does not hold the others up.
@@ -37,10 +44,10 @@ pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found
     let others = order.len() as u64 - 1;
     sources.extend((0..ENDS).map(|_| order[dice.within(0..=others) as usize]));
     for source in sources {
-        if even(lowest, source) {
+        if even(first, source) {
             continue;
         }
-        let mut best = Best::default();
+        let mut best = Best::after(considered);
         // Those that it does not lead first: they move without a transfer of leadership.
         for led in [false, true] {
             if best.found.is_none() {
@@ -53,36 +60,62 @@ pub(super) fn balance(view: &View, dial: &Dial, dice: &mut Dice) -> Result<Found
             return Ok(found);
         }
         obstacle = obstacle.or(best.obstacle());
+        considered = best.considered;
     }
     // Others may be even: what keeps the least used store empty is the answer then.
-    let (to, reason) = match (obstacle, view.stays(low)) {
-        (Some((obstacle, at)), _) => (at.unwrap_or(lowest), obstacle),
-        (None, Err(stopping)) => (low, stopping),
-        (None, Ok(())) => (lowest, "no region that was looked at can go"),
+    let (to, reason) = match (obstacle, closed) {
+        (Some((obstacle, at)), _) => (at.unwrap_or(first), obstacle),
+        (None, Some(closed)) => (low, closed),
+        (None, None) => (first, "no region that was looked at can go"),
     };
-    Err(view.refuse(WHO, SIZE, (high, to), reason))
+    Err(view.refuse(WHO, SIZE, (high, to), reason, considered))
 }
 
-/// The least used stores that can take a peer now, and some of the others: the least used may all be in one place.
-fn targets(view: &View, order: &[usize], dial: &Dial, dice: &mut Dice) -> Vec<usize> {
-    let least = view.scores.column(SIZE);
+/// The store that one more region of average size fills least, of those with room for it if there are any: a small or full store
+/// with nothing on it is not what the others are compared with.
+fn lowest(view: &View, positions: &[usize]) -> Option<usize> {
+    let column = view.scores.column(SIZE);
     let average = view.average_region;
-    let takes = |position: &usize| view.receives(*position, average, dial).is_ok();
-    let mean = least.mean;
-    let mut targets: Vec<_> = order
+    let fills = |position: usize| {
+        let full = view.holds(position, average).is_err();
+        (full, column.used_with(position, average as f64))
+    };
+    let filled = positions
         .iter()
-        .copied()
-        .take_while(|position| least.used(*position) < mean + least.hysteresis)
-        .filter(takes)
-        .take(CANDIDATES * 3 / 4)
-        .collect();
+        .map(|&position| (fills(position), position));
+    let least = filled
+        .min_by(|((full, used), _), ((other, more), _)| full.cmp(other).then(used.total_cmp(more)));
+    least.map(|(_, position)| position)
+}
+
+/// The least used stores that can take a peer now, the one that a peer fills least first, and some of the others: the least
+/// used may all be in one place. With those that are used less than most and can take none, and why.
+fn targets(view: &View, order: &[usize], dial: &Dial, dice: &mut Dice) -> (Vec<usize>, Considered) {
+    let column = view.scores.column(SIZE);
+    let average = view.average_region;
+    let (mut targets, mut considered) = (Vec::new(), Considered::default());
+    let below = |position: &&usize| column.used(**position) < column.mean + column.hysteresis;
+    for &position in order.iter().take_while(below) {
+        match view.receives(position, average, dial) {
+            Ok(()) => targets.push(position),
+            Err(reason) => considered.close(view.store(position), reason),
+        }
+        if targets.len() == CANDIDATES * 3 / 4 {
+            break;
+        }
+    }
+    // The one that sources are compared with.
+    let lowest = lowest(view, &targets);
+    if let Some(at) = targets.iter().position(|target| Some(*target) == lowest) {
+        targets.swap(0, at);
+    }
     for _ in targets.len()..CANDIDATES {
         let drawn = order[dice.within(0..=order.len() as u64 - 1) as usize];
-        if !targets.contains(&drawn) && takes(&drawn) {
+        if !targets.contains(&drawn) && view.receives(drawn, average, dial).is_ok() {
             targets.push(drawn);
         }
     }
-    targets
+    (targets, considered)
 }
 
 fn judge(

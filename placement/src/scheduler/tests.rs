@@ -10,6 +10,7 @@ use crate::event::Space;
 use crate::rules::{Layout, RuleSet};
 use crate::stores::Stores;
 
+mod explained;
 mod stopping;
 
 /// A cluster whose moves are done at once.
@@ -41,7 +42,7 @@ impl Cluster {
             operators: Operators::default(),
             rests: Rests::default(),
             relief: Relief::new(),
-            dial: Dial::default(),
+            dial: Dial::new(Duration::ZERO),
             dice: Dice::new(seed),
             settings: Settings::default(),
             rules: RuleSet::default(),

@@ -36,6 +36,12 @@ impl<'a> View<'a> {
             .ids()
             .filter(|store| stores.takes_peers(*store, now, settings.store_down_after))
             .collect();
+        let absent = stores.ids().filter(|store| !stores.is_tombstone(*store));
+        let absent = absent.filter(|store| up.binary_search(store).is_err());
+        let absent = absent.map(|store| match stores.leaving(store) {
+            true => (store, "it is leaving"),
+            false => (store, "it is not up"),
+        });
         let sums: Vec<_> = up
             .iter()
             .map(|store| {
@@ -55,6 +61,7 @@ impl<'a> View<'a> {
         let average_region = size.checked_div(peers).unwrap_or(0);
         let mut view = Self {
             members: members.collect(),
+            absent: absent.collect(),
             scores: scores(&up, stores, &sums, average_region, settings),
             average_region,
             regions,
