@@ -485,6 +485,14 @@ fn share(limit: u64, unlimited: u64) -> u64 {
     }
 }
 
+/// What clients may do to them together: 25 % of it.
+fn load_share(limit: u64) -> u64 {
+    match limit {
+        0 => u64::MAX,
+        limit => limit / 4,
+    }
+}
+
 fn store_options(config: &StoreConfig, boot: u64, api: ApiVersion) -> store::Options {
     let (raft, split) = (&config.raft, &config.split);
     let defaults = store::Options::with_tick(raft.tick.as_millis().max(1) as u64);
@@ -511,6 +519,8 @@ fn store_options(config: &StoreConfig, boot: u64, api: ApiVersion) -> store::Opt
         },
         merge_bytes_max: share(split.region_bytes.bytes(), defaults.merge_bytes_max),
         merge_keys_max: share(split.region_keys, defaults.merge_keys_max),
+        merge_requests_max: load_share(split.requests_per_second),
+        merge_load_bytes_max: load_share(split.bytes_per_second.bytes()),
         split: store::SplitOptions {
             bytes: split.region_bytes.bytes(),
             keys: split.region_keys,

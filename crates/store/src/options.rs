@@ -78,6 +78,11 @@ pub struct Options {
     pub merge_bytes_max: u64,
     /// The same in keys. Default 384 000.
     pub merge_keys_max: u64,
+    /// Requests of clients per second that two regions may have together to be merged. Default 750, 25 % of the load at which
+    /// one is split, so that no split follows a merge.
+    pub merge_requests_max: u64,
+    /// Bytes read and written per second, likewise. Default 7.5 MiB.
+    pub merge_load_bytes_max: u64,
     /// Merges that two regions may remember together before another one. Default 16.
     pub merge_records_max: usize,
     /// Ticks after which a frozen source asks again. Default 2.
@@ -171,6 +176,8 @@ impl Default for Options {
             leaderless_ticks: 1_200,
             merge_bytes_max: 38 << 20,
             merge_keys_max: 384_000,
+            merge_requests_max: 750,
+            merge_load_bytes_max: (30 << 20) / 4,
             merge_records_max: 16,
             merge_ticks: 2,
             merge_poll_ticks: 20,

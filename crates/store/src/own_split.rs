@@ -105,6 +105,18 @@ impl Peer {
         }
     }
 
+    /// Requests of clients per second, and bytes that they read and wrote, over the last minute or since this peer leads. None
+    /// where it does not.
+    pub(crate) fn load_per_second<E: Engine>(&self, cx: &Context<E>) -> (u64, u64) {
+        let Some(window) = self.load.as_deref() else {
+            return (0, 0);
+        };
+        let (sum, ticks) = window.clone().sum(cx.tick);
+        let per_second = |count: u64| count * 1_000 / (ticks.max(1) * cx.options.tick_ms).max(1);
+        let bytes = sum.written_bytes + sum.read_bytes;
+        (per_second(sum.requests.count()), per_second(bytes))
+    }
+
     /// Counts a read that was accepted.
     pub(crate) fn count_read<E: Engine>(&mut self, read: &ReadRequest, cx: &Context<E>) {
         let keys = &read.target.keys;

@@ -73,8 +73,8 @@ impl<E: Engine> Store<E> {
         proposed
     }
 
-    /// What must hold before a source freezes; the descriptor of the target at `E_T`. Two things are the placement's to see
-    /// to: that no keyspace and no rule ends between the two, and that their load is small.
+    /// What must hold before a source freezes; the descriptor of the target at `E_T`. That no keyspace and no rule ends between
+    /// the two is placement's to see to.
     fn check_merge(
         &self,
         source: RegionId,
@@ -116,6 +116,13 @@ impl<E: Engine> Store<E> {
             || from.estimate.keys + into.estimate.keys > options.merge_keys_max
         {
             return Err(OrderRefusal::Invalid("the regions are too large to merge"));
+        }
+        let (requests, bytes) = [from, into]
+            .map(|side| side.load_per_second(&self.cx))
+            .into_iter()
+            .fold((0, 0), |sum, load| (sum.0 + load.0, sum.1 + load.1));
+        if requests > options.merge_requests_max || bytes > options.merge_load_bytes_max {
+            return Err(OrderRefusal::Invalid("the regions are too busy to merge"));
         }
         if from.merge.records.len() + into.merge.records.len() >= options.merge_records_max {
             return Err(OrderRefusal::Invalid(

@@ -10,17 +10,22 @@ use proto::pontoon::v1 as wire;
 use proto::pontoon::v1::merge_message::Kind;
 use proto::pontoon::v1::raft_message::Body;
 use raft::PeerId;
-use store::event::{Event, Order, OrderKind, OrderRefusal, Refusal, StepId};
+use store::Options;
+use store::event::{Event, Order, OrderKind, OrderRefusal, ReadVolume, Refusal, StepId};
 
 use crate::harness::*;
 
 /// A source `["", m)`, region 1, and a target `[m, "")`, region 2, both led by store 1.
 fn pair() -> Cluster {
+    pair_with(options())
+}
+
+fn pair_with(options: Options) -> Cluster {
     let regions = [
         region(1, "", "m", &[1, 2, 3]),
         region(2, "m", "", &[1, 2, 3]),
     ];
-    let mut cluster = Cluster::new(3, &regions);
+    let mut cluster = Cluster::with(3, &regions, options, MemoryOptions::default());
     for id in [1, 2] {
         cluster.elect_at(r(id), 1);
     }
@@ -344,6 +349,42 @@ fn the_source_thaws_when_its_target_freezes() {
     cluster.assert_same_data(ALL);
 }
 
+/// Together they may have a quarter of the load at which one would be split again (REGIONS §5). Below it they merge.
+#[test]
+fn busy_regions_do_not_freeze() {
+    let busy = Err(OrderRefusal::Invalid("the regions are too busy to merge"));
+    let asked = |requests: u64, bytes: u64| {
+        let mut cluster = pair_with(Options {
+            merge_requests_max: 10,
+            merge_load_bytes_max: 1_000,
+            ..options()
+        });
+        // Half of it in the source, half in the target, over the ten seconds that end with the order.
+        for _ in 0..20 {
+            cluster.ticks(10);
+            for _ in 0..requests / 4 {
+                cluster.read_at(s(1), r(1), "a");
+                cluster.read_at(s(1), r(2), "z");
+            }
+            cluster.settle();
+            let volume = |region, bytes| ReadVolume {
+                region: r(region),
+                keys: 1,
+                bytes,
+            };
+            let volumes = vec![volume(1, bytes / 4), volume(2, bytes / 4)];
+            cluster.step(s(1), Event::Reads(volumes));
+        }
+        let target = r(2);
+        let result = cluster.order(r(1), OrderKind::Merge { target });
+        assert_eq!(cluster.view(1, r(1)).frozen, result.is_ok());
+        result
+    };
+    assert_eq!(asked(16, 0), busy);
+    assert_eq!(asked(0, 1_600), busy);
+    assert_eq!(asked(8, 800), Ok(()));
+}
+
 fn the_source_does_not_freeze_after(first: OrderKind) {
     let mut cluster = pair();
     let epoch = cluster.view(1, r(1)).region.region_epoch.expect("an epoch");
@@ -607,7 +648,7 @@ fn merge_mutual() {
         region(1, "", "m", &[1, 2, 3]),
         region(2, "m", "", &[1, 2, 3]),
     ];
-    let unchecked = store::Options {
+    let unchecked = Options {
         merge_unchecked: true,
         ..options()
     };
@@ -772,7 +813,7 @@ fn a_source_dies_where_its_target_was_never_born() {
 }
 
 fn merge_where_no_data_is(born: bool) {
-    let unchecked = store::Options {
+    let unchecked = Options {
         merge_unchecked: true,
         ..options()
     };
