@@ -59,6 +59,8 @@ pub struct Metrics {
     pub region_leaders: IntGauge,
     /// Splits that leaders here decided and proposed, by cause.
     pub own_splits: IntCounterVec,
+    /// Time for which a merge stopped a region that was led here, by outcome.
+    pub merge_frozen_seconds: HistogramVec,
     /// Bytes of the engine by where they are.
     pub engine_bytes: prometheus::IntGaugeVec,
     /// Whether the engine slows or stops writes.
@@ -189,6 +191,14 @@ impl Metrics {
                 "Splits that leaders here decided and proposed.",
                 "cause",
             ),
+            merge_frozen_seconds: {
+                let opts = HistogramOpts::new(
+                    "server_merge_frozen_seconds",
+                    "Time for which a merge stopped a region that was led here.",
+                )
+                .buckets(latencies());
+                register(&registry, HistogramVec::new(opts, &["outcome"]))
+            },
             engine_bytes: register(
                 &registry,
                 prometheus::IntGaugeVec::new(

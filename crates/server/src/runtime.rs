@@ -20,6 +20,7 @@
 mod applier;
 mod background;
 pub mod fatal;
+mod freezes;
 mod handle;
 mod inbox;
 mod log_writer;
@@ -52,6 +53,7 @@ pub use views::Views;
 use self::applier::ApplyWorker;
 use self::background::Background;
 use self::fatal::OnFatal;
+use self::freezes::Freezes;
 use self::inbox::{Control, Inbox, Limits};
 use self::log_writer::{Busy, LogWriter};
 use self::queue::Queue;
@@ -243,6 +245,7 @@ impl<E: Engine> Node<E> {
                 fetches: stages.fetches.clone(),
                 drained: drained_sender,
                 requests: Requests::new(&metrics),
+                freezes: Freezes::default(),
                 metrics,
                 progress,
                 reads_due: started,

@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::applier::{region_of, task_bytes};
 use super::fatal::{FatalError, OnFatal};
+use super::freezes::Freezes;
 use super::inbox::{Admit, Control, Inbox, Request, RequestKind, Turn};
 use super::log_writer::change_bytes;
 use super::network::Network;
@@ -64,6 +65,7 @@ pub(super) struct Worker<E: Engine> {
     /// Bytes that wait for the log writer, and for each applier, above which only control is taken.
     pub backlog_bytes_max: u64,
     pub requests: Requests,
+    pub freezes: Freezes,
     pub on_fatal: OnFatal,
 }
 
@@ -221,7 +223,16 @@ impl<E: Engine> Worker<E> {
             });
             return false;
         }
+        let thawed = match views.is_empty() {
+            true => Vec::new(),
+            false => self.freezes.note(&views, Instant::now()),
+        };
         self.views.publish(views);
+        for (outcome, lasted) in thawed {
+            let histogram = &self.metrics.merge_frozen_seconds;
+            let histogram = histogram.with_label_values(&[outcome.name()]);
+            histogram.observe(lasted.as_secs_f64());
+        }
         self.transfers.change(transfers);
         for (to, frame) in frames {
             self.network.send(to, frame);
