@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """How even four stores end under sequential, uniform and Zipf-hot writes, what rebalancing costs those who write meanwhile,
-and what a split costs. Real processes on this machine: `PONTOON=path/to/pontoon benches/elastic.py [--seconds S] [WORKLOAD ...]`
-with `uniform`, `sequential`, `zipf` and `split`; all of them by default."""
+what a split costs, how soon load splits a region, and what turning the dial does to those who write. Real processes on this
+machine: `PONTOON=path/to/pontoon benches/elastic.py [--seconds S] [WORKLOAD ...]` with `uniform`, `sequential`, `zipf`, `split`,
+`react` and `dial`; all of them by default."""
 
 import argparse
 import collections
@@ -35,7 +36,7 @@ class Cluster:
     """Four stores, their settings in proportion to a load that two cores bear; merging is off, since it would undo the splits of
     `split`."""
 
-    def __init__(self, region, requests, balance="true"):
+    def __init__(self, region, requests, balance="true", share="30"):
         self.dir = tempfile.mkdtemp(prefix="pontoon-elastic-")
         self.environment = dict(
             os.environ,
@@ -43,6 +44,7 @@ class Cluster:
             PONTOON_CONFIG_STORE_SPLIT__REQUESTS_PER_SECOND=requests,
             PONTOON_CONFIG_PLACEMENT_BALANCE__ENABLED=balance,
             PONTOON_CONFIG_PLACEMENT_BALANCE__REST="1m",
+            PONTOON_CONFIG_PLACEMENT_BALANCE__REBALANCE_SHARE=share,
             PONTOON_CONFIG_PLACEMENT_MERGE__ENABLED="false",
         )
         self.dev("--stores", "4", "--port-offset", OFFSET, "--detach")
@@ -194,16 +196,67 @@ def split(seconds, rate, keys):
             )
 
 
+def react(seconds, rate, keys):
+    """From the first write of a load above the limit to the region that it makes, and how the load is divided then."""
+    limit = rate * 2 // 3
+    print(f"react: {rate}/s of 128B on one region that splits above {limit}/s", flush=True)
+    with Cluster("1GiB", str(limit), balance="false") as cluster:
+        words = ["--rate", str(rate), "--keys", str(keys), "--clients", "16"]
+        result = {}
+        writers = threading.Thread(target=lambda: result.update(bench("uniform", seconds, *words, value="128B")))
+        writers.start()
+        while len(regions := cluster.regions()) < 2:
+            time.sleep(0.1)
+        split = time.time()
+        edges = sorted(key_number(region["start"], keys) for region in regions)
+        writers.join()
+        line("meanwhile", result)
+        print(f"  split after {split - result['began_unix_ms'] / 1000:.1f} s", flush=True)
+        # Keys are drawn evenly, so the share of the keys is that of the load.
+        widths = [100 * (end - start) / keys for start, end in zip(edges, [*edges[1:], keys])]
+        print(f"  shares of the load: {', '.join(f'{width:.0f} %' for width in widths)}", flush=True)
+
+
+def key_number(key, keys):
+    """The number in a key of the bench; what lies before or after all of them is the first or the last."""
+    digits = re.search(r"bench/(\d{1,12})", key or "")
+    return min(int(digits.group(1).ljust(12, "0")), keys) if digits else 0
+
+
+def dial(seconds, rate, keys):
+    """What those who write see of a fifth store that fills, with the dial at its default and wide open."""
+    for share in ("30", "100"):
+        print(f"dial: {rate}/s of {VALUE}, rebalance_share {share}", flush=True)
+        words = ["--rate", str(rate), "--keys", str(keys)]
+        with Cluster("16MiB", "1000000", share=share) as cluster:
+            bench("uniform", seconds, *words)
+            cluster.until_quiet()
+            quiet = bench("uniform", seconds / 2, *words)
+            line("quiet", quiet)
+            stores = set(cluster.requests())
+            cluster.dev("add-store")
+            filling = bench("uniform", seconds / 2, *words)
+            line("while a fifth store fills", filling)
+            new = [store for store in cluster.requests() if store not in stores]
+            held = sum(
+                region["approximate_bytes"] / 2**20
+                for region in cluster.regions()
+                for peer in region["peers"]
+                if peer["store"] in new
+            )
+            print(f"  it took in {held:.0f} MiB; p99 {p99(filling) / p99(quiet):.2f} times the quiet one", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--rate", type=int, default=1000, help="writes per second")
     parser.add_argument("--keys", type=int, default=60_000)
-    parser.add_argument("workloads", nargs="*", default=["uniform", "sequential", "zipf", "split"])
+    parser.add_argument("workloads", nargs="*", default=["uniform", "sequential", "zipf", "split", "react", "dial"])
     args = parser.parse_args()
     for name in args.workloads:
-        if name == "split":
-            split(args.seconds, args.rate, args.keys)
+        if name in ("split", "react", "dial"):
+            {"split": split, "react": react, "dial": dial}[name](args.seconds, args.rate, args.keys)
         else:
             workload(name, args.seconds, args.rate, args.keys)
 
