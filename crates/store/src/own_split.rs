@@ -31,7 +31,7 @@ impl<E: Engine> Store<E> {
         if let Some(Some(triggers)) = triggers {
             match &result {
                 Ok(()) => triggers.on_proposed(),
-                Err(_) => triggers.on_refused(tick, options),
+                Err(_) => triggers.on_refused(wish.cause, tick, options),
             }
         }
         self.cx.out.own_splits.push(OwnSplit {

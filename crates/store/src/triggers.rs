@@ -166,10 +166,17 @@ impl Triggers {
         self.rest_until_tick = self.rest_until_tick.max(until_tick);
     }
 
-    /// What was wanted was refused: each time the pause doubles.
-    pub fn on_refused(&mut self, tick: u64, options: &SplitOptions) {
-        self.pause_ticks =
-            (self.pause_ticks * 2).clamp(options.second_ticks, options.retry_ticks_max.max(1));
+    /// What was wanted was refused: each time the pause doubles. What cannot wait is tried again after the rest at the latest:
+    /// load is answered within ten seconds of when it can be (issue 3).
+    pub fn on_refused(&mut self, cause: SplitCause, tick: u64, options: &SplitOptions) {
+        let most = match cause {
+            SplitCause::Size => options.retry_ticks_max,
+            SplitCause::Load | SplitCause::Appends => {
+                options.retry_ticks_max.min(options.rest_ticks)
+            }
+        };
+        let most = most.max(options.second_ticks);
+        self.pause_ticks = (self.pause_ticks * 2).clamp(options.second_ticks, most);
         self.rest(tick + self.pause_ticks);
     }
 

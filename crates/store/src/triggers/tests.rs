@@ -124,14 +124,14 @@ fn a_refusal_makes_it_wait_twice_as_long_each_time() {
         if let Some(wish) = triggers.tick(full(tick), &options) {
             assert_eq!((wish.cause, &wish.keys[..]), (SplitCause::Size, &keys[..]));
             asked.push(tick);
-            triggers.on_refused(tick, &options);
+            triggers.on_refused(SplitCause::Size, tick, &options);
         }
     }
     let pauses: Vec<u64> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert_eq!(pauses[..7], [20, 40, 80, 160, 320, 640, 1_200]);
     assert!(pauses[7..].iter().all(|pause| *pause == 1_200));
     triggers.on_proposed();
-    triggers.on_refused(9_000, &options);
+    triggers.on_refused(SplitCause::Size, 9_000, &options);
     assert!(
         triggers.tick(full(9_020), &options).is_some(),
         "a success forgives"

@@ -206,6 +206,61 @@ fn load_splits_where_it_halves() {
     assert!(own_splits(&cluster).len() >= 3);
 }
 
+/// Ten seconds at most from the first request above the limit (issue 3): under a new leader, in a piece that was just split
+/// off, and when the splits that were tried before were refused for long.
+#[test]
+fn load_is_answered_within_ten_seconds() {
+    let mut cluster = one(SplitOptions {
+        requests_per_second: 100,
+        retry_ticks_max: 60 * SECOND as u64,
+        ..limits()
+    });
+    cluster.give_ids = false;
+    for store in 1..=3 {
+        cluster.crash(s(store), KILL);
+        cluster.restart(s(store));
+    }
+    let spread = |read: usize| key(read * 7 % 400);
+    let done = |cluster: &Cluster| {
+        let found = own_splits(cluster);
+        found.iter().filter(|split| split.result.is_ok()).count()
+    };
+    // How long until so many splits were begun.
+    let seconds_until = |cluster: &mut Cluster, splits: usize| {
+        let mut seconds = 0;
+        while done(cluster) < splits {
+            read_seconds(cluster, 1, 400, spread);
+            seconds += 1;
+            assert!(seconds <= 60, "{:?}", own_splits(cluster));
+        }
+        seconds
+    };
+    let leader = cluster.elect(r(1));
+    // Nobody has ids for the pieces, a minute long.
+    read_seconds(&mut cluster, 60, 400, spread);
+    let refused = own_splits(&cluster).len();
+    assert!(
+        (5..=20).contains(&refused),
+        "{refused} attempts in a minute"
+    );
+    cluster.step(leader, store::event::Event::Ids((5_000..5_100).collect()));
+    let seconds = seconds_until(&mut cluster, 1);
+    assert!(seconds <= 10, "{seconds} s after it was refused");
+    // Both pieces have twice the limit.
+    let seconds = seconds_until(&mut cluster, 3);
+    assert!(seconds <= 10, "{seconds} s in a new piece");
+
+    let mut cluster = one(SplitOptions {
+        requests_per_second: 100,
+        ..limits()
+    });
+    cluster.elect_at(r(1), 1);
+    read_seconds(&mut cluster, 2, 400, spread);
+    cluster.elect_at(r(1), 2);
+    let seconds = seconds_until(&mut cluster, 1);
+    assert!(seconds <= 10, "{seconds} s under a new leader");
+}
+
 #[test]
 fn a_hot_key_is_not_split() {
     let mut cluster = one(SplitOptions {
