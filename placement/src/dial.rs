@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::StoreId;
+use proto::pontoon::v1 as wire;
 
 /// Tokens that can pile up, and bytes that may be under way, in time at the granted rate.
 const BURST: Duration = Duration::from_secs(10);
@@ -26,6 +27,16 @@ pub(crate) enum Purpose {
     Balance,
     /// Lost replicas, and stores that are to be emptied.
     Repair,
+}
+
+impl Purpose {
+    /// As stores are told.
+    pub fn to_wire(self) -> wire::Purpose {
+        match self {
+            Self::Balance => wire::Purpose::Balance,
+            Self::Repair => wire::Purpose::Restore,
+        }
+    }
 }
 
 /// Which way bytes go.

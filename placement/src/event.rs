@@ -422,6 +422,8 @@ pub struct Order {
     pub id: StepId,
     /// What to do.
     pub kind: OrderKind,
+    /// What for, as the dial sees it.
+    pub purpose: wire::Purpose,
 }
 
 /// The kinds of order (REGIONS §3, §4, §6).

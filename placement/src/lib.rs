@@ -63,3 +63,7 @@ pub use tso::LOGICAL_MAX;
 
 /// The name of the gRPC metadata entry in which a store tells its boot counter, in decimal (R30).
 pub const BOOT_METADATA: &str = "pontoon-boot";
+
+/// The name of the gRPC metadata entry with which placement answers heartbeats of stores: bytes per second that snapshots of a
+/// store may take, each way, for balance and for repair, in decimal with a space between (REGIONS §9, the dial).
+pub const DIAL_METADATA: &str = "pontoon-dial";

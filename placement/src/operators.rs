@@ -666,6 +666,7 @@ fn send(
             position: running.operator.step as u32,
         },
         kind,
+        purpose: running.operator.priority.purpose().to_wire(),
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::dial::Setting;
+use crate::dial::{Purpose, Setting};
 use crate::journal::JournalSettings;
 
 /// Limits and times of the machine. [`Settings::default`] are the values for production.
@@ -149,6 +149,13 @@ pub struct BalanceSettings {
 }
 
 impl BalanceSettings {
+    /// Bytes per second that snapshots of a store may take, each way, for balance and for repair.
+    pub fn snapshot_rates(&self) -> (u64, u64) {
+        let setting = self.setting();
+        let rate = |purpose| setting.granted_bytes(purpose);
+        (rate(Purpose::Balance), rate(Purpose::Repair))
+    }
+
     pub(crate) fn setting(&self) -> Setting {
         Setting {
             rate_bytes: self.store_rate_bytes,

@@ -47,7 +47,7 @@ use tokio::sync::watch;
 pub use handle::{Handle, Permit};
 pub use network::{Network, ReadFile};
 pub use news::{News, NewsBatch};
-pub use transfers::Ticket;
+pub use transfers::{Pace, Ticket};
 pub use views::Views;
 
 use self::applier::ApplyWorker;

@@ -12,7 +12,7 @@ use raft::{MemberStatus, MemberStatuses, MembershipChange, Payload, PeerId};
 
 use crate::codec;
 use crate::context::Context;
-use crate::event::{Half, Order, OrderAnswer, OrderKind, OrderRefusal};
+use crate::event::{Half, Order, OrderAnswer, OrderKind, OrderRefusal, Purpose};
 use crate::peer::Peer;
 use crate::planted::Bug;
 use crate::store::Store;
@@ -38,6 +38,7 @@ impl<E: Engine> Store<E> {
             epoch,
             id,
             kind,
+            purpose,
         } = order;
         let draining = self.cx.draining;
         let peer = self.peers.get_mut(&region).ok_or(OrderRefusal::NotLeader)?;
@@ -71,7 +72,14 @@ impl<E: Engine> Store<E> {
                 peer.check_not_joint()?;
                 self.propose_split(region, &keys, None, id.operator)
             }
-            OrderKind::AddLearner(learner) => peer.add_learner(learner, id.operator, &mut self.cx),
+            OrderKind::AddLearner(learner) => {
+                let new = PeerId(learner.id);
+                let added = peer.add_learner(learner, id.operator, &mut self.cx);
+                if added.is_ok() && purpose == Purpose::Repair {
+                    peer.note_repair(new);
+                }
+                added
+            }
             OrderKind::RemoveLearner(learner) => {
                 peer.remove_learner(learner, id.operator, &mut self.cx)
             }
@@ -141,6 +149,14 @@ impl Peer {
         } else {
             Ok(())
         }
+    }
+
+    /// Remembers what a learner is for.
+    fn note_repair(&mut self, learner: PeerId) {
+        let region = &self.region;
+        let is_member = |id: &PeerId| region.peers.iter().any(|member| member.id == id.0);
+        self.repairing.retain(is_member);
+        self.repairing.push(learner);
     }
 
     fn add_learner<E: Engine>(

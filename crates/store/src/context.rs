@@ -13,7 +13,7 @@ use crate::event::{Effects, LogBatch, Refusal, RequestId, Transfer};
 use crate::options::Options;
 use crate::peer::Peer;
 use crate::ranges::Ranges;
-use crate::snapshot::Slot;
+use crate::snapshot::{Slot, SlotQueue};
 use crate::{Error, codec, keys};
 
 /// Size of the allocations that hold the records of log batches.
@@ -124,6 +124,8 @@ pub(crate) struct Context<E> {
     /// Snapshots that may arrive.
     pub slots: BTreeMap<RegionId, Slot>,
     pub next_slot: u64,
+    /// Offers that wait for a slot.
+    pub slot_queue: SlotQueue,
     /// Snapshots that are being built or streamed.
     pub sends: BTreeSet<Transfer>,
     pub next_build: u64,
@@ -169,6 +171,7 @@ impl<E: Engine> Context<E> {
             // Files are named after slots and builds; those of an earlier start, about to be removed here or perhaps still
             // at a receiver, must not share a name with new ones.
             next_slot: identity.boot << 32,
+            slot_queue: SlotQueue::default(),
             sends: BTreeSet::new(),
             next_build: identity.boot << 32,
             draining: false,

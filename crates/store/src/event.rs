@@ -15,7 +15,8 @@ use raft::{Entry, Index, LogPosition, PeerId, Role, Term};
 use crate::apply::Buckets;
 use crate::load::Load;
 use crate::merge::MergeState;
-pub use crate::order::{Half, Order, OrderAnswer, OrderKind, OrderRefusal, StepId};
+pub use crate::order::{Half, Order, OrderAnswer, OrderKind, OrderRefusal, Purpose, StepId};
+use crate::snapshot::Dial;
 use crate::triggers::SplitCause;
 
 /// The driver's name for a client request. Unique within one incarnation.
@@ -80,6 +81,8 @@ pub enum Event {
     },
     /// A piece of a snapshot was built, streamed, received or put in place: it is not stuck, and may go on.
     Progress(Transfer),
+    /// What the dial of placement leaves snapshots of this store.
+    Dial(Dial),
     /// The store is to stop: hand every leadership over (best effort; [`Effects::drained`] tells when none is left).
     Drain,
 }
@@ -546,11 +549,13 @@ pub enum Transfer {
     },
 }
 
-/// The beginning or the end of a snapshot on its way.
+/// The beginning, the pace or the end of a snapshot on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransferChange {
     /// Work on it may begin; with the store on the other side.
     Begun(Transfer, StoreId),
+    /// Its bytes may leave at so many per second, from now on.
+    Paced(Transfer, u64),
     /// Nothing comes of it any more: whoever builds, streams or receives it stops and removes its files.
     Ended(Transfer),
 }

@@ -67,6 +67,6 @@ pub use error::Error;
 pub use load::{Load, Requests};
 pub use options::{Options, SplitOptions};
 pub use planted::Bug;
-pub use snapshot::{FileRefusal, check_file};
+pub use snapshot::{Dial, FileRefusal, Reason as SnapshotReason, check_file};
 pub use store::Store;
 pub use triggers::SplitCause;

@@ -3,6 +3,7 @@
 use engine::Logging;
 
 use crate::planted::Bug;
+use crate::snapshot::Dial;
 
 /// Settings of a store, the same for all its regions. Times are in ticks of [`crate::event::Event::Tick`].
 #[derive(Clone, Debug)]
@@ -53,7 +54,7 @@ pub struct Options {
     pub ids_batch: u32,
     /// Ticks between asking again. Default 20.
     pub ids_ticks: u64,
-    /// Snapshots received at a time. Default 4.
+    /// Snapshots received at a time. Default 4; fewer when they have more bytes than `dial` lets in within ten seconds.
     pub snapshot_slots: usize,
     /// Snapshots built or streamed at a time; more are not offered. Default 4. More than the driver has threads for would
     /// wait for one with their slot held.
@@ -62,6 +63,10 @@ pub struct Options {
     pub snapshot_offer_ticks: u64,
     /// Ticks without progress after which either side gives a snapshot up. Default 200 (10 s at 50 ms).
     pub snapshot_ticks: u64,
+    /// How long a snapshot of the next more pressing reason is let past one that waits for a slot. Default 1 200 (60 s at 50 ms).
+    pub snapshot_age_ticks: u64,
+    /// What snapshots may take, until placement tells.
+    pub dial: Dial,
     /// Ticks between reports of an unchanged region to placement. Default 1 200 (60 s at 50 ms).
     pub report_ticks: u64,
     /// Ticks between reports of a region with load, which placement balances by. Default 200 (10 s at 50 ms).
@@ -117,6 +122,7 @@ impl Options {
             ids_ticks: scale(defaults.ids_ticks),
             snapshot_offer_ticks: scale(defaults.snapshot_offer_ticks),
             snapshot_ticks: scale(defaults.snapshot_ticks),
+            snapshot_age_ticks: scale(defaults.snapshot_age_ticks),
             report_ticks: scale(defaults.report_ticks),
             load_report_ticks: scale(defaults.load_report_ticks),
             load_ticks: scale(defaults.load_ticks),
@@ -168,6 +174,8 @@ impl Default for Options {
             snapshot_sends: 4,
             snapshot_offer_ticks: 10,
             snapshot_ticks: 200,
+            snapshot_age_ticks: 1_200,
+            dial: Dial::default(),
             report_ticks: 1_200,
             load_report_ticks: 200,
             load_ticks: 1_200,
@@ -207,7 +215,8 @@ pub struct SplitOptions {
     pub second_ticks: u64,
     /// Ticks for which a region that was just split, or its piece, is left alone. Default 100 (5 s at 50 ms).
     pub rest_ticks: u64,
-    /// A split that was refused is tried again after a second, then after twice that, up to so many ticks. Default 1 200.
+    /// A split that was refused is tried again after a second, then after twice that, up to so many ticks. Default 1 200. One
+    /// for load or appends waits no longer than `rest_ticks`.
     pub retry_ticks_max: u64,
 }
 

@@ -14,6 +14,16 @@ pub struct StepId {
     pub position: u32,
 }
 
+/// What a step is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// That the cluster is even.
+    #[default]
+    Balance,
+    /// That no replica is lost: one is, or its store is to be emptied.
+    Repair,
+}
+
 /// A step asked for by placement.
 #[derive(Clone, Debug)]
 pub struct Order {
@@ -25,6 +35,8 @@ pub struct Order {
     pub id: StepId,
     /// What to do.
     pub kind: OrderKind,
+    /// What for.
+    pub purpose: Purpose,
 }
 
 /// The kinds of order.

@@ -177,6 +177,8 @@ pub(crate) struct Peer {
     pub order: Option<(StepId, metapb::RegionEpoch)>,
     /// Stores of peers that wrote and that the descriptor does not name.
     pub contacts: Vec<(PeerId, StoreId)>,
+    /// Learners that this leader was told to add in place of replicas that are lost or about to go.
+    pub repairing: Vec<PeerId>,
     /// Snapshots to members.
     pub sending: Vec<Sending>,
     /// A snapshot that arrived whole and waits for the sync before it may cut the log.
@@ -231,6 +233,7 @@ impl Peer {
             lane: None,
             order: None,
             contacts: Vec::new(),
+            repairing: Vec::new(),
             sending: Vec::new(),
             staged: None,
             reported: Reported::default(),

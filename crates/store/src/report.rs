@@ -19,6 +19,7 @@ impl Peer {
             self.lane = None;
             self.merging.forget_source();
             self.order = None;
+            self.repairing.clear();
             self.load = None;
             self.triggers = None;
             self.abandon_sending(cx);

@@ -6,6 +6,8 @@
 //! position to Raft, whose log write replaces the log and carries the install mark: the point of no return. When that is
 //! synced, a task clears the ranges, takes the files in, writes the region state and flushes. Then the mark is dropped.
 //!
+//! A grant comes with a rate, and those that wait get slots in the order of their reasons (`dial`).
+//!
 //! While a snapshot is on its way the leader keeps its log from the snapshot's position on. Every end, good or bad, is told
 //! to Raft, which probes the member again.
 //!
@@ -15,10 +17,13 @@
 //! sees none of its own: while the leader builds it repeats its offer, and while the receiver puts the snapshot in place it
 //! repeats its grant. Both look like what a lossy network does anyway and are read the same way.
 
+mod dial;
 mod file;
 mod receive;
 mod send;
 
+pub use dial::{Dial, Reason};
+pub(crate) use dial::{SlotQueue, Taken};
 pub use file::{FileRefusal, check_file};
 
 use proto::pontoon::v1 as wire;
@@ -34,6 +39,9 @@ pub(crate) struct Slot {
     pub to: PeerId,
     pub from: PeerId,
     pub from_store: StoreId,
+    pub reason: Reason,
+    /// Estimate.
+    pub bytes: u64,
     pub until_tick: u64,
     /// When the sender was last told of it.
     pub told_tick: u64,
@@ -48,6 +56,8 @@ pub(crate) struct Sending {
     pub due_tick: u64,
     /// When it was last offered.
     pub told_tick: u64,
+    /// Bytes per second that it may take.
+    pub rate: u64,
 }
 
 /// How far a snapshot is.

@@ -63,6 +63,7 @@ impl<E: Engine> Store<E> {
     pub fn step(&mut self, event: Event) {
         match event {
             Event::Tick => self.on_tick(),
+            Event::Dial(dial) => self.cx.options.dial = dial,
             Event::Frame { from, frame } => {
                 self.cx.heard.insert(from, self.cx.tick);
                 self.on_frame(from, frame);

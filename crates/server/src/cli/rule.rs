@@ -501,9 +501,14 @@ mod tests {
     fn a_keyspace_has_raw_and_transactional_keys() {
         let range = |keys: &str, start: &str, end: &str| {
             let file = TEXT.replace("start = \"b\\\\x00\"", &format!("keys = \"{keys}\""));
-            let file = file.replace("end = \"d\"", &format!("start = \"{start}\"\nend = \"{end}\""));
+            let file = file.replace(
+                "end = \"d\"",
+                &format!("start = \"{start}\"\nend = \"{end}\""),
+            );
             let file = File::parse(&file).expect("it is one");
-            let refused = file.to_wire(&known(), 1).expect_err("version 1 has no keyspaces");
+            let refused = file
+                .to_wire(&known(), 1)
+                .expect_err("version 1 has no keyspaces");
             assert_eq!(refused.kind(), Kind::Usage);
             let (version, groups) = file.to_wire(&known(), 2).expect("it is whole");
             let rules = ListRulesResponse {
@@ -529,9 +534,20 @@ mod tests {
         assert_eq!(range("raw", "", ""), of(b"r\0\0\0", b"r\0\0\x01"));
         // What is in no keyspace, or in both kinds, stays as boundaries are.
         let edge = |plain: &[u8]| memcomparable::encode(plain);
-        for (start, end) in [("r", "s"), ("r\0\0\0a", "x\0\0\0a"), ("r\0\0\0a", "r\0\0\x01a")] {
-            assert_eq!(Keys::decode(&edge(start.as_bytes()), &edge(end.as_bytes())), None);
+        for (start, end) in [
+            ("r", "s"),
+            ("r\0\0\0a", "x\0\0\0a"),
+            ("r\0\0\0a", "r\0\0\x01a"),
+        ] {
+            assert_eq!(
+                Keys::decode(&edge(start.as_bytes()), &edge(end.as_bytes())),
+                None
+            );
         }
-        assert_eq!(Keys::decode(&edge(b"r\0\0\0a"), b""), None, "the end of all keys");
+        assert_eq!(
+            Keys::decode(&edge(b"r\0\0\0a"), b""),
+            None,
+            "the end of all keys"
+        );
     }
 }

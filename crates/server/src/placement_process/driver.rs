@@ -158,6 +158,7 @@ impl<E: Engine> Driver<E> {
         metrics: &Arc<Metrics>,
     ) -> (Self, Placement) {
         let (sender, inputs) = mpsc::channel(INPUTS_MAX);
+        let dial = settings.balance.snapshot_rates();
         let mut all = known.first.clone();
         all[members.position()] = known.member;
         let (standing, watched) = watch::channel(Standing {
@@ -182,7 +183,7 @@ impl<E: Engine> Driver<E> {
             work: FuturesUnordered::new(),
             figures: Figures::new(metrics),
         };
-        (driver, Placement::new(known.member, sender, watched))
+        (driver, Placement::new(known.member, dial, sender, watched))
     }
 
     /// Runs until nobody can ask any more.
@@ -492,6 +493,7 @@ impl<E: Engine> Driver<E> {
         let step = RegionStep {
             step: Some(convert::order(order, cluster_id)),
             id: Some(order.id),
+            purpose: order.purpose.into(),
         };
         if stream.orders.try_send(Ok(step)).is_ok() {
             self.figures.orders.inc();

@@ -65,22 +65,30 @@ pub struct Standing {
 #[derive(Clone, Debug)]
 pub struct Placement {
     me: StoreId,
+    dial: (u64, u64),
     inputs: mpsc::Sender<Input>,
     standing: watch::Receiver<Standing>,
 }
 
 impl Placement {
-    /// For a driver that takes `inputs` and publishes `standing`.
+    /// For a driver that takes `inputs` and publishes `standing`; `dial` as in [`Placement::dial`].
     pub fn new(
         me: StoreId,
+        dial: (u64, u64),
         inputs: mpsc::Sender<Input>,
         standing: watch::Receiver<Standing>,
     ) -> Self {
         Self {
             me,
+            dial,
             inputs,
             standing,
         }
+    }
+
+    /// Bytes per second that snapshots of a store may take, each way, for balance and for repair.
+    pub fn dial(&self) -> (u64, u64) {
+        self.dial
     }
 
     /// Asks, and waits for the answer. For what may be asked again: an answer that is lost shows as
@@ -164,7 +172,7 @@ mod tests {
     async fn a_lost_answer_is_no_refusal() {
         let (sender, mut inputs) = mpsc::channel(1);
         let (_standing, watched) = watch::channel(Standing::default());
-        let placement = Placement::new(StoreId(1), sender, watched);
+        let placement = Placement::new(StoreId(1), (0, 0), sender, watched);
         let driver = tokio::spawn(async move {
             let taken = inputs.recv().await;
             assert!(matches!(taken, Some(Input::Request { .. })));

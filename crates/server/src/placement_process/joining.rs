@@ -183,6 +183,7 @@ pub async fn watch_members<E: Engine>(node: Handle<E>) -> Result<(), Error> {
                     epoch: report.region.region_epoch.unwrap_or_default(),
                     id: StepId::default(),
                     kind,
+                    purpose: Default::default(),
                 });
             }
         }

@@ -95,6 +95,7 @@ impl<E: Engine> MembersService<E> {
                 epoch: view.region.region_epoch.unwrap_or_default(),
                 id: StepId::default(),
                 kind,
+                purpose: Default::default(),
             });
         }
         Ok(Some(step))

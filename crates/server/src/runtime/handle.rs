@@ -191,6 +191,11 @@ impl<E: Engine> Handle<E> {
         self.control(Control::StoreRemoved(store));
     }
 
+    /// Tells what placement's dial leaves snapshots.
+    pub fn dial(&self, dial: store::Dial) {
+        self.control(Control::Dial(dial));
+    }
+
     /// Hands a frame in that came from another store. `false`: the lane is full and the frame was dropped.
     pub fn frame(&self, from: StoreId, frame: Frame) -> bool {
         let queued = self.shared.parts.inbox.frame(from, frame);

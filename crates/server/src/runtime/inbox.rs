@@ -47,6 +47,8 @@ pub(super) enum Control {
     Progress(Transfer),
     /// See [`store::event::Event::Unreachable`].
     Unreachable(StoreId),
+    /// See [`store::event::Event::Dial`].
+    Dial(store::Dial),
     /// See [`store::event::Event::Drain`].
     Drain,
     /// Ends the worker.

@@ -4,6 +4,7 @@
 //! up a thread for a snapshot that was given up, or for a node that stops, whatever the other side does.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -23,10 +24,36 @@ pub(super) struct Transfers {
 }
 
 struct Table {
-    /// Each with the store on the other side. Work on it ends when its sender is dropped.
-    under_way: BTreeMap<Transfer, (StoreId, watch::Sender<()>)>,
+    under_way: BTreeMap<Transfer, UnderWay>,
     /// Ends everything when it is dropped.
     running: Option<watch::Sender<()>>,
+}
+
+struct UnderWay {
+    /// The store on the other side.
+    other: StoreId,
+    /// Work on it ends when this is dropped.
+    end: watch::Sender<()>,
+    pace: Pace,
+}
+
+/// Bytes per second at which a snapshot may leave; it may change at any time. 0: as fast as it can.
+#[derive(Clone, Debug, Default)]
+pub struct Pace(Arc<AtomicU64>);
+
+impl Pace {
+    /// Sets it.
+    pub fn set(&self, bytes_per_second: u64) {
+        self.0.store(bytes_per_second, Ordering::Relaxed);
+    }
+
+    /// The time that so many bytes take.
+    pub fn time_of(&self, bytes: usize) -> Duration {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            rate => Duration::from_secs_f64(bytes as f64 / rate as f64),
+        }
+    }
 }
 
 impl Transfers {
@@ -53,8 +80,17 @@ impl Transfers {
         for change in changes {
             match change {
                 TransferChange::Begun(transfer, other) => {
-                    let begun = (other, watch::Sender::new(()));
+                    let begun = UnderWay {
+                        other,
+                        end: watch::Sender::new(()),
+                        pace: Pace::default(),
+                    };
                     table.under_way.insert(transfer, begun);
+                }
+                TransferChange::Paced(transfer, rate) => {
+                    if let Some(under_way) = table.under_way.get(&transfer) {
+                        under_way.pace.set(rate);
+                    }
                 }
                 TransferChange::Ended(transfer) => {
                     table.under_way.remove(&transfer);
@@ -66,18 +102,21 @@ impl Transfers {
     /// The right to work on a snapshot that the store began; `None` once it ended.
     pub fn ticket(&self, transfer: Transfer) -> Option<Ticket> {
         let table = self.lock();
-        let (_, end) = table.under_way.get(&transfer)?;
-        Some(Ticket::new(transfer, end.subscribe(), &self.inbox))
+        let UnderWay { end, pace, .. } = table.under_way.get(&transfer)?;
+        let mut ticket = Ticket::new(transfer, end.subscribe(), &self.inbox);
+        ticket.pace = pace.clone();
+        Some(ticket)
     }
 
     /// The right to take a snapshot in that was granted to this store.
     pub fn granted(&self, transfer: Transfer, from: StoreId) -> Option<Ticket> {
         let table = self.lock();
-        let (_, end) = table
+        let granted = table
             .under_way
             .get(&transfer)
-            .filter(|(granted, _)| *granted == from)?;
-        Some(Ticket::new(transfer, end.subscribe(), &self.inbox))
+            .filter(|granted| granted.other == from)?;
+        let end = granted.end.subscribe();
+        Some(Ticket::new(transfer, end, &self.inbox))
     }
 
     /// The right to do what only the end of the node ends; `None` while it stops.
@@ -106,6 +145,7 @@ pub struct Ticket {
     end: watch::Receiver<()>,
     inbox: Arc<Inbox>,
     told: Option<Instant>,
+    pace: Pace,
 }
 
 impl Ticket {
@@ -115,7 +155,13 @@ impl Ticket {
             end,
             inbox: inbox.clone(),
             told: None,
+            pace: Pace::default(),
         }
+    }
+
+    /// How fast its bytes may leave.
+    pub fn pace(&self) -> Pace {
+        self.pace.clone()
     }
 
     /// Tells the store that a piece is done, and returns whether to go on.

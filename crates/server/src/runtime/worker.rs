@@ -149,6 +149,7 @@ impl<E: Engine> Worker<E> {
                 Control::Damaged(region, peer) => Event::Damaged { region, peer },
                 Control::Progress(transfer) => Event::Progress(transfer),
                 Control::Unreachable(store) => Event::Unreachable(store),
+                Control::Dial(dial) => Event::Dial(dial),
                 Control::Drain => Event::Drain,
                 Control::Stop => {
                     stop = true;

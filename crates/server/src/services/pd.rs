@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures::StreamExt;
-use placement::{Answer, BOOT_METADATA, Refusal, Request as Ask};
+use placement::{Answer, BOOT_METADATA, DIAL_METADATA, Refusal, Request as Ask};
 use proto::pdpb::pd_server::Pd;
 use proto::pontoon::v1::{RegionNews, region_news};
 use proto::{RegionId, StoreId, pdpb};
@@ -275,10 +275,15 @@ impl Pd for PdService {
             stopping: stats.is_stopping,
         };
         let (_, header) = self.ask(request.header.as_ref(), ask).await;
-        Ok(Response::new(pdpb::StoreHeartbeatResponse {
+        let mut answer = Response::new(pdpb::StoreHeartbeatResponse {
             header: Some(header),
             ..Default::default()
-        }))
+        });
+        let (balance, repair) = self.placement.dial();
+        let dial = format!("{balance} {repair}").parse();
+        let dial = dial.map_err(|_| Status::internal("digits are metadata"))?;
+        answer.metadata_mut().insert(DIAL_METADATA, dial);
+        Ok(answer)
     }
 
     async fn get_store(

@@ -6,21 +6,24 @@ mod tests;
 use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use engine::Engine;
 use futures::future::BoxFuture;
+use futures::{Stream, stream};
 use proto::StoreId;
 use proto::pontoon::v1::{Frame, SnapshotChunk, SnapshotFile, SnapshotHead};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use transport::{Receiver, SnapshotSink, Transport};
 
-use crate::runtime::{Handle, Network, ReadFile, Ticket};
+use crate::runtime::{Handle, Network, Pace, ReadFile, Ticket};
 
 /// Size of a chunk, and so of what is lost when a stream breaks.
 const CHUNK_BYTES: usize = 512 << 10;
 /// Chunks read ahead of the network.
 const CHUNKS_AHEAD: usize = 4;
+/// Far above what a timer is late.
+const TIMER_LATE_MAX: Duration = Duration::from_millis(20);
 /// Files of one snapshot. With the default size of a file this is 32 GiB.
 const FILES_MAX: usize = 1024;
 
@@ -43,11 +46,12 @@ impl Network for Outgoing {
         mut ticket: Ticket,
     ) -> bool {
         let (chunks, stream) = mpsc::channel(CHUNKS_AHEAD);
+        let stream = paced(stream, ticket.pace());
         let transport = self.transport.clone();
         let of_head = head.clone();
         let mut watch = ticket.clone();
         let call = self.runtime.spawn(async move {
-            let call = transport.send_snapshot(to, of_head, ReceiverStream::new(stream));
+            let call = transport.send_snapshot(to, of_head, stream);
             tokio::select! {
                 received = call => Some(received),
                 // Leaving the call resets its stream, so that neither side waits for the other.
@@ -103,6 +107,41 @@ fn read_chunks(
                 return;
             }
         }
+    }
+}
+
+/// A chunk, or why there is none.
+type Chunk = io::Result<SnapshotChunk>;
+
+/// Lets chunks go no faster than their pace allows.
+fn paced(chunks: mpsc::Receiver<Chunk>, pace: Pace) -> impl Stream<Item = Chunk> + Send + 'static {
+    let (begun, pacer) = (Instant::now(), Pacer::new(pace));
+    stream::unfold((chunks, pacer), move |(mut chunks, mut pacer)| async move {
+        let chunk = chunks.recv().await?;
+        let bytes = chunk.as_ref().map_or(0, |chunk| chunk.data.len());
+        tokio::time::sleep(pacer.wait(begun.elapsed(), bytes)).await;
+        Some((chunk, (chunks, pacer)))
+    })
+}
+
+/// When the chunks of a stream leave: the next one when the last has had its time. Time in which none came is lost; what a
+/// timer is late is made up for.
+struct Pacer {
+    pace: Pace,
+    due: Duration,
+}
+
+impl Pacer {
+    fn new(pace: Pace) -> Self {
+        let due = Duration::ZERO;
+        Pacer { pace, due }
+    }
+
+    /// How long a chunk of so many bytes waits that came at `now`, a time since the beginning of the stream.
+    fn wait(&mut self, now: Duration, bytes: usize) -> Duration {
+        let leaves = self.due.max(now.saturating_sub(TIMER_LATE_MAX));
+        self.due = leaves + self.pace.time_of(bytes);
+        leaves.saturating_sub(now)
     }
 }
 

@@ -3,7 +3,7 @@
 use proto::pontoon::v1 as wire;
 use proto::{RegionId, eraftpb, metapb, pdpb};
 use raft::PeerId;
-use store::event::{Order, OrderKind, StepId};
+use store::event::{Order, OrderKind, Purpose, StepId};
 
 /// The order in an answer of the heartbeat stream; `None` when it asks for nothing that stores of this version do.
 ///
@@ -11,6 +11,7 @@ use store::event::{Order, OrderKind, StepId};
 pub fn from_wire(
     answer: pdpb::RegionHeartbeatResponse,
     id: wire::StepId,
+    purpose: wire::Purpose,
     region: Option<&metapb::Region>,
 ) -> Option<Order> {
     let region_id = RegionId::from_wire(answer.region_id)?;
@@ -24,6 +25,10 @@ pub fn from_wire(
             position: id.position,
         },
         kind,
+        purpose: match purpose {
+            wire::Purpose::Balance => Purpose::Balance,
+            wire::Purpose::Restore => Purpose::Repair,
+        },
     })
 }
 
@@ -143,8 +148,10 @@ mod tests {
             operator_id: 40,
             position: 2,
         };
-        let order = from_wire(answer, id, Some(&region))?;
+        let purpose = wire::Purpose::Restore;
+        let order = from_wire(answer, id, purpose, Some(&region))?;
         assert_eq!((order.id.operator, order.id.position), (40, 2));
+        assert_eq!(order.purpose, Purpose::Repair);
         assert_eq!((order.region, order.epoch.version), (RegionId(7), 3));
         Some(order.kind)
     }
@@ -249,6 +256,7 @@ mod tests {
                     ..answer()
                 },
                 wire::StepId::default(),
+                wire::Purpose::Balance,
                 None
             )
             .is_none()

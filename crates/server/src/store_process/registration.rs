@@ -120,7 +120,13 @@ impl<E: Engine> Registration<E> {
                 ..Default::default()
             };
             let request = with_boot(request, boot);
-            async move { client.store_heartbeat(request).await }
+            async move {
+                let answer = client.store_heartbeat(request).await?;
+                if let Some(dial) = dial_of(answer.metadata()) {
+                    self.node.dial(dial);
+                }
+                Ok(answer)
+            }
         });
         beat.await?;
         let stores = self.placement.call(PATIENCE, |mut client, header| {
@@ -278,7 +284,7 @@ impl<E: Engine> Registration<E> {
     }
 
     fn take_order(&self, answer: RegionStep) -> Result<(), String> {
-        let id = answer.id.unwrap_or_default();
+        let (id, purpose) = (answer.id.unwrap_or_default(), answer.purpose());
         let answer = answer.step.unwrap_or_default();
         if let Some(error) = answer
             .header
@@ -289,7 +295,12 @@ impl<E: Engine> Registration<E> {
             return Err(error.message.clone());
         }
         let view = self.node.region(RegionId(answer.region_id));
-        match orders::from_wire(answer, id, view.as_deref().map(|view| &view.region)) {
+        match orders::from_wire(
+            answer,
+            id,
+            purpose,
+            view.as_deref().map(|view| &view.region),
+        ) {
             Some(order) => {
                 let (kind, operator) = (orders::name(&order.kind), order.id.operator);
                 tracing::info!(region = %order.region, kind, operator, "order");
@@ -481,6 +492,16 @@ fn interval(milliseconds: u64, now_seconds: u64) -> pdpb::TimeInterval {
         start_timestamp: now_seconds.saturating_sub(seconds),
         end_timestamp: now_seconds,
     }
+}
+
+/// The dial that an answer of placement tells, if it tells one: earlier versions do not.
+fn dial_of(metadata: &tonic::metadata::MetadataMap) -> Option<store::Dial> {
+    let text = metadata.get(placement::DIAL_METADATA)?.to_str().ok()?;
+    let (balance, repair) = text.split_once(' ')?;
+    Some(store::Dial {
+        balance_bytes: balance.parse().ok()?,
+        repair_bytes: repair.parse().ok()?,
+    })
 }
 
 /// Whether a refusal means that this store has no place in the cluster.

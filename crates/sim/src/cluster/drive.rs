@@ -229,6 +229,7 @@ impl World {
         for change in transfers {
             match change {
                 TransferChange::Begun(transfer, _) => node.transfers.insert(transfer),
+                TransferChange::Paced(..) => true,
                 TransferChange::Ended(transfer) => node.transfers.remove(&transfer),
             };
         }
@@ -642,6 +643,7 @@ fn event_word(event: &Event) -> u64 {
         Event::Reads(_) => 13,
         Event::Progress(_) => 14,
         Event::Damaged { region, .. } => 16 ^ region.0 << 8,
+        Event::Dial(_) => 19,
     }
 }
 

@@ -155,6 +155,7 @@ impl World {
             epoch: region.region_epoch.unwrap_or_default(),
             id: StepId::default(),
             kind,
+            purpose: Default::default(),
         };
         self.step(leader, Event::Order(order))
     }

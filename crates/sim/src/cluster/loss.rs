@@ -112,6 +112,7 @@ impl World {
             epoch: epoch.unwrap_or_default(),
             id: StepId::default(),
             kind,
+            purpose: Default::default(),
         };
         self.step(leader, Event::Order(order))
     }

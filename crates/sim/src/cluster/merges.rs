@@ -51,6 +51,7 @@ impl World {
             epoch: source.region_epoch.unwrap_or_default(),
             id: StepId::default(),
             kind,
+            purpose: Default::default(),
         };
         self.step(leader, Event::Order(order))?;
         // Now and then both are to become a part of the other.
@@ -62,6 +63,7 @@ impl World {
                 kind: OrderKind::Merge {
                     target: RegionId(source.id),
                 },
+                purpose: Default::default(),
             };
             self.step(target_leader, Event::Order(order))?;
         }

@@ -56,6 +56,7 @@ impl World {
             epoch: region.region_epoch.unwrap_or_default(),
             id: StepId::default(),
             kind,
+            purpose: Default::default(),
         };
         self.step(*store, Event::Order(order))
     }

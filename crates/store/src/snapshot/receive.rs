@@ -6,7 +6,7 @@ use proto::pontoon::v1::snapshot_answer::{self, Grant, Kind, Refuse, Wait, refus
 use proto::{RegionId, StoreId, metapb};
 use raft::{Event as RaftEvent, Index, LogPosition, PeerId};
 
-use super::{Checked, Slot, check, file_names, is_well_formed, remove_files};
+use super::{Checked, Reason, Slot, Taken, check, file_names, is_well_formed, remove_files};
 use crate::context::{Context, Followup};
 use crate::event::{ApplyTask, Estimate, Task, Transfer, TransferChange};
 use crate::inbound::Address;
@@ -31,6 +31,14 @@ impl Slot {
 }
 
 impl<E> Context<E> {
+    /// What a sender is told of its slot: its number, and how fast its bytes may come while so many slots are in use.
+    fn terms(&self, slot: &Slot) -> Grant {
+        Grant {
+            slot: slot.slot,
+            rate: self.options.dial.rate(slot.reason, self.slots.len()),
+        }
+    }
+
     /// Takes a granted slot back, if there is one.
     pub(crate) fn end_slot(&mut self, region: RegionId) {
         if let Some(slot) = self.slots.remove(&region) {
@@ -74,9 +82,14 @@ impl<E: Engine> Store<E> {
         };
         peer.stage.hear(address.conf_ver);
         peer.meet(address.from, from_store, &mut self.cx);
-        let kind = match self.judge(&descriptor, address.to, offer.index, &offer.records) {
-            Judgement::Accept => match self.grant(address) {
-                Some(slot) => Kind::Grant(Grant { slot }),
+        let judgement = self.judge(&descriptor, address.to, offer.index, &offer.records);
+        // What cannot come in now holds nobody up.
+        if !matches!(judgement, Judgement::Accept) {
+            self.cx.slot_queue.leave(region, &self.cx.options);
+        }
+        let kind = match judgement {
+            Judgement::Accept => match self.grant(address, offer.reason, offer.bytes) {
+                Some(slot) => Kind::Grant(self.cx.terms(&slot)),
                 None => Kind::Wait(Wait {
                     reason: wait::Reason::Slots as i32,
                     overlap: None,
@@ -86,7 +99,7 @@ impl<E: Engine> Store<E> {
             // A repeated offer that came late: what it speaks of is being put in place.
             Judgement::Wait(wait) => match self.cx.slots.get(&region) {
                 Some(slot) if slot.is_of(address) && self.is_replaced(region) => {
-                    Kind::Grant(Grant { slot: slot.slot })
+                    Kind::Grant(self.cx.terms(slot))
                 }
                 _ => Kind::Wait(wait),
             },
@@ -223,19 +236,28 @@ impl<E: Engine> Store<E> {
         waiting.map(|peer| merge::tombstone(peer, into)).collect()
     }
 
-    /// A slot, if one is free; the same again for the same peer.
-    fn grant(&mut self, address: Address) -> Option<u64> {
+    /// A slot, if it is its turn and there is room; the same again for the same peer.
+    fn grant(&mut self, address: Address, reason: i32, bytes: u64) -> Option<Slot> {
+        let reason = Reason::from_wire(reason);
         let region = address.region;
         let cx = &mut self.cx;
         let until_tick = cx.tick + cx.options.snapshot_ticks;
         let told_tick = cx.tick;
         if let Some(mine) = cx.slots.get_mut(&region).filter(|slot| slot.is_of(address)) {
             (mine.until_tick, mine.told_tick) = (until_tick, told_tick);
-            return Some(mine.slot);
+            (mine.reason, mine.bytes) = (reason, bytes);
+            return Some(*mine);
         }
-        if cx.slots.len() >= cx.options.snapshot_slots && !cx.slots.contains_key(&region) {
+        let mut taken: Taken = cx
+            .slot_queue
+            .ask(region, reason, bytes, cx.tick, &cx.options);
+        for (_, slot) in cx.slots.iter().filter(|(other, _)| **other != region) {
+            taken.add(slot.bytes);
+        }
+        if !taken.admits(bytes, reason, &cx.options) {
             return None;
         }
+        cx.slot_queue.leave(region, &cx.options);
         cx.end_slot(region);
         cx.next_slot += 1;
         let slot = Slot {
@@ -243,6 +265,8 @@ impl<E: Engine> Store<E> {
             to: address.to,
             from: address.from,
             from_store: address.from_store,
+            reason,
+            bytes,
             until_tick,
             told_tick,
         };
@@ -251,7 +275,7 @@ impl<E: Engine> Store<E> {
             slot.transfer(region),
             slot.from_store,
         ));
-        Some(slot.slot)
+        Some(slot)
     }
 
     pub(crate) fn tick_slots(&mut self) {
@@ -262,6 +286,7 @@ impl<E: Engine> Store<E> {
         for region in over {
             self.cx.end_slot(region);
         }
+        self.cx.slot_queue.tick(tick, &self.cx.options);
     }
 
     /// A piece of a snapshot was done.
@@ -291,7 +316,7 @@ impl<E: Engine> Store<E> {
                 }
                 slot.told_tick = cx.tick;
                 let slot = *slot;
-                let kind = Kind::Grant(Grant { slot: slot.slot });
+                let kind = Kind::Grant(cx.terms(&slot));
                 self.answer(region, slot.to, slot.from, slot.from_store, kind);
             }
         }

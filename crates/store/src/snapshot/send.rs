@@ -1,12 +1,13 @@
 //! The leader's side: offers, builds, and what becomes of them.
 
 use engine::Engine;
+use proto::metapb::PeerRole;
 use proto::pontoon::v1 as wire;
 use proto::pontoon::v1::snapshot_answer::{Grant, Kind};
 use proto::{RegionId, StoreId};
 use raft::{Event as RaftEvent, Index, PeerId};
 
-use super::{SendState, Sending, remove_files};
+use super::{Reason, SendState, Sending, remove_files};
 use crate::context::Context;
 use crate::event::{Task, Transfer, TransferChange};
 use crate::peer::Peer;
@@ -21,6 +22,7 @@ impl Peer {
                 state: SendState::Offered,
                 due_tick: cx.tick,
                 told_tick: cx.tick,
+                rate: 0,
             });
         }
         self.tick_sending(cx);
@@ -96,8 +98,41 @@ impl Peer {
             index: self.applied.index,
             bytes: self.estimate.bytes,
             records: self.merge.records.clone(),
+            reason: self.reason(to).to_wire() as i32,
         };
         cx.frame(store, false).offers.push(offer);
+    }
+
+    /// Why a member needs a snapshot. Of a learner that an earlier leader added it is not known; then it is in place of a
+    /// member that is down, if there is one.
+    fn reason(&self, to: PeerId) -> Reason {
+        let is_learner = self
+            .member(to)
+            .is_some_and(|member| member.role() == PeerRole::Learner);
+        let is_lost = |down: &PeerId| *down != to;
+        if !is_learner {
+            Reason::CatchUp
+        } else if self.repairing.contains(&to) || self.reported.down.iter().any(is_lost) {
+            Reason::Repair
+        } else {
+            Reason::Move
+        }
+    }
+
+    /// Sets how fast a snapshot may go: at what the receiver grants, and no faster than this store's own share.
+    fn pace<E: Engine>(&mut self, to: PeerId, build: u64, granted: u64, cx: &mut Context<E>) {
+        let own = cx.options.dial.rate(self.reason(to), cx.sends.len());
+        let rate = match granted {
+            0 => own,
+            granted => granted.min(own),
+        };
+        let transfer = self.outgoing(to, build);
+        if let Some(sending) = self.sending.iter_mut().find(|sending| sending.to == to)
+            && sending.rate != rate
+        {
+            sending.rate = rate;
+            cx.out.transfers.push(TransferChange::Paced(transfer, rate));
+        }
     }
 
     /// Ends a snapshot and lets Raft go on with the member.
@@ -202,7 +237,7 @@ impl<E: Engine> Store<E> {
             Some(Kind::Grant(_))
                 if state == SendState::Offered
                     && (cx.sends.len() >= cx.options.snapshot_sends || peer.damage.is_some()) => {}
-            Some(Kind::Grant(Grant { slot }))
+            Some(Kind::Grant(Grant { slot, rate }))
                 if known && state == SendState::Offered && peer.is_leader() =>
             {
                 cx.next_build += 1;
@@ -226,8 +261,10 @@ impl<E: Engine> Store<E> {
                         state,
                         due_tick,
                         told_tick: cx.tick,
+                        rate: 0,
                     };
                 }
+                peer.pace(member, build, rate, cx);
                 cx.out.tasks.push(Task::BuildSnapshot {
                     region,
                     from_peer: peer.id,
@@ -239,17 +276,25 @@ impl<E: Engine> Store<E> {
                 });
             }
             // Repeated while it arrives and while it is put in place.
-            Some(Kind::Grant(Grant { slot })) if matches!(state, SendState::Sent { slot: used, .. } if used == slot) =>
-            {
-                let due_tick = cx.tick + cx.options.snapshot_ticks;
-                if let Some(sending) = peer.sending.iter_mut().find(|sending| sending.to == member)
-                {
-                    sending.due_tick = due_tick;
+            Some(Kind::Grant(Grant { slot, rate })) => match state {
+                SendState::Sent {
+                    slot: used, build, ..
+                } if used == slot => {
+                    let due_tick = cx.tick + cx.options.snapshot_ticks;
+                    if let Some(sending) =
+                        peer.sending.iter_mut().find(|sending| sending.to == member)
+                    {
+                        sending.due_tick = due_tick;
+                    }
+                    peer.pace(member, build, rate, cx);
                 }
-            }
+                SendState::Building {
+                    slot: used, build, ..
+                } if used == slot => peer.pace(member, build, rate, cx),
+                SendState::Offered | SendState::Building { .. } | SendState::Sent { .. } => {}
+            },
             // Offered again when it is due.
-            Some(Kind::Grant(_) | Kind::Wait(_)) if state == SendState::Offered => {}
-            Some(Kind::Grant(_)) => {}
+            Some(Kind::Wait(_)) if state == SendState::Offered => {}
             Some(Kind::Wait(_) | Kind::Refuse(_)) => peer.end_sending(member, None, cx),
             Some(Kind::Installed(index)) => peer.end_sending(member, Some(index), cx),
             None => {}

@@ -35,6 +35,10 @@ pub struct Node {
     pub tasks: VecDeque<Task>,
     /// Snapshots that began and did not end.
     pub transfers: BTreeSet<Transfer>,
+    /// All that ever began, in this order.
+    pub begun: Vec<Transfer>,
+    /// How fast each may go, as last told.
+    pub paces: BTreeMap<Transfer, u64>,
     pub views: BTreeMap<RegionId, std::sync::Arc<store::event::RegionView>>,
     pub reports: Vec<RegionReport>,
     pub splits: Vec<Vec<metapb::Region>>,
@@ -153,6 +157,8 @@ impl Cluster {
             apply: VecDeque::new(),
             tasks: VecDeque::new(),
             transfers: BTreeSet::new(),
+            begun: Vec::new(),
+            paces: BTreeMap::new(),
             views: BTreeMap::new(),
             reports: Vec::new(),
             splits: Vec::new(),
@@ -175,6 +181,7 @@ impl Cluster {
         node.apply.clear();
         node.tasks.clear();
         node.transfers.clear();
+        node.paces.clear();
         node.views.clear();
         self.network
             .retain(|(from, to, _)| *from != id && *to != id);
@@ -267,7 +274,14 @@ impl Cluster {
         }
         for change in transfers {
             let news = match change {
-                TransferChange::Begun(transfer, _) => node.transfers.insert(transfer),
+                TransferChange::Begun(transfer, _) => {
+                    node.begun.push(transfer);
+                    node.transfers.insert(transfer)
+                }
+                TransferChange::Paced(transfer, rate) => {
+                    let earlier = node.paces.insert(transfer, rate);
+                    node.transfers.contains(&transfer) && earlier != Some(rate)
+                }
                 TransferChange::Ended(transfer) => node.transfers.remove(&transfer),
             };
             assert!(news, "{change:?} happened before");
@@ -686,6 +700,7 @@ impl Cluster {
                 epoch,
                 id,
                 kind,
+                purpose: Default::default(),
             }),
         );
         let answer = self

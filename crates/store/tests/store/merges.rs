@@ -396,6 +396,7 @@ fn the_source_does_not_freeze_after(first: OrderKind) {
                 epoch,
                 id: StepId::default(),
                 kind,
+                purpose: Default::default(),
             }),
         );
     }
@@ -672,6 +673,7 @@ fn merge_mutual() {
                 epoch,
                 id: StepId::default(),
                 kind,
+                purpose: Default::default(),
             }),
         );
     }

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use engine::{Batch, Change, Engine, Family, Logging, MemoryEngine};
 use proto::StoreId;
 use proto::pontoon::v1 as wire;
-use store::event::{Event, OrderKind, Task, TaskDone, Transfer};
-use store::{Options, Store, identity, keys, task};
+use store::event::{Event, Order, OrderKind, Purpose, StepId, Task, TaskDone, Transfer};
+use store::{Dial, Options, Store, identity, keys, task};
 
 use crate::harness::*;
 
@@ -214,6 +214,134 @@ fn a_snapshot_without_slot_is_not_taken() {
     give_back(&mut cluster, s(1), send);
     cluster.until("the right one comes", |cluster| {
         cluster.local_get(3, "k39").is_some()
+    });
+}
+
+/// Adds a learner on the third store, for this purpose.
+fn add_learner(cluster: &mut Cluster, region: u64, purpose: Purpose) {
+    let learner = proto::metapb::Peer {
+        id: region * 10 + 3,
+        store_id: 3,
+        role: proto::metapb::PeerRole::Learner as i32,
+        is_witness: false,
+    };
+    let epoch = cluster.view(1, r(region)).region.region_epoch;
+    let order = Order {
+        region: r(region),
+        epoch: epoch.expect("an epoch"),
+        id: StepId::default(),
+        kind: OrderKind::AddLearner(learner),
+        purpose,
+    };
+    cluster.step(s(1), Event::Order(order));
+    let answer = cluster.nodes.get_mut(&s(1)).expect("it runs").orders.pop();
+    assert_eq!(answer.expect("an answer").result, Ok(()));
+}
+
+/// Lets ticks pass in which the snapshots that arrive at the third store make progress.
+fn ticks_with_progress(cluster: &mut Cluster, ticks: usize) {
+    for _ in 0..ticks {
+        for transfer in incoming(cluster) {
+            cluster.step(s(3), Event::Progress(transfer));
+        }
+        cluster.ticks(1);
+    }
+}
+
+/// A slot is free again, and three wait for it: a voter that fell behind, though it came first; a region that is moved; one
+/// that is repaired, though it came last.
+#[test]
+fn repair_goes_before_catch_up() {
+    let options = Options {
+        compact_entries: 20,
+        compact_tail_entries: 0,
+        snapshot_slots: 1,
+        ..options()
+    };
+    let regions = [
+        region(1, "", "b", &[1, 2, 3]),
+        region(2, "b", "c", &[1, 2]),
+        region(3, "c", "d", &[1, 2]),
+        region(4, "d", "", &[1, 2]),
+    ];
+    let mut cluster = Cluster::with(3, &regions, options, Default::default());
+    for id in 1..=4 {
+        cluster.elect_at(r(id), 1);
+    }
+    add_learner(&mut cluster, 4, Purpose::Balance);
+    let first = held_task(&mut cluster, s(3), is_install);
+    cluster.filter(|_, to, frame| {
+        if to == s(3) {
+            frame.messages.retain(|message| message.region_id != 1);
+        }
+    });
+    for number in 0..40 {
+        cluster.put(r(1), &format!("a{number}"), "x");
+        ticks_with_progress(&mut cluster, 1);
+    }
+    cluster.clear_filter();
+    ticks_with_progress(&mut cluster, 20);
+    add_learner(&mut cluster, 3, Purpose::Balance);
+    ticks_with_progress(&mut cluster, 20);
+    add_learner(&mut cluster, 2, Purpose::Repair);
+    ticks_with_progress(&mut cluster, 20);
+    // The regions in the order in which the third store let them in.
+    let order = |cluster: &Cluster| {
+        let region = |transfer: &Transfer| match transfer {
+            Transfer::Incoming { region, .. } | Transfer::Outgoing { region, .. } => region.0,
+        };
+        let begun = &cluster.nodes[&s(3)].begun;
+        begun.iter().map(region).collect::<Vec<_>>()
+    };
+    assert_eq!(order(&cluster), [4], "the others wait");
+
+    give_back(&mut cluster, s(3), first);
+    cluster.until("all have arrived", |cluster| {
+        cluster.local_get(3, "a39").is_some() && (2..=4).all(|id| cluster.owns(3, r(id)))
+    });
+    assert_eq!(order(&cluster), [4, 2, 3, 1]);
+}
+
+/// The receiver's share comes with its grant, divided by the slots in use, and a sender goes no faster than its own. Both may
+/// change while the snapshot is on its way.
+#[test]
+fn a_grant_says_how_fast() {
+    const MIB: u64 = 1 << 20;
+    let dial = |balance, repair| {
+        Event::Dial(Dial {
+            balance_bytes: balance * MIB,
+            repair_bytes: repair * MIB,
+        })
+    };
+    let regions = [region(1, "", "b", &[1, 2]), region(2, "b", "", &[1, 2])];
+    let mut cluster = Cluster::new(3, &regions);
+    for id in [1, 2] {
+        cluster.elect_at(r(id), 1);
+    }
+    cluster.step(s(1), dial(100, 200));
+    cluster.step(s(3), dial(30, 80));
+    cluster.hold_tasks.insert(s(1));
+    let paces = |cluster: &Cluster| {
+        let node = &cluster.nodes[&s(1)];
+        let pace = |transfer: &Transfer| node.paces[transfer] / MIB;
+        node.transfers.iter().map(pace).collect::<Vec<_>>()
+    };
+    add_learner(&mut cluster, 1, Purpose::Balance);
+    ticks_with_progress(&mut cluster, 5);
+    assert_eq!(paces(&cluster), [30]);
+    add_learner(&mut cluster, 2, Purpose::Repair);
+    ticks_with_progress(&mut cluster, 5);
+    assert_eq!(paces(&cluster), [15, 40], "each has half of its share");
+
+    cluster.step(s(3), dial(10, 80));
+    ticks_with_progress(&mut cluster, 5);
+    assert_eq!(paces(&cluster), [5, 40], "the receiver's dial was turned");
+    cluster.step(s(1), dial(100, 8));
+    ticks_with_progress(&mut cluster, 5);
+    assert_eq!(paces(&cluster), [5, 4], "the sender's was");
+    cluster.hold_tasks.clear();
+    cluster.until("both arrive", |cluster| {
+        cluster.owns(3, r(1)) && cluster.owns(3, r(2))
     });
 }
 

@@ -579,6 +579,7 @@ fn split_vs_structural() {
         epoch: stale,
         id: store::event::StepId::default(),
         kind: OrderKind::AddLearner(learner),
+        purpose: Default::default(),
     };
     cluster.step(leader, store::event::Event::Order(order));
     let answer = cluster

@@ -147,6 +147,28 @@ fn a_share_of_more_than_everything_is_refused_by_name() {
     }
 }
 
+/// Whatever a store was told before: the dial is the leader's setting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_dial_comes_with_the_answer_to_a_heartbeat() {
+    let group = Group::start(1, 1).await;
+    let (mut client, header) = group.client().await;
+    bootstrap(&mut client, &header).await;
+    let request = pdpb::StoreHeartbeatRequest {
+        header,
+        stats: Some(pdpb::StoreStats {
+            store_id: 1,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let beat = client.store_heartbeat(request).await.expect("it answers");
+    let dial = beat.metadata().get(placement::DIAL_METADATA);
+    let dial = dial.expect("it is told").to_str().expect("digits");
+    let (balance, repair) = placement::BalanceSettings::default().snapshot_rates();
+    assert_eq!(dial, format!("{balance} {repair}"));
+    assert_eq!((balance, repair), (30 << 20, 50 << 20));
+}
+
 /// A store that says that it stops is known to, until another process registers as that store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_stops_is_heard() {

@@ -267,6 +267,7 @@ mod tests {
             epoch,
             id: Default::default(),
             kind,
+            purpose: Default::default(),
         };
         let response = super::order(&order, 9);
         assert_eq!(

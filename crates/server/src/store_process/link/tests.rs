@@ -20,14 +20,14 @@ use store::event::{Keys, Order, OrderKind, StepId, Target};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::codec::{Codec, EncodeBuf, Encoder};
+use tonic::codec::{EncodeBuf, Encoder};
 use tonic::{Code, Request, Response, Status, Streaming};
 use transport::{BoxError, Identity, PeerService, Transport};
 
-use super::{Incoming, Outgoing};
+use super::{CHUNK_BYTES, Incoming, Outgoing, Pacer, TIMER_LATE_MAX};
 use crate::metrics::Metrics;
 use crate::runtime::fatal::exit_process;
-use crate::runtime::{Handle, Network, Node, Options, ReadFile, Ticket};
+use crate::runtime::{Handle, Network, Node, Options, Pace, ReadFile, Ticket};
 
 const HERE: StoreId = StoreId(1);
 const THERE: StoreId = StoreId(2);
@@ -239,6 +239,7 @@ impl Pair {
             },
             id: StepId::default(),
             kind: OrderKind::AddLearner(learner),
+            purpose: Default::default(),
         });
     }
 
@@ -347,6 +348,56 @@ async fn a_slow_snapshot_is_not_given_up() {
     pair.stop().await;
 }
 
+/// A rate that is set, and another one while chunks are on their way; in each, so many bytes in so much time, though every
+/// timer is late.
+#[test]
+fn a_stream_keeps_to_its_rate() {
+    let pace = Pace::default();
+    let mut pacer = Pacer::new(pace.clone());
+    let mut now = Duration::ZERO;
+    let mut send = |chunks: u64| {
+        let begun = now;
+        for _ in 0..chunks {
+            let wait = pacer.wait(now, CHUNK_BYTES);
+            now += wait;
+            if !wait.is_zero() {
+                now += Duration::from_millis(1);
+            }
+        }
+        (now - begun).as_secs_f64()
+    };
+    assert_eq!(send(1_000), 0.0, "nothing is set");
+    for (chunks_per_second, seconds) in [(2, 10), (64, 5), (8, 10)] {
+        pace.set(chunks_per_second * CHUNK_BYTES as u64);
+        // The first still waits for the time of what went before.
+        send(1);
+        let took = send(chunks_per_second * seconds) / seconds as f64;
+        assert!((0.99..1.01).contains(&took), "{took} of the time");
+    }
+    // A pause is not made up for.
+    let late = Duration::from_secs(3600);
+    assert_eq!(pacer.wait(late, CHUNK_BYTES), Duration::ZERO);
+    let next = pacer.wait(late, CHUNK_BYTES);
+    assert_eq!(next, Duration::from_millis(125) - TIMER_LATE_MAX);
+}
+
+/// Between two nodes: the dial of the receiver, which the sender hears of with the grant.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_takes_what_the_dial_says() {
+    let pair = Pair::start(|outgoing| Arc::new(outgoing)).await;
+    pair.there.handle().dial(store::Dial {
+        balance_bytes: 4 << 20,
+        repair_bytes: 4 << 20,
+    });
+    let begun = std::time::Instant::now();
+    pair.add_learner();
+    until(&pair.there.handle(), owns).await;
+    let least = (REGION_BYTES - CHUNK_BYTES) as f64 / f64::from(4 << 20);
+    let took = begun.elapsed().as_secs_f64();
+    assert!(took >= least - TIMER_LATE_MAX.as_secs_f64(), "{took} s");
+    pair.stop().await;
+}
+
 /// Opens the stream of every snapshot, says what it is, and then sends a file of its own, or nothing, whatever its own store
 /// thinks of that.
 struct Rogue {
@@ -377,7 +428,7 @@ impl Network for Rogue {
         let messages = messages(head, chunk);
         let ended = self.outgoing.runtime.block_on(async move {
             let mut client = PeerClient::connect(format!("http://{address}")).await?;
-            let quiet = futures::StreamExt::chain(messages, stream::pending());
+            let quiet = messages.chain(stream::pending());
             let answer = client.snapshot(quiet).await;
             Ok::<_, tonic::transport::Error>(answer.expect_err("that was no snapshot"))
         });

@@ -225,6 +225,7 @@ impl Pair {
                     epoch: region().region_epoch.expect("an epoch"),
                     id: StepId::default(),
                     kind: kind.clone(),
+                    purpose: Default::default(),
                 });
             }
         };
@@ -367,4 +368,22 @@ fn intervals_are_whole_seconds() {
 fn the_disk_has_a_size() {
     let (capacity, available) = disk(&std::env::temp_dir());
     assert!(capacity > 0 && available <= capacity);
+}
+
+#[test]
+fn the_dial_is_read_from_what_placement_tells() {
+    let told = |text: &str| {
+        let mut metadata = tonic::metadata::MetadataMap::new();
+        metadata.insert(placement::DIAL_METADATA, text.parse().expect("ASCII"));
+        dial_of(&metadata)
+    };
+    let dial = store::Dial {
+        balance_bytes: 7,
+        repair_bytes: 11,
+    };
+    assert_eq!(told("7 11"), Some(dial));
+    for wrong in ["", "7", "7 x", "7 11 12", "-7 11"] {
+        assert_eq!(told(wrong), None, "{wrong}");
+    }
+    assert_eq!(dial_of(&Default::default()), None, "an earlier version");
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use engine::{Direction, Engine, Family, MemoryEngine, View};
-use proto::pontoon::v1::RegionState;
+use proto::pontoon::v1::{RegionState, region_state};
 use proto::{RegionId, StoreId, metapb};
 use raft::Index;
 use store::event::{Applied, Count};
@@ -67,11 +67,12 @@ impl Sizes {
     }
 }
 
-/// The descriptor of a region as an engine has it.
+/// The descriptor of a region as an engine has it; none of one that is frozen or gone, whose keys are its absorber's to write.
 pub fn region_of(engine: &MemoryEngine, region: RegionId) -> Option<metapb::Region> {
     let state = engine.get(Family::State, &keys::region_state(region));
     let state: RegionState = codec::decode_record(&state.expect("memory reads")?)?;
-    state.region
+    let alone = state.state() == region_state::State::Normal && state.freeze.is_none();
+    state.region.filter(|_| alone)
 }
 
 /// Bytes and keys of a region in an engine.
