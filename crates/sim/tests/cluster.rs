@@ -202,39 +202,18 @@ fn lost_stores_hold_nothing_up() {
 /// REGIONS §4 and STORAGE §7: regions are split ahead of inserts at their end, and counted after deletes, under every fault.
 #[test]
 fn appends_and_deletes_hold_every_rule() {
-    let seeds = from_environment("SIM_MERGE_SEEDS", 100);
-    let events = from_environment("SIM_MERGE_EVENTS", 20_000);
-    let seconds = from_environment("SIM_MERGE_SECONDS", 60) / 2;
-    let report = run_batch(0..seeds, 2, Some(Duration::from_secs(seconds)), |seed| {
-        of_moments(
-            seed,
-            events,
-            &[Fault::Split, Fault::Appends, Fault::Deletes],
-        )
+    let expected = [
+        "count refused",
+        "counted",
+        "counted behind writes",
+        "empty piece",
+        "empty piece led elsewhere",
+        "split ahead of appends",
+    ];
+    let with = [Fault::Split, Fault::Appends, Fault::Deletes];
+    hold_every_rule(1, 20, &expected, |seed, events| {
+        of_moments(seed, events, &with)
     });
-    println!(
-        "{} seeds, {} events: {:#?}",
-        report.seeds, report.events, report.happened
-    );
-    if let Some(failure) = &report.failure {
-        panic!("{}", failure.explain());
-    }
-    if report.seeds >= 20 {
-        let expected = [
-            "count refused",
-            "counted",
-            "counted behind writes",
-            "empty piece",
-            "empty piece led elsewhere",
-            "split ahead of appends",
-        ];
-        let missing = report.missing(expected.map(str::to_owned));
-        assert!(
-            missing.is_empty(),
-            "{missing:?} never happened in {} seeds",
-            report.seeds
-        );
-    }
 }
 
 /// A store is lost for ever at a merge.
