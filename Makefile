@@ -62,9 +62,9 @@ test-tikv-client: build
 check-peers:
 	cargo check --manifest-path benches/peers/Cargo.toml --benches
 
-## Take the power of a whole cluster away, 20 times, with a server of its own (about as long to compile as the other one).
+## Take the power of a whole cluster away, 20 times, with a server of its own.
 power: needs
-	cargo build --release -p server --features fault-env --bin pontoon-fault-disk
+	cargo build --release $(QUICKLY) -p server --features fault-env --bin pontoon-fault-disk
 	PONTOON=$(CARGO_TARGET_DIR)/release/pontoon-fault-disk cargo run --release -p tests --bin power -- --cycles $(or $(CYCLES),20)
 
 ## Format everything.

@@ -1,6 +1,6 @@
 //! Every engine does the same under the same random operations as an obviously right twin, crashes included.
 //!
-//! `PROPTEST_CASES` sets how many sequences are tried.
+//! `PROPTEST_CASES` sets how many sequences are tried, `CYCLES` how many under power losses.
 
 mod operation;
 mod run;
@@ -112,7 +112,7 @@ mod on_fault_disk {
     use engine::{FaultDisk, RocksEngine, Survivors};
     use tempfile::TempDir;
 
-    use super::support::options;
+    use super::support::{cases, options};
     use super::*;
 
     struct Rocks {
@@ -176,7 +176,7 @@ mod on_fault_disk {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: cases(12) as u32, ..ProptestConfig::default() })]
         #[test]
         fn rocksdb_agrees_with_twin_under_power_losses(operations in operations(60, 10)) {
             run(Rocks::open(TempDir::new().expect("a temporary directory")), &operations);
