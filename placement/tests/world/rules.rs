@@ -417,7 +417,6 @@ fn rules_come_to_hold() {
         "rules",
         "rules that hold",
         "rules that cannot be",
-        "drains refused",
         "deaths",
         "merges with learners",
     ];
