@@ -92,11 +92,13 @@ pub type Word = Cow<'static, str>;
 /// A named number, such as a score, a size or a threshold.
 pub type Number = (Word, f64);
 
-/// A store that was considered.
+/// A store that was considered, or a region.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
-    /// The store.
+    /// The store; of a region, where it is led.
     pub store: StoreId,
+    /// The region, where one of several was to be chosen.
+    pub region: Option<RegionId>,
     /// What choosing it would change: lower is better, and what it counts is the decision's own. Infinite where it was
     /// not worth counting.
     pub score: f64,
@@ -234,6 +236,7 @@ mod tests {
     fn decisions_are_bounded_and_comparable() {
         let candidate = |store: u64| Candidate {
             store: StoreId(store),
+            region: None,
             score: if store == 40 {
                 f64::NAN
             } else {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto::pontoon::v1::{self as wire, StepId, StepRefusal};
+use proto::pontoon::v1::{self as wire, OwnSplit, StepId, StepRefusal};
 use proto::{RegionId, StoreId, metapb};
 
 use crate::decision::Who;
@@ -44,6 +44,8 @@ pub enum Event {
     Report(Box<RegionInfo>),
     /// A store refused a step.
     Refused(Box<StepRefusal>),
+    /// The leader of a region split it by its own decision, or told why not.
+    OwnSplit(Box<OwnSplit>),
     /// Time passed.
     Tick,
 }

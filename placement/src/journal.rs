@@ -158,6 +158,7 @@ impl Journal {
                 .into_iter()
                 .map(|candidate| JournalCandidate {
                     store_id: candidate.store.0,
+                    region_id: candidate.region.map_or(0, |region| region.0),
                     score: candidate.score,
                     verdict: candidate.verdict.into_owned(),
                 })

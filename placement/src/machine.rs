@@ -8,6 +8,7 @@ mod leaving;
 mod ruling;
 mod scattering;
 mod scheduling;
+mod splitting;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -150,6 +151,7 @@ impl Placement {
             Event::Confirmed(round) => leader.on_confirmed(round, now),
             Event::Report(report) => leader.on_report(*report, now),
             Event::Refused(refusal) => leader.on_refused(&refusal, now),
+            Event::OwnSplit(split) => leader.on_own_split(*split, now),
             Event::Tick => leader.on_tick(now),
         }
         leader.begin_round();

@@ -9,7 +9,7 @@
 //! `damage STORE REGION...` (what the store tells from now on to be damaged there), `stop ID` (its process tells from now on
 //! that it stops, until `store` starts another), `clock MS` (the wall clock jumps), `space ID BYTES` (free from its next beat on),
 //! `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS] [bytes=N]`
-//! [interval=SECONDS] [down=ID:SECONDS,...] with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `split REGION KEY...`,
+//! [interval=SECONDS] [down=ID:SECONDS,...] with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `own-split REGION STORE CAUSE CONF:VERSION at|not TEXT... NAME=NUMBER...` (a leader tells that it splits, or why not), `split REGION KEY...`,
 //! `merge REGION [TARGET]`, `move REGION FROM TO`, `transfer REGION STORE`, `refuse OPERATOR STEP KIND region=N at=CONF:VERSION term=N`, `get KEY`, `previous KEY`, `scan START END`
 //! (a key may be `k*N`: k, N times), `drain ID`, `undrain ID`, `remove ID`, `cancel OPERATOR`,
 //! `scatter REGION...`, `rules`, `rule VERSION [GROUP INDEX RULE;...]` (see `rule`), `pause WHO MS`, `schedulers`, `journal [region=ID] [store=ID] [operator=ID]` (newest first), `label ID KEY=VALUE...`, `ids N`, `tso N`, `operators`, `stores`.
@@ -25,8 +25,10 @@ use placement::{
     Answer, BalanceSettings, Change, Effects, Event, JournalQuery, Now, Order, OrderKind,
     Placement, RegionInfo, Request, RequestId, Settings, Space, Write, decision::Who,
 };
-use proto::pontoon::v1::{JournalEntry, StepId, StepRefusal, step_refusal};
-use proto::{RegionId, StoreId, metapb};
+use proto::pontoon::v1::{
+    JournalEntry, JournalNumber, OwnSplit, StepId, StepRefusal, own_split, step_refusal,
+};
+use proto::{RegionId, StoreId, metapb, pdpb};
 
 #[test]
 fn scripts() {
@@ -266,6 +268,33 @@ impl World {
                         .unwrap_or_else(|| panic!("a kind: {line}"))
                         .into(),
                     text: format!("it said {}", words[3]),
+                })));
+            }
+            "own-split" => {
+                let cause = own_split::Cause::from_str_name(&words[3].to_uppercase());
+                let (conf_ver, version) = words[4].split_once(':').expect("an epoch");
+                let numbers = words[5..].iter().filter_map(|word| word.split_once('='));
+                let texts = words[5..].iter().filter(|word| !word.contains('='));
+                let texts: Vec<_> = texts.copied().collect();
+                self.step(Event::OwnSplit(Box::new(OwnSplit {
+                    header: Some(pdpb::RequestHeader {
+                        sender_id: number(2),
+                        ..Default::default()
+                    }),
+                    region_id: number(1),
+                    epoch: Some(metapb::RegionEpoch {
+                        conf_ver: conf_ver.parse().expect("a number"),
+                        version: version.parse().expect("a number"),
+                    }),
+                    cause: cause.expect("a cause").into(),
+                    refused: texts[0] == "not",
+                    text: texts[1..].join(" "),
+                    inputs: numbers
+                        .map(|(name, value)| JournalNumber {
+                            name: name.replace('_', " "),
+                            value: value.parse().expect("a number"),
+                        })
+                        .collect(),
                 })));
             }
             "split-report" => {
@@ -744,12 +773,11 @@ fn show_entry(entry: &JournalEntry) -> String {
         write!(text, " | {name} {numbers}").expect("a string grows");
     }
     for candidate in &entry.candidates {
-        write!(
-            text,
-            " | store {} {}: {}",
-            candidate.store_id, candidate.score, candidate.verdict
-        )
-        .expect("a string grows");
+        let of = match candidate.region_id {
+            0 => format!("store {}", candidate.store_id),
+            region => format!("region {region}"),
+        };
+        write!(text, " | {of} {}: {}", candidate.score, candidate.verdict).expect("a string grows");
     }
     text
 }

@@ -151,6 +151,37 @@ async fn load_splits_regions_by_itself() -> Result<()> {
             .any(|line| line.contains("splitting") && line.contains("load")),
         "no store says that it split for load"
     );
+    // So does the journal, with what each of these splits rests on.
+    let mut explained = 0;
+    for region in cluster.regions()? {
+        let journal = cluster.ask(&["region", "explain", &region.id.to_string()])?;
+        let splits = |entry: &&serde_json::Value| {
+            let text = entry["text"].as_str().unwrap_or_default();
+            entry["who"] == "split" && entry["kind"] == "created" && text.contains("for load")
+        };
+        let journal = journal.as_array().context("a journal")?;
+        for split in journal.iter().filter(splits) {
+            let inputs = split["inputs"].as_array().context("inputs")?;
+            let number = |name: &str| {
+                let found = inputs.iter().find(|input| input[0] == name);
+                found
+                    .and_then(|input| input[1].as_f64())
+                    .context("a number")
+            };
+            let requests = number("requests per second")?;
+            let allowed = number("requests allowed")?;
+            ensure!(
+                allowed == 100.0 && number("percent below the key")? > 0.0,
+                "{split}"
+            );
+            ensure!(
+                requests > allowed || number("bytes per second")? > 0.0,
+                "{split}"
+            );
+            explained += 1;
+        }
+    }
+    ensure!(explained > 0, "no region explains that it split for load");
     cluster.passed();
     Ok(())
 }

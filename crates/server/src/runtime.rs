@@ -49,6 +49,7 @@ pub use network::{Network, ReadFile};
 pub use news::{News, NewsBatch};
 pub use transfers::{Pace, Ticket};
 pub use views::Views;
+pub(crate) use worker::shortened;
 
 use self::applier::ApplyWorker;
 use self::background::Background;

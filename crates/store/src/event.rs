@@ -240,12 +240,27 @@ pub enum OperationResult {
 pub struct OwnSplit {
     /// The region.
     pub region: RegionId,
+    /// Its applied epoch, if it is there.
+    pub epoch: Option<metapb::RegionEpoch>,
     /// Why.
     pub cause: SplitCause,
     /// Where.
     pub keys: Vec<Bytes>,
+    /// The numbers that it rests on, by what they are.
+    pub inputs: Vec<(&'static str, f64)>,
     /// Whether it was proposed.
-    pub result: Result<(), OrderRefusal>,
+    pub result: Result<(), NoSplit>,
+}
+
+/// Why a region that does too much, or has too much, is not split.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum NoSplit {
+    /// A split would not divide it.
+    #[error("one key has most of its load")]
+    HotKey,
+    /// It may not be split now. That is tried again.
+    #[error(transparent)]
+    Refused(OrderRefusal),
 }
 
 /// What a store asks of its driver, to be carried out in the order of the fields (LIVENESS B6).

@@ -8,7 +8,7 @@ use proto::{RegionId, StoreId};
 use raft::PeerId;
 
 use crate::context::Context;
-use crate::event::{Applied, OrderRefusal, OwnSplit, Proposal, ReadRequest, ReadVolume};
+use crate::event::{Applied, NoSplit, OrderRefusal, OwnSplit, Proposal, ReadRequest, ReadVolume};
 use crate::load::LoadWindow;
 use crate::peer::Peer;
 use crate::store::Store;
@@ -34,11 +34,14 @@ impl<E: Engine> Store<E> {
                 Err(_) => triggers.on_refused(wish.cause, tick, options),
             }
         }
+        let epoch = self.peers.get(&region).map(|peer| peer.epoch());
         self.cx.out.own_splits.push(OwnSplit {
             region,
+            epoch,
             cause: wish.cause,
             keys: wish.keys,
-            result,
+            inputs: wish.inputs,
+            result: result.map_err(NoSplit::Refused),
         });
     }
 
@@ -182,5 +185,18 @@ impl Peer {
         };
         let wish = self.triggers.as_mut()?.tick(now, &cx.options.split)?;
         self.lane.is_none().then_some((region, wish))
+    }
+
+    /// That its load is too much and no split would divide it, if that is to be told.
+    pub(crate) fn take_hot(&mut self) -> Option<OwnSplit> {
+        let inputs = self.triggers.as_mut()?.take_hot()?;
+        Some(OwnSplit {
+            region: self.region_id(),
+            epoch: Some(self.epoch()),
+            cause: SplitCause::Load,
+            keys: Vec::new(),
+            inputs,
+            result: Err(NoSplit::HotKey),
+        })
     }
 }

@@ -24,7 +24,18 @@ pub(crate) enum NoKey {
     /// Too few keys were seen.
     TooFew,
     /// One key has most of the load: no split divides that.
-    Hot,
+    Hot {
+        /// Its share.
+        percent: usize,
+    },
+}
+
+/// A key that divides a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Halving<'a> {
+    pub key: &'a [u8],
+    /// What lies below it.
+    pub percent: usize,
 }
 
 impl Sample {
@@ -92,7 +103,7 @@ impl Sample {
         start: &[u8],
         holds: impl Fn(&[u8]) -> bool,
         keys_min: usize,
-    ) -> Result<&[u8], NoKey> {
+    ) -> Result<Halving<'_>, NoKey> {
         let mut counts: BTreeMap<&[u8], usize> = BTreeMap::new();
         for key in self.keys().filter(|key| holds(key)) {
             *counts.entry(key).or_default() += 1;
@@ -101,24 +112,26 @@ impl Sample {
         if total < keys_min.max(2) {
             return Err(NoKey::TooFew);
         }
-        if counts
-            .values()
-            .any(|count| count * 100 > total * HOT_PERCENT)
-        {
-            return Err(NoKey::Hot);
+        let most = counts.values().copied().max().unwrap_or(0);
+        let hot = NoKey::Hot {
+            percent: most * 100 / total,
+        };
+        if most * 100 > total * HOT_PERCENT {
+            return Err(hot);
         }
         let mut below = 0;
-        let mut best: Option<(usize, &[u8])> = None;
+        let mut best: Option<(usize, Halving<'_>)> = None;
         for (key, count) in counts {
             if key > start && below > 0 {
                 let off = total.abs_diff(2 * below);
                 if best.is_none_or(|(least, _)| off < least) {
-                    best = Some((off, key));
+                    let percent = below * 100 / total;
+                    best = Some((off, Halving { key, percent }));
                 }
             }
             below += count;
         }
-        best.map(|(_, key)| key).ok_or(NoKey::Hot)
+        best.map(|(_, halving)| halving).ok_or(hot)
     }
 
     /// A number in `[0, bound)` (xorshift64; the bias of the remainder is far below what a sample of 64 shows).
@@ -171,10 +184,10 @@ mod tests {
             sample.offer(&key(number % 20));
         }
         let found = sample.halving_key(b"", |_| true, 16).expect("a key");
-        assert_eq!(found, key(10));
+        assert_eq!((found.key, found.percent), (&key(10)[..], 50));
         // At the start of the region nothing lies below.
         let found = sample.halving_key(&key(10), |_| true, 16).expect("a key");
-        assert_eq!(found, key(11));
+        assert_eq!((found.key, found.percent), (&key(11)[..], 55));
         let none = |_: &[u8]| false;
         assert_eq!(sample.halving_key(b"", none, 16), Err(NoKey::TooFew));
         sample.clear();
@@ -187,7 +200,8 @@ mod tests {
             "60 of 100 are not more than 60 of 100"
         );
         sample.offer(&key(7));
-        assert_eq!(sample.halving_key(b"", |_| true, 16), Err(NoKey::Hot));
+        let hot = Err(NoKey::Hot { percent: 60 });
+        assert_eq!(sample.halving_key(b"", |_| true, 16), hot, "31 of 51");
     }
 
     proptest! {
@@ -205,9 +219,9 @@ mod tests {
             };
             let best = sample.keys().filter_map(off).min();
             match sample.halving_key(&start, |_| true, 2) {
-                Ok(found) => prop_assert_eq!(off(found), best),
+                Ok(found) => prop_assert_eq!(off(found.key), best),
                 Err(NoKey::TooFew) => prop_assert!(numbers.len() < 2),
-                Err(NoKey::Hot) => {
+                Err(NoKey::Hot { .. }) => {
                     let most = (0..30).map(|at| numbers.iter().filter(|number| **number == at).count()).max();
                     prop_assert!(best.is_none() || most.unwrap_or(0) * 100 > numbers.len() * 60);
                 }

@@ -162,6 +162,7 @@ impl<E: Engine> Store<E> {
             peer.tick_leaderless(&mut self.cx);
             peer.tick_damage(&mut self.cx);
             wishes.extend(peer.tick_triggers(&self.cx));
+            self.cx.out.own_splits.extend(peer.take_hot());
             if peer.is_merging_due(self.cx.tick) {
                 merging.push(peer.region_id());
             }

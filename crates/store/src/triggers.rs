@@ -52,11 +52,16 @@ impl SplitCause {
     }
 }
 
+/// Numbers that a decision rests on, by what they are.
+pub(crate) type Inputs = Vec<(&'static str, f64)>;
+
 /// A split that the leader wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Wish {
     pub cause: SplitCause,
     pub keys: Vec<Bytes>,
+    /// What it rests on.
+    pub inputs: Inputs,
 }
 
 /// What is known of the region when it is decided.
@@ -83,6 +88,8 @@ struct Second {
 #[derive(Clone, Debug)]
 pub(crate) struct Triggers {
     second: Second,
+    /// The last full one.
+    last: Second,
     second_ends_tick: u64,
     /// The last full seconds, by number.
     over: [bool; SECONDS],
@@ -93,12 +100,17 @@ pub(crate) struct Triggers {
     rest_until_tick: u64,
     /// Ticks of the last pause after a refusal.
     pause_ticks: u64,
+    /// What there was to tell of load that no split divides.
+    hot: Option<Inputs>,
+    /// It is not told again before.
+    hot_until_tick: u64,
 }
 
 impl Triggers {
     pub fn new(tick: u64, seed: u64, options: &SplitOptions) -> Triggers {
         Triggers {
             second: Second::default(),
+            last: Second::default(),
             second_ends_tick: tick + options.second_ticks,
             over: [false; SECONDS],
             passed: 0,
@@ -106,7 +118,15 @@ impl Triggers {
             appends: Appends::default(),
             rest_until_tick: 0,
             pause_ticks: 0,
+            hot: None,
+            hot_until_tick: 0,
         }
+    }
+
+    /// What there is to tell of load that is too much and that no split divides, since most of it is of one key. Once in a
+    /// while, as refusals are.
+    pub fn take_hot(&mut self) -> Option<Inputs> {
+        self.hot.take()
     }
 
     /// Counts a read that was accepted.
@@ -150,12 +170,14 @@ impl Triggers {
         if now.tick >= self.second_ends_tick {
             self.second_ends_tick = now.tick + options.second_ticks;
             self.end_second(now, options);
-            wish = self.ahead(now, options).or_else(|| self.load(now, options));
+            wish = self.ahead(now, options);
+            wish = wish.or_else(|| self.load(now, options));
         }
         if !now.split_keys.is_empty() && wish.is_none() {
             wish = Some(Wish {
                 cause: SplitCause::Size,
                 keys: now.split_keys.to_vec(),
+                inputs: sizes(now, options),
             });
         }
         wish.filter(|_| now.tick >= self.rest_until_tick)
@@ -208,6 +230,7 @@ impl Triggers {
         let over = |count: u64, limit: u64| limit > 0 && count > limit;
         let is_over = over(second.requests, options.requests_per_second)
             || over(second.bytes, options.bytes_per_second);
+        self.last = second;
         self.over[self.passed % SECONDS] = is_over;
         self.passed += 1;
         if !is_over {
@@ -218,19 +241,36 @@ impl Triggers {
     }
 
     /// A split where the load halves.
-    fn load(&self, now: Now<'_>, options: &SplitOptions) -> Option<Wish> {
+    fn load(&mut self, now: Now<'_>, options: &SplitOptions) -> Option<Wish> {
         let over = self.over.iter().filter(|over| **over).count();
         let newest = self.over[(self.passed + SECONDS - 1) % SECONDS];
         if over < SECONDS_OVER || !newest {
             return None;
         }
+        let mut inputs = vec![
+            ("requests per second", self.last.requests as f64),
+            ("requests allowed", options.requests_per_second as f64),
+            ("bytes per second", self.last.bytes as f64),
+            ("bytes allowed", options.bytes_per_second as f64),
+            ("seconds above of 5", over as f64),
+        ];
         let inside = |key: &[u8]| keys::contains(now.start, now.end, key);
         match self.sample.halving_key(now.start, inside, SAMPLED_MIN) {
-            Ok(key) if is_boundary(key, options) => Some(Wish {
-                cause: SplitCause::Load,
-                keys: vec![Bytes::copy_from_slice(key)],
-            }),
-            Ok(_) | Err(NoKey::TooFew | NoKey::Hot) => None,
+            Ok(halving) if is_boundary(halving.key, options) => {
+                inputs.push(("percent below the key", halving.percent as f64));
+                Some(Wish {
+                    cause: SplitCause::Load,
+                    keys: vec![Bytes::copy_from_slice(halving.key)],
+                    inputs,
+                })
+            }
+            Err(NoKey::Hot { percent }) if now.tick >= self.hot_until_tick => {
+                inputs.push(("percent of one key", percent as f64));
+                self.hot = Some(inputs);
+                self.hot_until_tick = now.tick + options.retry_ticks_max.max(1);
+                None
+            }
+            Ok(_) | Err(NoKey::TooFew | NoKey::Hot { .. }) => None,
         }
     }
 
@@ -247,11 +287,25 @@ impl Triggers {
         }
         let inside = |key: &[u8]| keys::contains(now.start, now.end, key) && key > now.start;
         let key = extrapolate::split_key(&growth, options.encoded_keys, inside)?;
+        let mut inputs = sizes(now, options);
+        inputs.push(("bytes appended per second", growth.bytes as f64));
+        inputs.push(("keys appended per second", growth.keys as f64));
         Some(Wish {
             cause: SplitCause::Appends,
             keys: vec![key],
+            inputs,
         })
     }
+}
+
+/// How large a region is, and may be.
+fn sizes(now: Now<'_>, options: &SplitOptions) -> Inputs {
+    vec![
+        ("bytes", now.bytes as f64),
+        ("bytes allowed", options.bytes as f64),
+        ("keys", now.keys as f64),
+        ("keys allowed", options.keys as f64),
+    ]
 }
 
 /// Whether a key may be the edge of a region: in api-version 2 clients decode those.

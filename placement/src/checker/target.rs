@@ -90,6 +90,7 @@ impl Checker<'_> {
             let score = |after: Cost| after.shared as f64 * PLACE + load as f64;
             candidates.push(Candidate {
                 store,
+                region: None,
                 score: verdict.map_or(f64::INFINITY, score),
                 verdict: verdict.err().unwrap_or("another is better").into(),
             });

@@ -35,6 +35,7 @@ impl Considered {
             }
             None => self.candidates.push(Candidate {
                 store,
+                region: None,
                 score,
                 verdict: verdict.into(),
             }),

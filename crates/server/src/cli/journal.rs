@@ -60,7 +60,11 @@ struct Entry {
 
 #[derive(Clone, Debug, Serialize)]
 struct Candidate {
+    /// Of a region, where it is led.
+    #[serde(skip_serializing_if = "is_zero")]
     store: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    region: u64,
     /// Lower is better; absent where it was not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     score: Option<f64>,
@@ -105,6 +109,7 @@ impl From<JournalEntry> for Entry {
                 .into_iter()
                 .map(|candidate| Candidate {
                     store: candidate.store_id,
+                    region: candidate.region_id,
                     score: candidate.score.is_finite().then_some(candidate.score),
                     verdict: candidate.verdict,
                 })
@@ -177,10 +182,11 @@ fn tell(entry: &Entry) -> String {
         let score = candidate.score.map_or(String::new(), |score| {
             format!(", score {}", (score * 1e3).round() / 1e3)
         });
-        text.push_str(&format!(
-            "    store {}: {}{score}\n",
-            candidate.store, candidate.verdict
-        ));
+        let of = match candidate.region {
+            0 => format!("store {}", candidate.store),
+            region => format!("region {region}"),
+        };
+        text.push_str(&format!("    {of}: {}{score}\n", candidate.verdict));
     }
     text
 }
@@ -210,17 +216,27 @@ mod tests {
                 name: "voters".into(),
                 value: 2.0,
             }],
-            candidates: vec![JournalCandidate {
-                store_id: 5,
-                score: f64::INFINITY,
-                verdict: "it is not up".into(),
-            }],
+            candidates: vec![
+                JournalCandidate {
+                    store_id: 5,
+                    score: f64::INFINITY,
+                    verdict: "it is not up".into(),
+                    ..Default::default()
+                },
+                JournalCandidate {
+                    region_id: 9,
+                    score: 2.0,
+                    verdict: "it has an operator".into(),
+                    ..Default::default()
+                },
+            ],
             ..Default::default()
         };
         assert_eq!(
             tell(&entry.into()),
             "1970-01-01T00:00:00Z  refused   repair region 7 from store 4: no store may take it (1 200 times, last \
-             1970-01-01T00:01:01Z)\n    rests on: voters 2\n    store 5: it is not up\n"
+             1970-01-01T00:01:01Z)\n    rests on: voters 2\n    store 5: it is not up\n    region 9: it has an \
+             operator, score 2\n"
         );
     }
 }

@@ -420,6 +420,9 @@ impl<E: Engine> Driver<E> {
             Input::Refused(refusal) => {
                 self.step(Event::Refused(refusal));
             }
+            Input::OwnSplit(split) => {
+                self.step(Event::OwnSplit(split));
+            }
             Input::Close { store, stream } => {
                 if self
                     .streams

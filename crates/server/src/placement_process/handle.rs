@@ -6,7 +6,7 @@ use std::time::Duration;
 use placement::plan::Metadata;
 use placement::{Answer, Now, Refusal, RegionInfo, Request};
 use proto::StoreId;
-use proto::pontoon::v1::{RegionStep, StepRefusal};
+use proto::pontoon::v1::{OwnSplit, RegionStep, StepRefusal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Requests and reports that wait for the driver. Full: the caller waits, which holds its connection up.
@@ -39,6 +39,8 @@ pub enum Input {
     Report(Box<RegionInfo>),
     /// A store refused a step.
     Refused(Box<StepRefusal>),
+    /// The leader of a region split it by its own decision, or would have.
+    OwnSplit(Box<OwnSplit>),
     /// A stream ended.
     Close {
         /// The store.

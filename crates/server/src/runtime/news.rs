@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use proto::{RegionId, StoreId, metapb};
-use store::event::{OrderAnswer, RegionReport};
+use store::event::{OrderAnswer, OwnSplit, RegionReport};
 use tokio::sync::Notify;
 
 /// Splits and refused orders kept for a reader that is away. Beyond it the oldest go: region reports repeat what splits
@@ -20,6 +20,8 @@ pub struct NewsBatch {
     pub reports: BTreeMap<RegionId, RegionReport>,
     /// Applied splits: parent and children, left to right.
     pub splits: Vec<Vec<metapb::Region>>,
+    /// Splits that leaders decided, and those that they wanted and could not have.
+    pub own_splits: Vec<OwnSplit>,
     /// What became of orders.
     pub orders: Vec<OrderAnswer>,
     /// So many ids are wanted for the pool.
@@ -59,6 +61,7 @@ impl NewsBatch {
     pub fn is_empty(&self) -> bool {
         self.reports.is_empty()
             && self.splits.is_empty()
+            && self.own_splits.is_empty()
             && self.orders.is_empty()
             && self.ids_wanted == 0
             && self.locate.is_empty()
@@ -93,11 +96,12 @@ impl News {
         &self,
         reports: Vec<RegionReport>,
         splits: Vec<Vec<metapb::Region>>,
+        own_splits: Vec<OwnSplit>,
         orders: Vec<OrderAnswer>,
         questions: Questions,
     ) {
-        let nothing = reports.is_empty() && splits.is_empty() && orders.is_empty();
-        if nothing && questions.is_empty() {
+        let quiet = splits.is_empty() && own_splits.is_empty() && orders.is_empty();
+        if reports.is_empty() && quiet && questions.is_empty() {
             return;
         }
         let Questions {
@@ -111,6 +115,7 @@ impl News {
             batch.reports.insert(RegionId(report.region.id), report);
         }
         batch.splits.extend(splits);
+        batch.own_splits.extend(own_splits);
         batch.orders.extend(orders);
         batch.ids_wanted = batch.ids_wanted.max(ids_wanted);
         // Wanted again after a while, so what finds no room is not lost.
@@ -122,6 +127,8 @@ impl News {
         batch.inquire.extend(inquire.into_iter().take(room));
         let surplus = batch.splits.len().saturating_sub(KEPT_MAX);
         batch.splits.drain(..surplus);
+        let surplus = batch.own_splits.len().saturating_sub(KEPT_MAX);
+        batch.own_splits.drain(..surplus);
         let surplus = batch.orders.len().saturating_sub(KEPT_MAX);
         batch.orders.drain(..surplus);
         drop(batch);
@@ -157,6 +164,7 @@ mod tests {
             vec![report(1, 5), report(2, 1)],
             vec![],
             vec![],
+            vec![],
             Questions::default(),
         );
         let questions = Questions {
@@ -165,7 +173,7 @@ mod tests {
             describe: vec![RegionId(7)],
             inquire: vec![StoreId(3)],
         };
-        news.add(vec![report(1, 6)], vec![], vec![], questions);
+        news.add(vec![report(1, 6)], vec![], vec![], vec![], questions);
         let batch = news.take().await;
         assert_eq!(batch.reports.len(), 2);
         assert_eq!(batch.reports[&RegionId(1)].term, 6);
@@ -179,8 +187,19 @@ mod tests {
     async fn an_absent_reader_costs_bounded_memory() {
         let news = News::default();
         for _ in 0..KEPT_MAX + 10 {
-            news.add(vec![], vec![vec![]], vec![], Questions::default());
+            let split = OwnSplit {
+                region: RegionId(1),
+                epoch: None,
+                cause: store::SplitCause::Size,
+                keys: vec![],
+                inputs: vec![],
+                result: Ok(()),
+            };
+            let (splits, own_splits) = (vec![vec![]], vec![split]);
+            news.add(vec![], splits, own_splits, vec![], Questions::default());
         }
-        assert_eq!(news.take().await.splits.len(), KEPT_MAX);
+        let batch = news.take().await;
+        assert_eq!(batch.splits.len(), KEPT_MAX);
+        assert_eq!(batch.own_splits.len(), KEPT_MAX);
     }
 }

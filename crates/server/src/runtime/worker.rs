@@ -269,7 +269,7 @@ impl<E: Engine> Worker<E> {
         for (request, result) in answers {
             self.requests.answer(request, result);
         }
-        for split in own_splits {
+        for split in &own_splits {
             let cause = split.cause.name();
             match &split.result {
                 Ok(()) => {
@@ -289,7 +289,8 @@ impl<E: Engine> Worker<E> {
             describe,
             inquire,
         };
-        self.news.add(reports, splits, orders, questions);
+        self.news
+            .add(reports, splits, own_splits, orders, questions);
         if drained {
             self.drained.send_replace(true);
         }
@@ -297,8 +298,8 @@ impl<E: Engine> Worker<E> {
     }
 }
 
-/// The beginning of a key, for the log.
-fn shortened(key: &[u8]) -> String {
+/// The beginning of a key, for people.
+pub(crate) fn shortened(key: &[u8]) -> String {
     let shown = &key[..key.len().min(KEY_SHOWN_BYTES)];
     let rest = if shown.len() < key.len() { "…" } else { "" };
     format!("{}{rest}", shown.escape_ascii())

@@ -1,8 +1,13 @@
 //! What placement is told over the stream for regions, in the words of the wire.
 
 use proto::pdpb;
-use proto::pontoon::v1::{RegionNews, StepId, StepRefusal, region_news};
-use store::event::{OrderAnswer, OrderRefusal};
+use proto::pontoon::v1::{
+    self as wire, JournalNumber, RegionNews, StepId, StepRefusal, own_split::Cause, region_news,
+};
+use store::SplitCause;
+use store::event::{OrderAnswer, OrderRefusal, OwnSplit};
+
+use crate::runtime::shortened;
 
 /// A report of a region.
 pub fn report(report: pdpb::RegionHeartbeatRequest) -> RegionNews {
@@ -31,6 +36,35 @@ pub fn refusal(
     };
     RegionNews {
         kind: Some(region_news::Kind::Refusal(refusal)),
+    }
+}
+
+/// A split that a leader decided, or wanted and could not have.
+pub fn own_split(header: pdpb::RequestHeader, split: &OwnSplit) -> RegionNews {
+    let number = |(name, value): &(&'static str, f64)| JournalNumber {
+        name: (*name).into(),
+        value: *value,
+    };
+    let keys: Vec<_> = split.keys.iter().map(|key| shortened(key)).collect();
+    let cause = match split.cause {
+        SplitCause::Size => Cause::Size,
+        SplitCause::Load => Cause::Load,
+        SplitCause::Appends => Cause::Appends,
+    };
+    let told = wire::OwnSplit {
+        header: Some(header),
+        region_id: split.region.0,
+        epoch: split.epoch,
+        cause: cause.into(),
+        refused: split.result.is_err(),
+        text: match &split.result {
+            Ok(()) => keys.join(", "),
+            Err(reason) => reason.to_string(),
+        },
+        inputs: split.inputs.iter().map(number).collect(),
+    };
+    RegionNews {
+        kind: Some(region_news::Kind::OwnSplit(told)),
     }
 }
 
@@ -74,5 +108,36 @@ mod tests {
         );
         assert_eq!(refusal.kind(), Kind::NotCaughtUp);
         assert_eq!(refusal.text, "peer 12 lags by 70 entries");
+    }
+
+    #[test]
+    fn a_split_tells_where_and_why_or_why_not() {
+        let split = OwnSplit {
+            region: RegionId(7),
+            epoch: None,
+            cause: SplitCause::Load,
+            keys: vec!["key".into(), [b'k'; 100].to_vec().into()],
+            inputs: vec![("requests per second", 120.0)],
+            result: Ok(()),
+        };
+        let told = |split: &OwnSplit| {
+            let news = own_split(pdpb::RequestHeader::default(), split);
+            let Some(region_news::Kind::OwnSplit(told)) = news.kind else {
+                panic!("a split");
+            };
+            told
+        };
+        let done = told(&split);
+        assert_eq!((done.region_id, done.cause()), (7, Cause::Load));
+        assert!(!done.refused);
+        assert_eq!(done.text, format!("key, {}…", "k".repeat(24)));
+        assert_eq!(done.inputs[0].name, "requests per second");
+        let hot = OwnSplit {
+            result: Err(store::event::NoSplit::HotKey),
+            ..split
+        };
+        let hot = told(&hot);
+        assert!(hot.refused);
+        assert_eq!(hot.text, "one key has most of its load");
     }
 }

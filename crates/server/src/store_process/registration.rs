@@ -213,7 +213,8 @@ impl<E: Engine> Registration<E> {
                     // Reports first: by them placement judges whether a refusal counts.
                     let beats = news.reports.values().map(|report| news::report(self.heartbeat(leader, report)));
                     let refusals = news.orders.iter().filter_map(|answer| self.refusal(leader, answer));
-                    for told in beats.chain(refusals).collect::<Vec<_>>() {
+                    let splits = news.own_splits.iter().map(|split| news::own_split(self.header(leader), split));
+                    for told in beats.chain(refusals).chain(splits).collect::<Vec<_>>() {
                         if sender.send(told).await.is_err() {
                             return "the connection was lost".to_owned();
                         }

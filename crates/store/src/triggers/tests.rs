@@ -108,6 +108,15 @@ fn one_hot_key_is_not_divided() {
     let hot = |request: u64| format!("k{}", if request % 10 < 7 { 5 } else { request % 10 });
     let found = read_seconds(&mut triggers, 0, &[1_000; 6], hot);
     assert!(found.iter().all(Option::is_none), "{found:?}");
+    let told = triggers.take_hot().expect("it is told");
+    let percent = told.iter().find(|(name, _)| *name == "percent of one key");
+    assert!(matches!(percent, Some((_, 61.0..=100.0))), "{told:?}");
+    assert_eq!(triggers.take_hot(), None, "once");
+    let later = SplitOptions::default().retry_ticks_max / SECOND;
+    read_seconds(&mut triggers, 6, &[1_000; 6], hot);
+    assert_eq!(triggers.take_hot(), None, "not again at once");
+    read_seconds(&mut triggers, later, &[1_000; 6], hot);
+    assert!(triggers.take_hot().is_some(), "but after a while");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use engine::MemoryOptions;
 use proto::RegionId;
-use store::event::{OrderRefusal, OwnSplit};
+use store::event::{NoSplit, OrderRefusal, OwnSplit};
 use store::{Options, SplitCause, SplitOptions};
 
 use crate::harness::*;
@@ -95,6 +95,12 @@ fn size_splits_in_halves() {
             .all(|split| split.cause == SplitCause::Size && split.result.is_ok()),
         "{found:?}"
     );
+    for split in &found {
+        assert!(
+            input(split, "bytes") >= input(split, "bytes allowed"),
+            "{split:?}"
+        );
+    }
     // 64 kB under a limit of 40 kB.
     let pieces = pieces(&cluster);
     assert!((2..=4).contains(&pieces.len()), "{pieces:?}");
@@ -191,6 +197,10 @@ fn load_splits_where_it_halves() {
         panic!("{found:?}")
     };
     assert_eq!((split.cause, &split.result), (SplitCause::Load, &Ok(())));
+    assert_eq!(split.region, r(1));
+    assert_eq!(input(split, "requests per second"), 400.0);
+    assert!(input(split, "seconds above of 5") >= 3.0);
+    assert!((30.0..=70.0).contains(&input(split, "percent below the key")));
     let below = (0..100)
         .filter(|read| skewed(*read).as_bytes() < &split.keys[0][..])
         .count();
@@ -271,7 +281,23 @@ fn a_hot_key_is_not_split() {
     read_seconds(&mut cluster, 12, 400, |read| {
         key(if read.is_multiple_of(10) { read } else { 500 })
     });
-    assert_eq!(own_splits(&cluster), []);
+    // It is told once in a while, with what it rests on.
+    let found = own_splits(&cluster);
+    let [told] = &found[..] else {
+        panic!("{found:?}")
+    };
+    assert_eq!((told.region, told.cause), (r(1), SplitCause::Load));
+    assert_eq!(told.result, Err(NoSplit::HotKey));
+    assert_eq!(input(told, "requests per second"), 400.0);
+    assert_eq!(input(told, "requests allowed"), 100.0);
+    assert!((80.0..=100.0).contains(&input(told, "percent of one key")));
+    assert_eq!(cluster.nodes[&s(1)].views.len(), 1);
+}
+
+/// A number that a split rests on.
+fn input(split: &OwnSplit, name: &str) -> f64 {
+    let found = split.inputs.iter().find(|(known, _)| *known == name);
+    found.unwrap_or_else(|| panic!("{name}: {split:?}")).1
 }
 
 #[test]
@@ -298,6 +324,11 @@ fn appends_split_ahead_and_are_led_elsewhere() {
     }
     let split = own_splits(&cluster).remove(0);
     assert_eq!((split.cause, &split.result), (SplitCause::Appends, &Ok(())));
+    assert!(input(&split, "bytes") < input(&split, "bytes allowed"));
+    assert!(
+        input(&split, "keys appended per second") >= 10.0,
+        "{split:?}"
+    );
     assert_eq!(split.keys.len(), 1);
     let at: usize = std::str::from_utf8(&split.keys[0][1..6])
         .expect("digits")
@@ -341,7 +372,7 @@ fn refused_splits_are_not_repeated_at_once() {
     assert!(
         found
             .iter()
-            .all(|split| split.result == Err(OrderRefusal::NoIds)),
+            .all(|split| split.result == Err(NoSplit::Refused(OrderRefusal::NoIds))),
         "{found:?}"
     );
     let later = found.len() - before;

@@ -40,6 +40,7 @@ fn that_stores_are_even_is_news_once_an_hour() {
     let absent = |store: u64, why: &'static str| {
         refusal(scheduler::EVEN, 9).candidates(vec![Candidate {
             store: StoreId(store),
+            region: None,
             score: f64::INFINITY,
             verdict: why.into(),
         }])

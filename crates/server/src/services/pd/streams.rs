@@ -123,6 +123,17 @@ async fn take_news(
                 sent.map_err(|refusal| convert::status(&refusal))?;
                 continue;
             }
+            Some(Ok(RegionNews {
+                kind: Some(region_news::Kind::OwnSplit(split)),
+            })) => {
+                if let Err(error) = service.admit(split.header.as_ref()) {
+                    break Err(Status::failed_precondition(error.message));
+                }
+                let split = Input::OwnSplit(Box::new(split));
+                let sent = service.placement.send(split).await;
+                sent.map_err(|refusal| convert::status(&refusal))?;
+                continue;
+            }
             // From a later version.
             Some(Ok(RegionNews { kind: None })) => continue,
             None => break Ok(()),
