@@ -22,7 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::{RegionId, StoreId, metapb};
 
-use crate::decision::{Decision, Outcome, Who};
+use crate::decision::{Candidate, Decision, Outcome, Who};
 use crate::drains::Drains;
 use crate::event::Now;
 use crate::keyspace;
@@ -230,15 +230,27 @@ impl Checker<'_> {
                 }
             }
         }
-        let misplaced = self.misplaced(region);
-        let last = misplaced.or_else(|| match refused {
-            Some(_) => None,
-            None => self.check_merge(region),
-        });
+        // That its replicas cannot go apart keeps no region from being merged.
+        let mut last = self.unless_paused(Who::Rule, || self.misplaced(region));
+        if refused.is_none() && !matches!(last, Ok(Some(_))) {
+            let merge = self.unless_paused(Who::Merge, || self.check_merge(region));
+            last = match (merge, last) {
+                (Err(_), Err(misplaced)) | (Ok(None), Err(misplaced)) => Err(misplaced),
+                (merge, _) => merge,
+            };
+        }
         match (last, refused) {
-            (Some(found), _) if !self.is_paused(found.decision.who) => Ok(Some(found)),
+            (Ok(Some(found)), _) => Ok(Some(found)),
             (_, Some(refused)) => Err(refused),
-            (_, None) => Ok(None),
+            (last, None) => last,
+        }
+    }
+
+    fn unless_paused(&self, who: Who, check: impl FnOnce() -> Checked) -> Checked {
+        if self.is_paused(who) {
+            Ok(None)
+        } else {
+            check()
         }
     }
 
@@ -281,7 +293,9 @@ impl Checker<'_> {
             |peer: &&metapb::Peer| peer.id != leader.id && self.may_change(region, &[], &[**peer]);
         if let Some(spare) = look.spare.iter().find(goes) {
             let decision = self.decision(Who::Repair, region);
-            let decision = decision.between(Some(StoreId(spare.store_id)), None);
+            let store = StoreId(spare.store_id);
+            let decision = decision.candidates(self.spares(region, look, store));
+            let decision = decision.between(Some(store), None);
             let finding = Finding::Demote(*spare);
             return Some(Found { finding, decision });
         }
@@ -376,24 +390,27 @@ impl Checker<'_> {
     ) -> Found {
         let from = StoreId(from.store_id);
         let decision = self.decision(why.who(), region);
+        let heir = StoreId(to.store_id);
+        let decision = decision.candidates(self.heirs(region, heir));
         Found {
             finding: Finding::HandOver { from, to, why },
-            decision: decision.between(Some(from), Some(StoreId(to.store_id))),
+            decision: decision.between(Some(from), Some(heir)),
         }
     }
 
     /// A voter that would be farther from the others elsewhere. Looks at a few stores, at others a minute later; each move
     /// makes it better, so they end.
-    fn misplaced(&self, region: &RegionInfo) -> Option<Found> {
+    fn misplaced(&self, region: &RegionInfo) -> Checked {
         let settled = region.pending.is_empty() && region.down.is_empty();
         if !settled || !self.places.tells(region) {
-            return None;
+            return Ok(None);
         }
         let before = self.places.cost(region, None, None);
         if before.shared == 0 {
-            return None;
+            return Ok(None);
         }
-        let ids: Vec<_> = self.stores.ids().collect();
+        let present = |store: &StoreId| !self.stores.is_tombstone(*store);
+        let ids: Vec<_> = self.stores.ids().filter(present).collect();
         let turn = region
             .id()
             .0
@@ -404,28 +421,61 @@ impl Checker<'_> {
             .cycle()
             .skip(first)
             .take(ids.len().min(STORES_MAX));
-        let takes = |store: &StoreId| {
-            self.could_take(region, *store).is_ok()
-                && self.operators.busy(*store) < self.settings.store_operators_max
-        };
         let leader = region.leader.as_ref().map(|leader| leader.id);
-        let mut best = None;
-        for to in looked.copied().filter(takes) {
-            for from in region.voters() {
+        let mut candidates = Vec::new();
+        let (mut best, mut barred) = (None, false);
+        for to in looked.copied() {
+            let busy = self.operators.busy(to);
+            let load = self.regions.counts(to).0 as usize + busy;
+            let takes = match self.could_take(region, to) {
+                Ok(()) if busy >= self.settings.store_operators_max => {
+                    Err("it has operators enough")
+                }
+                takes => takes,
+            };
+            let moves = region.voters().filter(|_| region.peer_on(to).is_none());
+            let moves = moves.map(|from| {
                 let after = self
                     .places
                     .cost(region, Some(StoreId(from.store_id)), Some(to));
-                let load = self.regions.counts(to).0 as usize + self.operators.busy(to);
                 let key = (after, load, leader == Some(from.id), to, from.id);
-                if after < before && best.is_none_or(|(known, _)| key < known) {
-                    best = Some((key, *from));
+                (key, *from)
+            });
+            let better = moves.filter(|((after, ..), _)| *after < before);
+            let better = better.min_by_key(|(key, _)| *key);
+            barred |= better.is_some() && takes.is_err();
+            let (score, verdict) = match (takes, better) {
+                (Err(reason), _) => (f64::INFINITY, reason),
+                (Ok(()), None) => (f64::INFINITY, "its replicas would be no farther apart"),
+                (Ok(()), Some(((after, ..), _))) => {
+                    let score = after.shared as f64 * target::PLACE + load as f64;
+                    (score, "another is better")
                 }
+            };
+            candidates.push(Candidate {
+                store: to,
+                region: None,
+                score,
+                verdict: verdict.into(),
+            });
+            if let (Ok(()), Some((key, from))) = (takes, better)
+                && best.is_none_or(|(known, _)| key < known)
+            {
+                best = Some((key, from));
             }
         }
-        let ((after, _, _, to, _), from) = best?;
         let decision = self
             .decision(Who::Rule, region)
-            .input("shared places", before.shared as f64)
+            .input("shared places", before.shared as f64);
+        let Some(((after, _, _, to, _), from)) = best else {
+            // Where nothing would be better, nothing is refused.
+            let reason = "no store where its replicas would be farther apart may take one";
+            let refused = || refuse(decision.candidates(candidates), reason);
+            return if barred { Err(refused()) } else { Ok(None) };
+        };
+        choose(&mut candidates, to);
+        let decision = decision
+            .candidates(candidates)
             .expect("shared places", after.shared as f64)
             .between(Some(StoreId(from.store_id)), Some(to));
         let finding = Finding::Move {
@@ -433,7 +483,7 @@ impl Checker<'_> {
             to,
             why: Leaves::Misplaced,
         };
-        Some(Found { finding, decision })
+        found(finding, decision)
     }
 
     /// A joint configuration is left by whoever leads. One that stays has too few live voters in one of its halves, which
@@ -502,6 +552,15 @@ impl Checker<'_> {
             Err("it has no room")
         } else {
             Ok(())
+        }
+    }
+}
+
+/// Says of a candidate that it was the one.
+fn choose(candidates: &mut [Candidate], store: StoreId) {
+    for candidate in candidates {
+        if candidate.store == store {
+            candidate.verdict = "chosen".into();
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The journal: what was decided, refused and done, from what, and what came of it (REGIONS §9).
 //!
 //! Entries are keys of the placement region, written with the change they tell of, so every leader has them. An entry is
-//! written once; a refusal that repeats is one entry with a count, written when it is new and then at most once a minute,
-//! so a cluster that waits for a store does not write for it. The oldest entries go when there are too many bytes or days.
+//! written once; a refusal that repeats is one entry with a count, written when it is new, after a minute, and then after
+//! twice the time up to five minutes, so a cluster that waits for a store does not write for it. The oldest entries go when there are too many bytes or days.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -31,7 +31,8 @@ pub struct JournalSettings {
     pub bytes_max: usize,
     /// Entries older than this go.
     pub age_max: Duration,
-    /// A refusal that repeats is written again after this at the earliest.
+    /// A refusal that repeats is written again after this at the earliest, then after twice the time each time, up to half of
+    /// `refusal_ends`.
     pub refusal_every: Duration,
     /// A refusal that was not repeated for so long is over: the next is another entry.
     pub refusal_ends: Duration,
@@ -86,6 +87,8 @@ struct Refusal {
     /// When it was written last, and whether it was repeated since.
     written: Option<Duration>,
     repeated: bool,
+    /// It is written again after this at the earliest.
+    every: Duration,
 }
 
 /// All entries.
@@ -121,6 +124,7 @@ impl Journal {
                 let refusal = Refusal {
                     written: Some(now.monotonic),
                     repeated: false,
+                    every: settings.refusal_every,
                     entry,
                 };
                 journal.refusals.insert(Fold::of(&refusal.entry), refusal);
@@ -204,6 +208,7 @@ impl Journal {
             entry,
             written: None,
             repeated: true,
+            every: Duration::ZERO,
         };
         self.refusals.insert(fold, refusal);
     }
@@ -220,12 +225,13 @@ impl Journal {
         self.flushed = Some(now.monotonic);
         let mut due = Vec::new();
         for refusal in self.refusals.values_mut() {
-            let every = self.settings.refusal_every;
             if refusal.repeated
                 && refusal
                     .written
-                    .is_none_or(|written| since(written) >= every)
+                    .is_none_or(|written| since(written) >= refusal.every)
             {
+                let (least, most) = (self.settings.refusal_every, self.settings.refusal_ends / 2);
+                refusal.every = (refusal.every * 2).min(most).max(least);
                 refusal.written = Some(now.monotonic);
                 refusal.repeated = false;
                 due.push(refusal.entry.clone());

@@ -4,11 +4,12 @@ use proto::metapb::PeerRole;
 use proto::{StoreId, metapb};
 
 use super::look::Look;
-use super::target::{self, Comes};
+use super::target::{self, Comes, PLACE};
 use super::{Checked, Checker, Finding, Leaves, Refused, TOO_FEW_LIVE, found, guest, refuse};
-use crate::decision::Decision;
+use crate::decision::{Candidate, Decision};
 use crate::operator::{Operator, Priority, Step};
 use crate::regions::RegionInfo;
+use crate::stores::STOPPING;
 
 impl Checker<'_> {
     /// Voters that are to go, the first of them that can.
@@ -233,7 +234,8 @@ impl Checker<'_> {
 
     /// Who takes the leadership over from a voter that goes: where rules want it, and the one whose store leads fewest.
     pub(super) fn heir(&self, region: &RegionInfo, from: &metapb::Peer) -> Option<metapb::Peer> {
-        let fits = |peer: &&metapb::Peer| peer.id != from.id && self.can_take_over(region, peer);
+        let fits =
+            |peer: &&metapb::Peer| peer.id != from.id && self.can_take_over(region, peer).is_ok();
         let load = |peer: &&metapb::Peer| {
             let right = self.places.may_lead(region, StoreId(peer.store_id));
             (!right, self.led(peer), peer.id)
@@ -241,13 +243,81 @@ impl Checker<'_> {
         region.voters().filter(fits).min_by_key(load).copied()
     }
 
-    pub(super) fn can_take_over(&self, region: &RegionInfo, peer: &metapb::Peer) -> bool {
+    /// Whether a voter may take the leadership over now, or why not.
+    pub(super) fn can_take_over(
+        &self,
+        region: &RegionInfo,
+        peer: &metapb::Peer,
+    ) -> Result<(), &'static str> {
         let store = StoreId(peer.store_id);
-        region.may_lead(peer.id)
-            && !self.stores.leaving(store)
-            && !self.stores.stopping(store)
-            && !self.down(store)
-            && self.operators.busy(store) < self.settings.store_operators_max
+        if !region.may_lead(peer.id) {
+            Err("its peer is not caught up or damaged")
+        } else if self.stores.leaving(store) {
+            Err("it is leaving")
+        } else if self.stores.stopping(store) {
+            Err(STOPPING)
+        } else if self.down(store) {
+            Err("it is not up")
+        } else if self.operators.busy(store) >= self.settings.store_operators_max {
+            Err("it has operators enough")
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The stores whose voters could take the leadership over, for the journal.
+    pub(super) fn heirs(&self, region: &RegionInfo, chosen: StoreId) -> Vec<Candidate> {
+        let leader = region.leader.as_ref().map(|leader| leader.id);
+        let candidate = |peer: &metapb::Peer| {
+            let store = StoreId(peer.store_id);
+            let takes = if leader == Some(peer.id) {
+                Err("it leads")
+            } else {
+                self.can_take_over(region, peer)
+            };
+            let right = self.places.may_lead(region, store);
+            let wrong = if right { 0.0 } else { PLACE };
+            let verdict = match takes {
+                Ok(()) if store == chosen => "chosen",
+                Ok(()) if !right => "rules want another to lead",
+                Ok(()) => "another is better",
+                Err(reason) => reason,
+            };
+            Candidate {
+                store,
+                region: None,
+                score: takes.map_or(f64::INFINITY, |()| wrong + self.led(peer) as f64),
+                verdict: verdict.into(),
+            }
+        };
+        region.voters().map(candidate).collect()
+    }
+
+    /// The stores of voters of which one is too many, for the journal: those that are missed least first.
+    pub(super) fn spares(
+        &self,
+        region: &RegionInfo,
+        look: &Look,
+        chosen: StoreId,
+    ) -> Vec<Candidate> {
+        let leader = region.leader.as_ref().map(|leader| leader.id);
+        let candidate = |peer: &metapb::Peer| {
+            let place = look.spare.iter().position(|spare| spare.id == peer.id);
+            let store = StoreId(peer.store_id);
+            let verdict = match place {
+                _ if store == chosen => "chosen",
+                None => "rules count on it",
+                Some(_) if leader == Some(peer.id) => "it leads",
+                Some(_) => "another is missed less",
+            };
+            Candidate {
+                store,
+                region: None,
+                score: place.map_or(f64::INFINITY, |place| place as f64),
+                verdict: verdict.into(),
+            }
+        };
+        region.voters().map(candidate).collect()
     }
 
     /// Leaders on the store of a peer, those that may come included.

@@ -124,7 +124,7 @@ impl Checker<'_> {
     pub(super) fn right_leader(&self, region: &RegionInfo) -> Option<metapb::Peer> {
         let fits = |peer: &&metapb::Peer| {
             region.leader.as_ref().map(|leader| leader.id) != Some(peer.id)
-                && self.can_take_over(region, peer)
+                && self.can_take_over(region, peer).is_ok()
                 && self.places.may_lead(region, StoreId(peer.store_id))
         };
         let leaders = |peer: &&metapb::Peer| (self.led(peer), peer.id);

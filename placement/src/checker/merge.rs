@@ -11,8 +11,8 @@ use std::time::Duration;
 use proto::{StoreId, metapb};
 
 use super::align::Alignment;
-use super::{Checker, Finding, Found};
-use crate::decision::Who;
+use super::{Checked, Checker, Finding, found, refuse};
+use crate::decision::{Candidate, Decision, Who};
 use crate::regions::RegionInfo;
 use crate::settings::MergeSettings;
 
@@ -39,59 +39,107 @@ fn tells_load(region: &RegionInfo) -> bool {
     region.interval > Duration::ZERO
 }
 
+/// The store where a region is led.
+fn led_on(region: &RegionInfo) -> Option<StoreId> {
+    let leader = region.leader.as_ref()?;
+    Some(StoreId(leader.store_id))
+}
+
 impl Checker<'_> {
-    /// The better neighbour of a region that has been small for long enough: whose stores are nearest, then the smaller.
-    pub(super) fn check_merge(&self, region: &RegionInfo) -> Option<Found> {
+    /// The better neighbour of a region that has been small for long enough: whose stores are nearest, then the smaller. Or why
+    /// neither takes it in.
+    pub(super) fn check_merge(&self, region: &RegionInfo) -> Checked {
         let settings = &self.settings.merge;
-        if !is_small(region, settings)
-            || self.unsettled < settings.after
-            || self.operators.merges() >= settings.operators_max
-        {
-            return None;
+        if !is_small(region, settings) || self.unsettled < settings.after {
+            return Ok(None);
         }
         let neighbours = [
             self.regions.previous(&region.region.start_key),
             self.regions.by_key(&region.region.end_key),
         ];
         let start = &region.region.start_key;
-        let found = neighbours
+        let looked: Vec<_> = neighbours
             .into_iter()
             .flatten()
             .filter(|other| other.region.end_key == *start || other.region.start_key > *start)
-            .filter(|other| tells_load(other))
-            .filter_map(|target| {
-                let alignment = self.could_merge(region, target).ok()?;
-                let free = |to: StoreId| {
-                    self.could_take(region, to).is_ok()
-                        && self.operators.busy(to) < self.settings.store_operators_max
-                };
-                let free = alignment.stores().all(free);
-                free.then_some((target, alignment))
-            })
+            .map(|target| (target, self.may_merge(region, target)))
+            .collect();
+        let best = looked
+            .iter()
+            .filter_map(|(target, verdict)| Some((*target, verdict.as_ref().ok()?)))
             .min_by_key(|(target, alignment)| {
                 let copies = alignment.stores().count();
                 (copies, alignment.len(), target.bytes, target.id())
             });
-        let (target, alignment) = found?;
-        let store = |region: &RegionInfo| {
-            let leader = region.leader.as_ref()?;
-            Some(StoreId(leader.store_id))
+        let chosen = best.map(|(target, _)| target.id());
+        let candidate = |(target, verdict): &(&RegionInfo, Result<Alignment, &'static str>)| {
+            let copies = |alignment: &Alignment| alignment.stores().count() as f64;
+            Candidate {
+                store: led_on(target).unwrap_or(StoreId(0)),
+                region: Some(target.id()),
+                score: verdict.as_ref().map_or(f64::INFINITY, copies),
+                verdict: match verdict {
+                    Ok(_) if chosen == Some(target.id()) => "chosen",
+                    Ok(_) => "another is better",
+                    Err(reason) => *reason,
+                }
+                .into(),
+            }
         };
         let decision = self
             .decision(Who::Merge, region)
-            .between(store(region), store(target))
+            .input("seconds small", self.unsettled.as_secs_f64().floor())
+            .input("bytes allowed", settings.bytes_max as f64)
+            .candidates(looked.iter().map(candidate).collect());
+        let Some((target, alignment)) = best else {
+            let mut reasons = looked
+                .iter()
+                .filter_map(|(_, verdict)| verdict.as_ref().err().copied());
+            // The only region has no neighbours.
+            let Some(first) = reasons.next() else {
+                return Ok(None);
+            };
+            let alike = reasons.all(|reason| reason == first);
+            let neither = "neither of its neighbours can take it in now";
+            return Err(refuse(decision, if alike { first } else { neither }));
+        };
+        if self.operators.merges() >= settings.operators_max {
+            // Of whichever regions it is: they all wait for the same.
+            let reason = "enough regions are being merged";
+            return Err(Box::new(Decision::refused(Who::Merge, None, reason)));
+        }
+        let decision = decision
+            .between(led_on(region), led_on(target))
             .input("into region", target.id().0 as f64)
             .input("bytes of both", (region.bytes + target.bytes) as f64)
-            .input("bytes allowed", settings.bytes_max as f64)
             .input("keys of both", (region.keys + target.keys) as f64)
-            .input("seconds small", self.unsettled.as_secs_f64().floor())
             .input("peers to move", alignment.len() as f64)
             .expect("regions", self.regions.len().saturating_sub(1) as f64);
         let finding = Finding::Merge(MergeFinding {
             target: target.region.clone(),
-            alignment,
+            alignment: alignment.clone(),
         });
-        Some(Found { finding, decision })
+        found(finding, decision)
+    }
+
+    /// What must change first for a region to be taken in by a neighbour now, unasked, or why it cannot.
+    fn may_merge(
+        &self,
+        region: &RegionInfo,
+        target: &RegionInfo,
+    ) -> Result<Alignment, &'static str> {
+        let alignment = self.could_merge(region, target)?;
+        if !tells_load(target) {
+            return Err("its leader has not told its load yet");
+        }
+        for to in alignment.stores() {
+            self.could_take(region, to)
+                .map_err(|_| "a store of it cannot take the region")?;
+            if self.operators.busy(to) >= self.settings.store_operators_max {
+                return Err("a store of it has operators enough");
+            }
+        }
+        Ok(alignment)
     }
 
     /// What must change first for a region to be taken in by a neighbour, or why it cannot.

@@ -9,7 +9,7 @@ use crate::rules::fit::Cost;
 use crate::stores::STOPPING;
 
 /// What a shared place weighs in the score of a candidate, against one peer.
-const PLACE: f64 = 1e6;
+pub(super) const PLACE: f64 = 1e6;
 
 /// Why nothing is chosen now where something will be.
 const WAITS: [&str; 3] = [

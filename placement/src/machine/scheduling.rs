@@ -353,7 +353,7 @@ impl Leader {
         }
         let checker = self.checker(Duration::ZERO, now);
         let mut best: Option<MergeFinding> = None;
-        let mut reason = "";
+        let mut reasons = Vec::new();
         for other in candidates {
             match checker.could_merge(region, other) {
                 Ok(alignment)
@@ -367,13 +367,14 @@ impl Leader {
                     });
                 }
                 Ok(_) => {}
-                Err(why) => reason = why,
+                Err(why) => reasons.push(format!("into region {}: {why}", other.id())),
             }
         }
         let Some(merge) = best else {
             return Err(Refusal::Invalid(format!(
-                "region {} cannot be merged: {reason}",
-                region.id()
+                "region {} cannot be merged: {}",
+                region.id(),
+                reasons.join("; ")
             )));
         };
         for to in merge.alignment.stores() {
