@@ -21,7 +21,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use key::{escape, escape_boundary, unescape};
 pub use target::{Shown, Target};
 
-use crate::{bench, demo, dev, exit, verify};
+use crate::{bench, demo, dev, exit, output, verify};
 
 /// A replicated, ordered key-value store: one binary for the whole cluster.
 #[derive(Debug, Parser)]
@@ -91,7 +91,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match dispatch(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            output::progress(&format!("error: {failure}"));
             failure.exit_code()
         }
     }

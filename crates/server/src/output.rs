@@ -1,8 +1,12 @@
 //! What commands print: a table for people or JSON for programs.
 
+use std::io::{self, ErrorKind, Write};
+
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use serde::Serialize;
+
+use crate::exit;
 
 /// The form of a command's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -14,28 +18,61 @@ pub enum Format {
 }
 
 /// Prints `value`: as JSON, or as the table that `table` makes of it, of which an empty one prints nothing.
-pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> String) {
+///
+/// # Errors
+/// As for [`text`].
+pub fn print<T: Serialize>(
+    format: Format,
+    value: &T,
+    table: impl FnOnce(&T) -> String,
+) -> exit::Result<()> {
     match format {
         Format::Table => {
             let table = table(value);
-            if !table.is_empty() {
-                println!("{}", table.trim_end_matches('\n'));
+            if table.is_empty() {
+                return Ok(());
             }
+            text(&format!("{}\n", table.trim_end_matches('\n')))
         }
-        Format::Json => println!(
-            "{}",
-            serde_json::to_string_pretty(value).expect("output has a form in JSON")
-        ),
+        Format::Json => {
+            let json = serde_json::to_string_pretty(value).expect("output has a form in JSON");
+            text(&format!("{json}\n"))
+        }
     }
 }
 
 /// Prints that a command was taken: a sentence for people, or the same in JSON.
-pub fn taken(format: Format, text: String) {
+///
+/// # Errors
+/// As for [`text`].
+pub fn taken(format: Format, text: String) -> exit::Result<()> {
     #[derive(Serialize)]
     struct Taken {
         done: String,
     }
-    print(format, &Taken { done: text }, |taken| taken.done.clone());
+    print(format, &Taken { done: text }, |taken| taken.done.clone())
+}
+
+/// Writes `text` to standard output. Who reads may have read enough (`| head`), which is no failure.
+///
+/// # Errors
+/// When the output cannot be written for another reason, as to a full disk.
+pub fn text(text: &str) -> exit::Result<()> {
+    write(&mut io::stdout().lock(), text)
+}
+
+/// Writes a line of progress to standard error, if anybody reads it.
+pub fn progress(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn write(out: &mut impl Write, text: &str) -> exit::Result<()> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(exit::Failure::environment("cannot write the output", error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A table with one line per row and no lines between them.
@@ -94,6 +131,26 @@ pub fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Fails(ErrorKind);
+
+    impl Write for Fails {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_who_has_enough_is_no_failure_and_a_full_disk_is() {
+        assert!(write(&mut Fails(ErrorKind::BrokenPipe), "rows").is_ok());
+        let failure =
+            write(&mut Fails(ErrorKind::StorageFull), "rows").expect_err("the disk is full");
+        assert_eq!(failure.kind(), exit::Kind::Environment);
+    }
 
     #[test]
     fn rows_line_up_without_trailing_blanks() {

@@ -134,7 +134,7 @@ async fn linearizable(args: LinearizableArgs) -> Result<()> {
     // Keys that stay harm nobody: no other run uses them.
     let removed = clients[0].delete_range(prefix, end).await;
     if let Err(error) = removed {
-        eprintln!("the keys could not be removed: {error}");
+        output::progress(&format!("the keys could not be removed: {error}"));
     }
     let killed = disturbed?;
     let verdict = verdict.expect("nothing went wrong");
@@ -144,7 +144,7 @@ async fn linearizable(args: LinearizableArgs) -> Result<()> {
             "{verdict}\n{} stores were killed meanwhile",
             report.stores_killed
         )
-    });
+    })?;
     judge(&verdict)
 }
 

@@ -210,7 +210,7 @@ pub async fn run(args: BenchArgs) -> Result<()> {
         timeline: run.timeline.intervals(),
         settings,
     };
-    output::print(args.shown.output, &report, report::table);
+    output::print(args.shown.output, &report, report::table)?;
     if operations == 0 {
         return Err(
             Failure::new(Kind::Refused, "no operation succeeded").because(

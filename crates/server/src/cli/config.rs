@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::{
     config::{self, Overrides},
     exit::Result,
+    output,
     placement_process::PlacementConfig,
     store_process::StoreConfig,
 };
@@ -62,30 +63,35 @@ pub fn run(args: ConfigArgs) -> Result<()> {
         (Some(Process::Placement), Some(file)) => {
             let overrides = overrides(config::PLACEMENT_ENV);
             let config: PlacementConfig = config::load(Some(&file), &overrides)?;
-            print!("{}", config::to_toml(&config));
+            output::text(&config::to_toml(&config))?;
         }
         (Some(Process::Store), Some(file)) => {
             let overrides = overrides(config::STORE_ENV);
             let config: StoreConfig = config::load(Some(&file), &overrides)?;
-            print!("{}", config::to_toml(&config));
+            output::text(&config::to_toml(&config))?;
         }
         (process, _) => {
-            if process.is_none() {
-                println!(
-                    "# Two files in one text: a process takes the settings of its own kind only.\n"
-                );
-            }
+            let mut files = Vec::new();
             if process != Some(Process::Store) {
-                println!("# ---- pontoon serve placement --config FILE\n");
-                println!("{}", config::show_defaults::<PlacementConfig>().trim_end());
-            }
-            if process.is_none() {
-                println!();
+                let settings = config::show_defaults::<PlacementConfig>();
+                files.push(format!(
+                    "# ---- pontoon serve placement --config FILE\n\n{}\n",
+                    settings.trim_end()
+                ));
             }
             if process != Some(Process::Placement) {
-                println!("# ---- pontoon serve store --config FILE\n");
-                println!("{}", config::show_defaults::<StoreConfig>().trim_end());
+                let settings = config::show_defaults::<StoreConfig>();
+                files.push(format!(
+                    "# ---- pontoon serve store --config FILE\n\n{}\n",
+                    settings.trim_end()
+                ));
             }
+            if process.is_none() {
+                output::text(
+                    "# Two files in one text: a process takes the settings of its own kind only.\n\n",
+                )?;
+            }
+            output::text(&files.join("\n"))?;
         }
     }
     Ok(())

@@ -136,7 +136,7 @@ pub async fn print(target: &Target, shown: &Shown, query: ReadJournalRequest) ->
             return "nothing was decided about it".to_owned();
         }
         entries.iter().map(tell).collect()
-    });
+    })?;
     Ok(())
 }
 

@@ -138,7 +138,7 @@ pub async fn run(args: KvArgs) -> Result<()> {
             output::print(shown.output, &pair, |pair| {
                 // An empty value is a line as well.
                 format!("{}\n", pair.value.as_deref().unwrap_or_default())
-            });
+            })?;
         }
         Command::Put {
             key,
@@ -155,7 +155,7 @@ pub async fn run(args: KvArgs) -> Result<()> {
                 done: true,
             };
             target.keys().await?.put(key.into(), value, ttl).await?;
-            confirm(&shown, &written);
+            confirm(&shown, &written)?;
         }
         Command::Del { key, target, shown } => {
             let key = key::read(&key, hex)?;
@@ -164,7 +164,7 @@ pub async fn run(args: KvArgs) -> Result<()> {
                 done: true,
             };
             target.keys().await?.delete(key.into()).await?;
-            confirm(&shown, &written);
+            confirm(&shown, &written)?;
         }
         Command::Scan {
             start,
@@ -204,17 +204,18 @@ pub async fn run(args: KvArgs) -> Result<()> {
                         None => format!("{}\n", pair.key),
                     })
                     .collect()
-            });
+            })?;
         }
     }
     Ok(())
 }
 
 /// Writes are silent for people, as is usual; programs get a document.
-fn confirm(shown: &Shown, written: &Written) {
+fn confirm(shown: &Shown, written: &Written) -> Result<()> {
     if shown.output == Format::Json {
-        output::print(shown.output, written, |_| String::new());
+        output::print(shown.output, written, |_| String::new())?;
     }
+    Ok(())
 }
 
 fn read_value(value: Option<String>, file: Option<PathBuf>) -> Result<Bytes> {

@@ -117,7 +117,7 @@ pub async fn run(args: OperatorArgs) -> Result<()> {
                 )
                 .hint("`pontoon operator explain` asks the journal, which remembers for longer")
             })?;
-            output::print(shown.output, &found, detail);
+            output::print(shown.output, &found, detail)?;
         }
         Command::Explain {
             id,
@@ -133,7 +133,7 @@ pub async fn run(args: OperatorArgs) -> Result<()> {
         }
         Command::Cancel { id, target, shown } => {
             target.remote().cancel(id).await?;
-            output::taken(shown.output, format!("operator {id} is cancelled"));
+            output::taken(shown.output, format!("operator {id} is cancelled"))?;
         }
     }
     Ok(())
@@ -144,7 +144,7 @@ async fn list(target: &Target, shown: &Shown, running: bool) -> Result<()> {
     let operators = operators.into_iter().map(Operator::from);
     let wanted = operators.filter(|operator| (operator.state == "running") == running);
     let operators: Vec<Operator> = wanted.collect();
-    output::print(shown.output, &operators, |operators| table(operators));
+    output::print(shown.output, &operators, |operators| table(operators))?;
     Ok(())
 }
 

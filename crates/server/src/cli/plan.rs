@@ -143,13 +143,12 @@ pub async fn run(args: PlanArgs) -> Result<()> {
             shown,
         } => (Question::Lose(label), target, shown),
     };
-    show(target.remote().plan(question).await?, &shown);
-    Ok(())
+    show(target.remote().plan(question).await?, &shown)
 }
 
 /// Shows what would happen.
-pub(super) fn show(plan: PlanResponse, shown: &Shown) {
-    output::print(shown.output, &Plan::from(plan), tell);
+pub(super) fn show(plan: PlanResponse, shown: &Shown) -> Result<()> {
+    output::print(shown.output, &Plan::from(plan), tell)
 }
 
 fn tell(plan: &Plan) -> String {

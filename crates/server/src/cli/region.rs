@@ -146,11 +146,11 @@ pub async fn run(args: RegionArgs) -> Result<()> {
     match args.command {
         Command::List { target, shown } => {
             let regions = target.remote().regions(&[], &[]).await?;
-            output::print(shown.output, &regions, |regions| table(regions));
+            output::print(shown.output, &regions, |regions| table(regions))?;
         }
         Command::Show { id, target, shown } => {
             let region = target.remote().region(id).await?;
-            output::print(shown.output, &region, detail);
+            output::print(shown.output, &region, detail)?;
         }
         Command::Find {
             key,
@@ -172,7 +172,7 @@ pub async fn run(args: RegionArgs) -> Result<()> {
                     .because("its leader has not reported yet")
                     .hint("try again in a few seconds")
             })?;
-            output::print(shown.output, &region, detail);
+            output::print(shown.output, &region, detail)?;
         }
         Command::Split {
             id,
@@ -221,7 +221,7 @@ pub async fn run(args: RegionArgs) -> Result<()> {
                     "{} regions go apart",
                     thousands(scattered.regions.len() as u64)
                 )
-            });
+            })?;
         }
         Command::Explain {
             id,

@@ -135,7 +135,7 @@ pub async fn run(args: RuleArgs) -> Result<()> {
             let rules = remote.rules().await?;
             let default = rules.default.clone().unwrap_or_default();
             let file = File::from_wire(rules, remote.status().await?.api_version);
-            output::print(shown.output, &file, |file| table(file, default));
+            output::print(shown.output, &file, |file| table(file, default))?;
         }
         Command::Plan {
             file,
@@ -145,7 +145,7 @@ pub async fn run(args: RuleArgs) -> Result<()> {
             let remote = target.remote();
             let (read, groups) = read(&file, &remote).await?;
             let rules = Question::Rules(PlannedRules { read, groups });
-            plan::show(remote.plan(rules).await?, &shown);
+            plan::show(remote.plan(rules).await?, &shown)?;
         }
         Command::Apply {
             file,
@@ -155,7 +155,7 @@ pub async fn run(args: RuleArgs) -> Result<()> {
             let remote = target.remote();
             let (read, groups) = read(&file, &remote).await?;
             let version = remote.replace_rules(read, groups).await?;
-            output::taken(shown.output, format!("rules are at version {version}"));
+            output::taken(shown.output, format!("rules are at version {version}"))?;
         }
     }
     Ok(())

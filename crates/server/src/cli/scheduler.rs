@@ -68,7 +68,7 @@ pub async fn run(args: SchedulerArgs) -> Result<()> {
                 paused_ms: scheduler.paused_ms,
             });
             let schedulers: Vec<Scheduler> = schedulers.collect();
-            output::print(shown.output, &schedulers, |schedulers| table(schedulers));
+            output::print(shown.output, &schedulers, |schedulers| table(schedulers))?;
         }
         Command::Pause {
             name,
@@ -81,7 +81,7 @@ pub async fn run(args: SchedulerArgs) -> Result<()> {
                 "{name} is paused for {}",
                 humantime::format_duration(duration)
             );
-            output::taken(shown.output, text);
+            output::taken(shown.output, text)?;
         }
         Command::Resume {
             name,
@@ -89,7 +89,7 @@ pub async fn run(args: SchedulerArgs) -> Result<()> {
             shown,
         } => {
             target.remote().pause(&name, Duration::ZERO).await?;
-            output::taken(shown.output, format!("{name} goes on"));
+            output::taken(shown.output, format!("{name} goes on"))?;
         }
     }
     Ok(())

@@ -43,7 +43,7 @@ pub struct Overview {
 /// The cluster is not there.
 pub async fn run(args: StatusArgs) -> Result<()> {
     let overview = look(&args.target.remote()).await?;
-    output::print(args.shown.output, &overview, table);
+    output::print(args.shown.output, &overview, table)?;
     Ok(())
 }
 

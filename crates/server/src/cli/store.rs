@@ -93,22 +93,22 @@ pub async fn run(args: StoreArgs) -> Result<()> {
     match args.command {
         Command::List { target, shown } => {
             let stores = target.remote().stores().await?;
-            output::print(shown.output, &stores, |stores| table(stores));
+            output::print(shown.output, &stores, |stores| table(stores))?;
         }
         Command::Drain { id, target, shown } => {
             target.remote().drain(id).await?;
             let text =
                 format!("store {id} is being emptied; `pontoon store list` shows how far it is");
-            output::taken(shown.output, text);
+            output::taken(shown.output, text)?;
         }
         Command::Undrain { id, target, shown } => {
             target.remote().undrain(id).await?;
-            output::taken(shown.output, format!("store {id} takes replicas again"));
+            output::taken(shown.output, format!("store {id} takes replicas again"))?;
         }
         Command::Remove { id, target, shown } => {
             target.remote().remove(id).await?;
             let text = format!("store {id} is removed once nothing is left on it");
-            output::taken(shown.output, text);
+            output::taken(shown.output, text)?;
         }
         Command::Label {
             id,
@@ -117,7 +117,7 @@ pub async fn run(args: StoreArgs) -> Result<()> {
             shown,
         } => {
             target.remote().label(id, labels).await?;
-            output::taken(shown.output, format!("store {id} has these labels"));
+            output::taken(shown.output, format!("store {id} has these labels"))?;
         }
         Command::Explain {
             id,

@@ -77,7 +77,7 @@ pub async fn finish(
                 if last.as_ref() != Some(&text) {
                     // Without a terminal there is no bar; the steps are lines then.
                     if bar.is_hidden() {
-                        eprintln!("{text}");
+                        output::progress(&text);
                     }
                     bar.set_message(text.clone());
                     last = Some(text);
@@ -97,6 +97,6 @@ pub async fn finish(
             region.replicas()
         ),
         None => format!("accepted as operator {}", outcome.operator),
-    });
+    })?;
     Ok(())
 }

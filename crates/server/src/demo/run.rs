@@ -78,7 +78,7 @@ pub async fn run(args: DemoArgs) -> Result<()> {
     };
     show.end(args.keep || keep).await;
     let report = played?;
-    output::print(args.shown.output, &report, report::table);
+    output::print(args.shown.output, &report, report::table)?;
     judge(report.lost)
 }
 
@@ -156,7 +156,7 @@ impl Show {
             && keep
         {
             let path = dir.keep();
-            eprintln!("data and logs are kept in {}", path.display());
+            output::progress(&format!("data and logs are kept in {}", path.display()));
         }
     }
 
@@ -525,7 +525,7 @@ fn done(bar: &ProgressBar, outcome: &str) {
         bar.prefix()
     );
     bar.finish_and_clear();
-    eprintln!("{line}");
+    output::progress(&line);
 }
 
 #[cfg(test)]

@@ -86,8 +86,8 @@ struct Done<'a> {
 }
 
 impl DevArgs {
-    fn say(&self, name: Option<&str>, done: &str, text: String) {
-        output::print(self.output, &Done { name, done }, |_| text);
+    fn say(&self, name: Option<&str>, done: &str, text: String) -> Result<()> {
+        output::print(self.output, &Done { name, done }, |_| text)
     }
 }
 
@@ -108,27 +108,23 @@ pub async fn run(args: DevArgs) -> Result<()> {
                 None,
                 "stopped",
                 format!("stopped; data stays in {}", dir.display()),
-            );
-            Ok(())
+            )
         }
         Some(Command::Kill { name }) => {
             Cluster::open(dir)?.kill(name).await?;
-            args.say(Some(name), "killed", format!("killed {name}"));
-            Ok(())
+            args.say(Some(name), "killed", format!("killed {name}"))
         }
         Some(Command::Restart { name }) => {
             let mut cluster = Cluster::open(dir)?;
             cluster.restart(name).await?;
             cluster.wait_up(name, SERVE_LIMIT).await?;
-            args.say(Some(name), "restarted", format!("restarted {name}"));
-            Ok(())
+            args.say(Some(name), "restarted", format!("restarted {name}"))
         }
         Some(Command::AddStore) => {
             let mut cluster = Cluster::open(dir)?;
             let name = cluster.add_store()?;
             cluster.wait_up(&name, SERVE_LIMIT).await?;
-            args.say(Some(&name), "added", format!("added {name}"));
-            Ok(())
+            args.say(Some(&name), "added", format!("added {name}"))
         }
         Some(Command::Status) => show(dir, args.output).await,
     }
@@ -184,19 +180,19 @@ async fn start(dir: &Path, args: &DevArgs) -> Result<()> {
     drop(cluster);
     show(dir, args.output).await?;
     if args.output == Format::Table {
-        println!(
-            "\nclients connect to {}",
+        output::text(&format!(
+            "\nclients connect to {}\n",
             layout.placement_addrs().join(",")
-        );
+        ))?;
     }
     if args.detach {
         return Ok(());
     }
     if std::io::stdout().is_terminal() {
-        println!("ctrl-c stops the cluster");
+        output::text("ctrl-c stops the cluster\n")?;
     }
     watch(dir, &mut interrupted).await?;
-    eprintln!("stopping");
+    output::progress("stopping");
     Cluster::open(dir)?.stop().await
 }
 
@@ -215,13 +211,13 @@ async fn watch(dir: &Path, interrupted: &mut Interrupts) -> Result<()> {
         for member in layout.members() {
             let ended = member.pid.is_some() && !process::is_running(member);
             if ended && reported.insert((member.name.clone(), member.pid)) {
-                eprintln!(
+                output::progress(&format!(
                     "{} ended by itself; the end of {}/{}.log says\n{}",
                     member.name,
                     dir.display(),
                     member.name,
                     process::log_tail(dir, &member.name, 6)
-                );
+                ));
             }
         }
         if layout.members().all(|member| member.pid.is_none()) {
@@ -340,6 +336,6 @@ async fn show(dir: &Path, format: Format) -> Result<()> {
             text.push_str(&format!("\n{why}\n"));
         }
         text
-    });
+    })?;
     Ok(())
 }
