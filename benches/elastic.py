@@ -201,7 +201,8 @@ def react(seconds, rate, keys):
     limit = rate * 2 // 3
     print(f"react: {rate}/s of 128B on one region that splits above {limit}/s", flush=True)
     with Cluster("1GiB", str(limit), balance="false") as cluster:
-        words = ["--rate", str(rate), "--keys", str(keys), "--clients", "16"]
+        # The warm-up would be part of the load, and what is reported begins after it.
+        words = ["--rate", str(rate), "--keys", str(keys), "--clients", "16", "--warmup", "0s"]
         result = {}
         writers = threading.Thread(target=lambda: result.update(bench("uniform", seconds, *words, value="128B")))
         writers.start()
