@@ -90,13 +90,12 @@ fn hold_every_rule(
 #[test]
 fn merges_hold_every_rule() {
     let expected = [
-        "key located",
         "merge aborted",
         "merge committed",
         "source absorbed late",
         "source replaced by snapshot",
     ];
-    hold_every_rule(2, 200, &expected, of_merges);
+    hold_every_rule(2, 50, &expected, of_merges);
 }
 
 /// The happenings that planted bugs of merging need, in every world.
