@@ -62,10 +62,12 @@ test-tikv-client: build
 check-peers:
 	cargo check --manifest-path benches/peers/Cargo.toml --benches
 
-## Take the power of a whole cluster away, 20 times, with a server of its own.
+## Take the power of a whole cluster away, 20 times; then harm disks beside network and processes. With a server of its own.
 power: needs
 	cargo build --release $(QUICKLY) -p server --features fault-env --bin pontoon-fault-disk
-	PONTOON=$(CARGO_TARGET_DIR)/release/pontoon-fault-disk cargo run --release -p tests --bin power -- --cycles $(or $(CYCLES),20)
+	export PONTOON=$(CARGO_TARGET_DIR)/release/pontoon-fault-disk
+	cargo run --release -p tests --bin power -- --cycles $(or $(CYCLES),20)
+	cargo run --release -p tests --bin chaos -- --disks --seconds $(or $(CHAOS_SECONDS),60)
 
 ## Format everything.
 fmt:

@@ -52,6 +52,9 @@ pub struct Wanted {
     pub members: usize,
     /// Clients.
     pub clients: usize,
+    /// Whether disks are harmed as well, and lose what was not synced when a process is killed. The binary has to be
+    /// `pontoon-fault-disk`.
+    pub disks: bool,
     /// Folder for everything; a new one if unset.
     pub folder: Option<PathBuf>,
     /// Says how it goes, about every five seconds.
@@ -66,6 +69,7 @@ impl Default for Wanted {
             stores: 4,
             members: 3,
             clients: 24,
+            disks: false,
             folder: None,
             verbose: false,
         }
@@ -252,12 +256,13 @@ pub async fn run(wanted: Wanted) -> Result<Report> {
 
 fn command(wanted: &Wanted) -> String {
     format!(
-        "cargo run --release -p tests --bin chaos -- --seconds {} --seed {} --stores {} --members {} --clients {}",
+        "cargo run --release -p tests --bin chaos -- --seconds {} --seed {} --stores {} --members {} --clients {}{}",
         wanted.length.as_secs(),
         wanted.seed,
         wanted.stores,
         wanted.members,
         wanted.clients,
+        if wanted.disks { " --disks" } else { "" },
     )
 }
 

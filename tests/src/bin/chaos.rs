@@ -28,6 +28,9 @@ struct Args {
     /// Clients
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=1000))]
     clients: u64,
+    /// Harm disks as well, and let every kill lose what was not synced: PONTOON has to name the binary pontoon-fault-disk
+    #[arg(long)]
+    disks: bool,
     /// Empty folder for everything; a new one below that for temporary files if not given
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -42,6 +45,7 @@ async fn main() -> Result<ExitCode> {
         stores: args.stores as usize,
         members: args.members as usize,
         clients: args.clients as usize,
+        disks: args.disks,
         folder: args.folder,
         verbose: true,
     })

@@ -32,6 +32,12 @@ enum Kind {
     KillAllStores,
     PauseStore,
     PauseMember,
+    /// The disk of a store takes nothing.
+    DiskFull,
+    /// Syncs of a store's disk fail.
+    DiskFails,
+    /// Syncs of a store's disk do not return.
+    DiskHangs,
 }
 
 const KINDS: [(Kind, &str); 13] = [
@@ -50,6 +56,13 @@ const KINDS: [(Kind, &str); 13] = [
     (Kind::PauseMember, "pause member"),
 ];
 
+/// What may be done to a disk that is made for it.
+const DISK_KINDS: [(Kind, &str); 3] = [
+    (Kind::DiskFull, "disk full"),
+    (Kind::DiskFails, "disk fails"),
+    (Kind::DiskHangs, "disk hangs"),
+];
+
 /// Time that one kind takes with what comes after it, about: shorter runs have fewer kinds.
 const STEP: Duration = Duration::from_secs(3);
 
@@ -63,7 +76,9 @@ impl Harms {
     /// By the seed, and as many kinds as there is time for.
     pub(super) fn plan(wanted: &Wanted) -> Self {
         let mut choice = Choice::new(wanted.seed, 1);
-        let deck = Deck::new(KINDS.to_vec(), 0, &mut choice, wanted.length, STEP);
+        let disk_kinds: &[_] = if wanted.disks { &DISK_KINDS } else { &[] };
+        let kinds = [&KINDS, disk_kinds].concat();
+        let deck = Deck::new(kinds, 0, &mut choice, wanted.length, STEP);
         Self { choice, deck }
     }
 
@@ -165,6 +180,9 @@ impl Harms {
                 }
                 true
             }
+            Kind::DiskFull | Kind::DiskFails | Kind::DiskHangs => {
+                harm_disk(kind, choice, processes, events, stopping).await
+            }
             Kind::PauseStore | Kind::PauseMember => {
                 // Now and then longer than a follower waits for its leader, by far.
                 let away = match choice.below(3) {
@@ -194,6 +212,57 @@ impl Harms {
             }
         }
     }
+}
+
+/// Lets a store's disk be at fault for a while. Where it fails or takes nothing the store may end by itself, and it loses
+/// its power at the end.
+async fn harm_disk(
+    kind: Kind,
+    choice: &mut Choice,
+    processes: &Mutex<Processes>,
+    events: &Events,
+    stopping: &mut watch::Receiver<bool>,
+) -> bool {
+    let length = choice.millis(300, 4_000);
+    let (fault, ends) = match kind {
+        Kind::DiskFull => ("full", true),
+        Kind::DiskFails => ("fail", true),
+        _ => ("hang", false),
+    };
+    let (victim, before) = {
+        let mut processes = processes.lock().await;
+        let Some(victim) = choice.pick(&processes.numbers(Role::Store)) else {
+            return false;
+        };
+        events.doing(
+            "harm",
+            format!("{kind:?} {} for {length:?}", processes.name(victim)),
+        );
+        processes.let_end(victim, ends);
+        match processes.set_disk(victim, fault, true) {
+            Ok(before) => (victim, before),
+            Err(error) => {
+                events.note(&format!("its disk cannot be harmed: {error:#}"));
+                processes.let_end(victim, false);
+                return false;
+            }
+        }
+    };
+    pause(length, stopping).await;
+    let mut processes = processes.lock().await;
+    let ended = ends && processes.has_ended(victim);
+    let harmed = ended
+        || processes
+            .set_disk(victim, fault, false)
+            .is_ok_and(|harmed| harmed > before);
+    if ends {
+        processes.kill(victim);
+        processes.let_end(victim, false);
+        if let Err(error) = processes.revive(victim) {
+            events.note(&format!("it cannot be started: {error:#}"));
+        }
+    }
+    harmed
 }
 
 fn all(processes: &Processes) -> Vec<usize> {

@@ -3,6 +3,8 @@
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -38,6 +40,8 @@ struct Process {
     child: Option<Child>,
     /// Whether it is stopped by a signal.
     stopped: bool,
+    /// Whether it may end by itself.
+    may_end: bool,
     /// Its store id, once it is known.
     id: Option<u64>,
 }
@@ -45,6 +49,8 @@ struct Process {
 /// All of them.
 pub(crate) struct Processes {
     folder: PathBuf,
+    /// For the processes.
+    environment: Vec<(&'static str, &'static str)>,
     pub net: Net,
     list: Vec<Process>,
     /// Those that ended by themselves, and how.
@@ -88,12 +94,15 @@ impl Processes {
                 status,
                 child: None,
                 stopped: false,
+                may_end: false,
                 id: None,
             });
             addresses.push(address);
         }
+        let fault_disk = wanted.disks.then_some(("PONTOON_FAULT_DISK", "1"));
         let mut processes = Self {
             folder,
+            environment: fault_disk.into_iter().collect(),
             net,
             list,
             ends: Vec::new(),
@@ -151,6 +160,7 @@ impl Processes {
         let child = Command::new(binary()?)
             .args(["serve", role, "--config"])
             .arg(self.folder.join(format!("{}.toml", process.name)))
+            .envs(self.environment.iter().copied())
             .stdin(Stdio::null())
             .stderr(log.try_clone()?)
             .stdout(log)
@@ -187,10 +197,10 @@ impl Processes {
     /// Ends a process as a crash would.
     pub(crate) fn kill(&mut self, number: usize) {
         self.note_end(number);
-        self.signal(number, Signal::KILL);
         let process = &mut self.list[number];
         if let Some(mut child) = process.child.take() {
-            // Nothing else can have taken its status.
+            // It may have ended already, if it may.
+            let _ = child.kill();
             let _ = child.wait();
         }
         process.stopped = false;
@@ -216,9 +226,39 @@ impl Processes {
         self.list[number].stopped = false;
     }
 
-    /// Notes a process that ended by itself, and starts it again.
+    /// Begins or ends a fault of the disk of a process. Returns how often the disk has done harm until now.
+    pub(crate) fn set_disk(&self, number: usize, fault: &str, on: bool) -> Result<u64> {
+        let process = &self.list[number];
+        let folder = self.folder.join(&process.name).join("fault-disk");
+        let mut control = UnixStream::connect(folder.join("control"))
+            .context("PONTOON must name the binary pontoon-fault-disk")?;
+        control.set_read_timeout(Some(Duration::from_secs(5)))?;
+        writeln!(control, "{fault} {}", if on { "on" } else { "off" })?;
+        let mut answer = String::new();
+        BufReader::new(control).read_line(&mut answer)?;
+        answer
+            .trim()
+            .parse()
+            .with_context(|| format!("the disk answers {answer:?}"))
+    }
+
+    /// Whether a process may end by itself from now on.
+    pub(crate) fn let_end(&mut self, number: usize, may: bool) {
+        self.list[number].may_end = may;
+    }
+
+    /// Whether a process that may end has ended.
+    pub(crate) fn has_ended(&mut self, number: usize) -> bool {
+        let child = self.list[number].child.as_mut();
+        child.is_some_and(|child| matches!(child.try_wait(), Ok(Some(_))))
+    }
+
+    /// Notes a process that ended by itself.
     fn note_end(&mut self, number: usize) {
         let process = &mut self.list[number];
+        if process.may_end {
+            return;
+        }
         let Some(child) = &mut process.child else {
             return;
         };
