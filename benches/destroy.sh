@@ -32,7 +32,7 @@ split() {
 
 "$pontoon" dev --dir "$dir" --port-offset 10000 --stores 4 --placements 1 --detach >/dev/null
 trap '"$pontoon" dev --dir "$dir" stop >/dev/null' EXIT
-for scheduler in balance-region balance-leader hot-write hot-read; do
+for scheduler in balance-region balance-leader hot-write hot-read append-ahead; do
     "$pontoon" scheduler pause "$scheduler" 1h >/dev/null
 done
 split 0 "$regions"

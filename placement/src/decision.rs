@@ -39,11 +39,13 @@ pub enum Who {
     HotRead,
     /// Pieces of a split go apart.
     Scatter,
+    /// The child of a split ahead of appends goes where there is room, before it is filled.
+    AppendAhead,
 }
 
 impl Who {
     /// Everyone who decides.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Admin,
         Self::Repair,
         Self::Rule,
@@ -55,6 +57,7 @@ impl Who {
         Self::HotWrite,
         Self::HotRead,
         Self::Scatter,
+        Self::AppendAhead,
     ];
 
     /// The name in commands and in the journal.
@@ -71,6 +74,7 @@ impl Who {
             Self::HotWrite => "hot-write",
             Self::HotRead => "hot-read",
             Self::Scatter => "scatter",
+            Self::AppendAhead => "append-ahead",
         }
     }
 

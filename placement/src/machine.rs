@@ -1,5 +1,6 @@
 //! The placement machine: what a member of the placement group does while it leads.
 
+mod ahead;
 mod balancing;
 mod cluster;
 mod effect;
@@ -36,6 +37,7 @@ use crate::state::{self, Image, LoadError};
 use crate::stores::Stores;
 use crate::tso::{LOGICAL_MAX, Oracle};
 use crate::unsettled::Unsettled;
+use ahead::Ahead;
 use balancing::Balancer;
 use effect::Awaited;
 
@@ -192,6 +194,7 @@ struct Leader {
     view_version: u64,
     balancer: Balancer,
     awaited: Awaited,
+    ahead: Ahead,
 }
 
 impl Leader {
@@ -241,6 +244,7 @@ impl Leader {
             pauses: image.pauses,
             view_version: 0,
             awaited: Awaited::default(),
+            ahead: Ahead::default(),
             cluster,
             settings,
         };
@@ -529,6 +533,8 @@ impl Leader {
         self.watch_drains(now);
         self.sweep(now);
         self.journal.on_tick(now, &mut self.outbox);
+        // What is empty costs next to nothing, and only now.
+        self.place_ahead(now);
         self.balance(now);
         self.tell_effects(now);
     }

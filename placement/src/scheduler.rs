@@ -26,12 +26,14 @@ use crate::score::{Burden, Dimension, Scores, Shifts};
 use crate::settings::Settings;
 use crate::stores::{STOPPING, Stores};
 
+mod ahead;
 mod considered;
 mod hot;
 mod leader;
 mod region;
 mod view;
 
+pub(crate) use ahead::{Spread, Stays, spread};
 use considered::Considered;
 
 /// Stores that a decision looks at.
@@ -234,8 +236,19 @@ impl View<'_> {
 
     /// Whether a store may take a peer of this size now.
     fn receives(&self, position: usize, bytes: u64, dial: &Dial) -> Result<(), &'static str> {
+        self.receives_growing(position, bytes, bytes, dial)
+    }
+
+    /// Whether a store may take a peer of this size now, and has room for what it grows to.
+    fn receives_growing(
+        &self,
+        position: usize,
+        bytes: u64,
+        grown: u64,
+        dial: &Dial,
+    ) -> Result<(), &'static str> {
         self.stays(position)?;
-        self.holds(position, bytes)?;
+        self.holds(position, grown)?;
         if self.members[position].busy >= self.settings.store_operators_max {
             return Err("it has operators enough");
         }

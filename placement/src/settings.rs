@@ -102,6 +102,13 @@ pub struct MergeSettings {
     pub operators_max: usize,
 }
 
+impl MergeSettings {
+    /// Bytes at which regions are split, by what two may have together.
+    pub(crate) fn full_bytes(&self) -> u64 {
+        self.bytes_max.saturating_mul(5) / 2
+    }
+}
+
 impl Default for MergeSettings {
     fn default() -> Self {
         Self {

@@ -288,7 +288,13 @@ impl Cluster {
     /// Placement refuses.
     pub fn pause_balance(&self) -> Result<()> {
         let placement = self.placement.join(",");
-        for name in ["balance-region", "balance-leader", "hot-write", "hot-read"] {
+        for name in [
+            "balance-region",
+            "balance-leader",
+            "hot-write",
+            "hot-read",
+            "append-ahead",
+        ] {
             self.pontoon(&["scheduler", "pause", name, "1h", "--placement", &placement])?;
         }
         Ok(())

@@ -77,6 +77,16 @@ impl Balancer {
         self.whole
     }
 
+    /// Whether the first round is over: then it is known what stores have.
+    pub fn has_begun(&self) -> bool {
+        self.whole
+    }
+
+    /// What may still be moved.
+    pub fn dial(&self) -> &Dial {
+        &self.dial
+    }
+
     /// A region that is moved now is left alone for a while.
     pub fn rest(&mut self, region: &RegionInfo, kind: Kind, now: Now, settings: &Settings) {
         let (burden, rest) = (Burden::of(region), settings.balance.rest);

@@ -70,7 +70,7 @@ impl Leader {
     }
 
     /// Whether nothing is under way or amiss with a region.
-    fn is_calm(&self, region: &RegionInfo, now: Now) -> bool {
+    pub(super) fn is_calm(&self, region: &RegionInfo, now: Now) -> bool {
         let learner = |peer: &metapb::Peer| peer.role() == metapb::PeerRole::Learner;
         region.leader.is_some()
             && region.term > 0
@@ -82,10 +82,16 @@ impl Leader {
             && !self.operators.backs_off(region.id(), now)
     }
 
-    fn begin_scatter(&mut self, region: &RegionInfo, aim: &Aim, now: Now) -> Result<(), Refusal> {
+    /// The steps that bring voters of a region to other stores, and then its leadership to one of them if that is asked for.
+    pub(super) fn spread_steps(
+        &mut self,
+        region: &RegionInfo,
+        moves: &[(metapb::Peer, StoreId)],
+        leader: Option<StoreId>,
+    ) -> Result<Vec<Step>, Refusal> {
         let mut steps = Vec::new();
         let mut peers = region.region.peers.clone();
-        for (from, to) in &aim.moves {
+        for (from, to) in moves {
             let new = self.new_learner(*to)?;
             steps.extend(commands::take_place(
                 region,
@@ -97,8 +103,13 @@ impl Leader {
             peers.retain(|peer| peer.id != from.id);
             peers.push(new);
         }
-        let leads = |peer: &&metapb::Peer| aim.leader == Some(StoreId(peer.store_id));
+        let leads = |peer: &&metapb::Peer| leader == Some(StoreId(peer.store_id));
         steps.extend(peers.iter().find(leads).copied().map(Step::TransferLeader));
+        Ok(steps)
+    }
+
+    fn begin_scatter(&mut self, region: &RegionInfo, aim: &Aim, now: Now) -> Result<(), Refusal> {
+        let steps = self.spread_steps(region, &aim.moves, aim.leader)?;
         let cause = "its group is spread evenly".to_owned();
         let plan = Plan {
             kind: Kind::Scatter,

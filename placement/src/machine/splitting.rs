@@ -7,6 +7,7 @@ use proto::{RegionId, StoreId};
 use super::Leader;
 use crate::decision::{Decision, NUMBERS_MAX, Outcome, Who};
 use crate::event::Now;
+use crate::operator::Epoch;
 
 /// Bytes of a text that a store tells, or of the name of a number.
 const TOLD_BYTES_MAX: usize = 256;
@@ -23,6 +24,13 @@ impl Leader {
             Cause::Appends => "appends",
         };
         truncate(&mut told.text);
+        if let (false, Some(epoch)) = (told.refused, &told.epoch) {
+            let (region, epoch) = (RegionId(told.region_id), Epoch::from_wire(Some(epoch)));
+            match told.cause() {
+                Cause::Appends => self.ahead.remember(region, epoch, now.monotonic),
+                Cause::Size | Cause::Load => self.ahead.forget(region),
+            }
+        }
         let store = told.header.map(|header| StoreId(header.sender_id));
         let (outcome, text) = if told.refused {
             let reason = format!("not split for {cause}: {}", told.text).into();

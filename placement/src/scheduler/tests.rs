@@ -10,6 +10,7 @@ use crate::event::Space;
 use crate::rules::{Layout, RuleSet};
 use crate::stores::Stores;
 
+mod ahead;
 mod explained;
 mod stopping;
 

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use placement::{
-    Answer, Effects, Event, MergeSettings, Note, Now, Order, OrderKind, Placement, RegionInfo,
-    Request, RequestId, Settings, Space, State, Write,
+    Answer, BalanceSettings, Effects, Event, MergeSettings, Note, Now, Order, OrderKind, Placement,
+    RegionInfo, Request, RequestId, Settings, Space, State, Write,
 };
 use proto::{RegionId, StoreId, metapb};
 
@@ -134,6 +134,11 @@ impl World {
                 merge: MergeSettings {
                     after: Duration::from_secs(20),
                     ..MergeSettings::default()
+                },
+                // Placement leaders come and go every few seconds.
+                balance: BalanceSettings {
+                    settle: Duration::from_millis(500),
+                    ..BalanceSettings::default()
                 },
                 ..Settings::default()
             }),
@@ -310,6 +315,9 @@ impl World {
 
     /// An operator is not given up for fewer refusals than it takes.
     fn check_note(&mut self, note: &Note) {
+        if note.text.contains("started: append-ahead") {
+            *self.done.entry("placed ahead").or_default() += 1;
+        }
         let (Some(operator), true) = (note.operator, note.text.contains("refused by the leader"))
         else {
             return;
@@ -850,6 +858,7 @@ fn operators_end_and_leave_nothing_behind() {
         "aborts",
         "merges",
         "removed stores",
+        "placed ahead",
         "stops",
         "refused operators",
         "INVALID",

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use placement::{Event, Order, OrderKind, Request};
 use proto::metapb::{self, PeerRole};
 use proto::pontoon::v1::step_refusal::Kind;
-use proto::pontoon::v1::{StepId, StepRefusal};
+use proto::pontoon::v1::{OwnSplit, StepId, StepRefusal, own_split};
 
 use super::region::Truth;
 use super::{Bug, REPLICAS, World};
@@ -280,6 +280,12 @@ impl World {
         if !inside {
             return Err(Kind::Invalid);
         }
+        let ahead = OwnSplit {
+            region_id: id,
+            epoch: truth.region.region_epoch,
+            cause: own_split::Cause::Appends.into(),
+            ..OwnSplit::default()
+        };
         truth.moves(0, 1);
         self.next_split += 1;
         let mut child = truth.clone();
@@ -302,8 +308,16 @@ impl World {
         let pieces = vec![truth.region.clone(), child.region.clone()];
         self.regions.insert(child.region.id, child);
         *self.done.entry("splits").or_default() += 1;
+        // As if its leader had wanted it; that may come late, and so may what came of it.
+        let told = self.dice.below(4);
+        if told < 2 {
+            self.step(Event::OwnSplit(Box::new(ahead.clone())));
+        }
         if self.dice.one_in(2) {
             self.request(Request::ReportSplit(pieces));
+        }
+        if told == 2 {
+            self.step(Event::OwnSplit(Box::new(ahead)));
         }
         Ok(())
     }
