@@ -208,10 +208,9 @@ impl View<'_> {
     fn movable(&self, id: RegionId, part: Part) -> Result<(&RegionInfo, Burden), &'static str> {
         let region = self.regions.get(id).ok_or("the region is not known")?;
         let burden = Burden::of(region);
-        let learner = |peer: &metapb::Peer| peer.role() == metapb::PeerRole::Learner;
         if region.leader.is_none() || region.term == 0 {
             Err("its leader did not report")
-        } else if region.is_joint() || region.region.peers.iter().any(learner) {
+        } else if region.is_joint() || !self.places.counts_on_learners(region) {
             Err("its members change")
         } else if !region.pending.is_empty() || !region.down.is_empty() {
             Err("a peer lags or is down")
@@ -226,6 +225,13 @@ impl View<'_> {
         } else {
             Ok((region, burden))
         }
+    }
+
+    /// Whether the peer of a region on a store is one that may go: learners are where rules and checkers brought them.
+    fn goes(&self, region: &RegionInfo, from: StoreId) -> Result<(), &'static str> {
+        let votes = |peer: &metapb::Peer| peer.role() == metapb::PeerRole::Voter;
+        let goes = region.peer_on(from).is_some_and(votes);
+        goes.then_some(()).ok_or("its peer there does not vote")
     }
 
     /// Where the leader of a region stands.

@@ -71,11 +71,10 @@ impl Leader {
 
     /// Whether nothing is under way or amiss with a region.
     pub(super) fn is_calm(&self, region: &RegionInfo, now: Now) -> bool {
-        let learner = |peer: &metapb::Peer| peer.role() == metapb::PeerRole::Learner;
         region.leader.is_some()
             && region.term > 0
             && !region.is_joint()
-            && !region.region.peers.iter().any(learner)
+            && self.places.counts_on_learners(region)
             && region.pending.is_empty()
             && region.down.is_empty()
             && self.operators.of_region(region.id()).is_none()

@@ -126,6 +126,19 @@ impl Places {
         self.fit(key, &seats).cost.leader == 0
     }
 
+    /// Whether rules count on every learner of a region as a learner: then none of them comes, goes, or is to vote.
+    pub fn counts_on_learners(&self, region: &RegionInfo) -> bool {
+        let votes = |peer: &metapb::Peer| peer.role() != metapb::PeerRole::Learner;
+        if region.region.peers.iter().all(votes) {
+            return true;
+        }
+        let (key, seats) = (&region.region.start_key, seats(region));
+        let fit = self.fit(key, &seats);
+        let roles: Vec<_> = self.roles(key).collect();
+        let mut served = seats.iter().zip(&fit.serves);
+        served.all(|(seat, serves)| seat.votes || serves.is_some_and(|rule| !roles[rule].votes()))
+    }
+
     /// What the rules of a region that starts at a key ask for, in their order.
     pub fn roles(&self, key: &[u8]) -> impl Iterator<Item = Role> {
         let rules = self.layout.at(key).iter();

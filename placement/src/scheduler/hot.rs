@@ -161,6 +161,9 @@ impl Hot {
             return best.reject(reason);
         }
         let from = view.store(source);
+        if let Err(reason) = view.goes(region, from) {
+            return best.reject(reason);
+        }
         let leads = view.leader(region) == Some(source);
         let before = view.violations(region);
         for &target in order.iter().take(CANDIDATES) {

@@ -134,6 +134,9 @@ fn judge(
         return best.reject(reason);
     }
     let from = view.store(source);
+    if let Err(reason) = view.goes(region, from) {
+        return best.reject(reason);
+    }
     let heir = if view.leader(region) == Some(source) {
         match view.heir(region, from) {
             Ok(heir) => Some(heir),

@@ -12,6 +12,7 @@ use crate::stores::Stores;
 
 mod ahead;
 mod explained;
+mod learners;
 mod stopping;
 
 /// A cluster whose moves are done at once.
