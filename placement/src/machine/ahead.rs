@@ -256,6 +256,8 @@ impl Leader {
 
 #[cfg(test)]
 mod tests {
+    use proto::metapb;
+
     use super::*;
 
     fn split(count: u64) -> Ahead {
@@ -264,6 +266,37 @@ mod tests {
             ahead.remember(RegionId(region), Epoch::default(), Duration::ZERO);
         }
         ahead
+    }
+
+    /// What lies to the right is the child only if the split that was told of made it.
+    #[test]
+    fn a_child_has_the_version_of_its_split() {
+        let region = |id, (start, end): (&'static str, &'static str), version| RegionInfo {
+            region: metapb::Region {
+                id,
+                start_key: start.into(),
+                end_key: end.into(),
+                region_epoch: Some(metapb::RegionEpoch {
+                    conf_ver: 1,
+                    version,
+                }),
+                peers: vec![metapb::Peer::default()],
+                ..Default::default()
+            },
+            ..RegionInfo::default()
+        };
+        let found = |left, right| {
+            let mut regions = Regions::default();
+            for told in [region(1, ("", "m"), left), region(2, ("m", ""), right)] {
+                regions.report(told).expect("it is new");
+            }
+            child(RegionId(1), 4, &regions)
+        };
+        assert_eq!(found(4, 4), Some(RegionId(2)));
+        assert_eq!(found(4, 3), None, "an old neighbour");
+        assert_eq!(found(4, 5), None, "split again, or merged");
+        assert_eq!(found(3, 4), None, "the parent is not split yet");
+        assert_eq!(child(RegionId(2), 4, &Regions::default()), None);
     }
 
     #[test]
