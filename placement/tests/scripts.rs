@@ -8,8 +8,8 @@
 //! `store ID ADDRESS [boot=N]`, `beat ID...`, `wait MS` (ticks every 100 ms, all beating stores beat), `silence ID`,
 //! `damage STORE REGION...` (what the store tells from now on to be damaged there), `stop ID` (its process tells from now on
 //! that it stops, until `store` starts another), `clock MS` (the wall clock jumps), `space ID BYTES` (free from its next beat on),
-//! `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS] [bytes=N]`
-//! [interval=SECONDS] [down=ID:SECONDS,...] with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `own-split REGION STORE CAUSE CONF:VERSION at|not TEXT... NAME=NUMBER...` (a leader tells that it splits, or why not), `split REGION KEY...`,
+//! `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS] [bytes=N] [keys=N]
+//! [reads=REQUESTS:BYTES] [writes=REQUESTS:BYTES] (per second) [interval=SECONDS] [down=ID:SECONDS,...]` with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `own-split REGION STORE CAUSE CONF:VERSION at|not TEXT... NAME=NUMBER...` (a leader tells that it splits, or why not), `split REGION KEY...`,
 //! `merge REGION [TARGET]`, `move REGION FROM TO`, `transfer REGION STORE`, `refuse OPERATOR STEP KIND region=N at=CONF:VERSION term=N`, `get KEY`, `previous KEY`, `scan START END`
 //! (a key may be `k*N`: k, N times), `drain ID`, `undrain ID`, `remove ID`, `cancel OPERATOR`,
 //! `scatter REGION...`, `rules`, `rule VERSION [GROUP INDEX RULE;...]` (see `rule`), `pause WHO MS`, `schedulers`, `journal [region=ID] [store=ID] [operator=ID]` (newest first), `label ID KEY=VALUE...`, `ids N`, `tso N`, `operators`, `stores`.
@@ -699,6 +699,12 @@ fn region(words: &[&str]) -> RegionInfo {
             info.term = term.parse().expect("a term");
         } else if let Some(bytes) = word.strip_prefix("bytes=") {
             info.bytes = bytes.parse().expect("a size");
+        } else if let Some(keys) = word.strip_prefix("keys=") {
+            info.keys = keys.parse().expect("a number");
+        } else if let Some(told) = word.strip_prefix("reads=") {
+            (info.read_requests, info.read_bytes) = rates(told);
+        } else if let Some(told) = word.strip_prefix("writes=") {
+            (info.write_requests, info.written_bytes) = rates(told);
         } else if let Some(seconds) = word.strip_prefix("interval=") {
             info.interval = Duration::from_secs(seconds.parse().expect("seconds"));
         } else if let Some(id) = word.strip_prefix("leader=") {
@@ -742,6 +748,13 @@ fn region(words: &[&str]) -> RegionInfo {
         .cloned()
         .collect();
     info
+}
+
+/// Requests and bytes per second.
+fn rates(text: &str) -> (u64, u64) {
+    let (requests, bytes) = text.split_once(':').expect("requests and bytes");
+    let number = |text: &str| text.parse().expect("a number");
+    (number(requests), number(bytes))
 }
 
 fn show_entry(entry: &JournalEntry) -> String {
