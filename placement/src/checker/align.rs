@@ -205,10 +205,27 @@ mod tests {
                         new.count(),
                         "nothing is copied twice"
                     );
+                    let leader = source.leader.map(|leader| leader.id);
+                    let leads = |exchange: &Exchange| Some(exchange.voter.id) == leader;
+                    if let Some((_, others)) = alignment.exchanges.split_last() {
+                        assert!(!others.iter().any(leads), "led until the last");
+                    }
                     found += 1;
                 }
             }
         }
         assert!(found > 1000, "{found}");
+    }
+
+    /// Whether a learner votes or a voter is a learner from then on is not known yet.
+    #[test]
+    fn nothing_is_aligned_while_members_change() {
+        use PeerRole::{DemotingVoter, IncomingVoter, Voter};
+        let whole = region(&[(1, Voter), (2, Voter)]);
+        for role in [DemotingVoter, IncomingVoter] {
+            let joint = region(&[(1, Voter), (2, Voter), (3, role)]);
+            assert_eq!(Alignment::new(&joint, &whole), None);
+            assert_eq!(Alignment::new(&whole, &joint), None);
+        }
     }
 }

@@ -238,3 +238,22 @@ impl Sizes {
         pieces.collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is deleted where nothing is counted any more is counted elsewhere, and may be as large as what is there.
+    #[test]
+    fn a_delete_where_nothing_is_counted_is_uncertain() {
+        let edges = vec![(Bytes::new(), 1_000), (Bytes::from_static(b"m"), 0)];
+        let mut sizes = Sizes::new(Estimate::default());
+        sizes.inherit(Buckets::with_edges(1_000, 10, edges));
+        sizes.delete(b"z");
+        let told = sizes.estimate();
+        assert_eq!(
+            (told.bytes, told.keys, told.uncertain_bytes),
+            (1_000, 10, 100)
+        );
+    }
+}

@@ -257,6 +257,28 @@ mod tests {
         assert!(queue.waiting.is_empty() && queue.ready.is_empty());
     }
 
+    /// Those in front take their bytes with them; more of them than there are slots do not all come first.
+    #[test]
+    fn who_is_in_front_takes_slots_and_bytes() {
+        let mut queue = SlotQueue::default();
+        for region in 1..=6 {
+            let reason = Reason::Repair;
+            queue.ask(RegionId(region), reason, region * MIB, region, &options());
+        }
+        let taken = queue.ask(RegionId(9), Reason::Repair, MIB, 9, &options());
+        assert_eq!((taken.count, taken.bytes), (4, (1 + 2 + 3 + 4) * MIB));
+    }
+
+    /// One that was a move becomes one for repair when a member goes down.
+    #[test]
+    fn a_reason_that_becomes_another_has_one_place() {
+        let mut queue = SlotQueue::default();
+        assert_eq!(ahead(&mut queue, 1, Reason::Repair, 0), 0);
+        assert_eq!(ahead(&mut queue, 1, Reason::Move, 1), 0);
+        assert_eq!(ahead(&mut queue, 2, Reason::Repair, 2), 0);
+        assert_eq!(queue.ready.len(), 2);
+    }
+
     #[test]
     fn as_many_are_under_way_as_arrive_in_ten_seconds() {
         let options = options();

@@ -172,3 +172,25 @@ fn one_bucket_knows_no_key() {
     assert_eq!((buckets.bytes(), buckets.list()[1].bytes), (1_001, 250));
     assert_eq!(buckets.split_keys(&limits(800, 0), 9), [b"m".as_slice()]);
 }
+
+/// Of what lies on either side of an edge a part may really lie on the other; what was uncertain before goes along.
+#[test]
+fn doubts_are_divided_and_grow() {
+    let whole = || {
+        let edges = vec![(Bytes::new(), 600), (Bytes::from_static(b"m"), 400)];
+        let mut buckets = Buckets::with_edges(1_000, 100, edges);
+        buckets.doubt(100);
+        buckets
+    };
+    let pieces = whole().divide(&[Bytes::from_static(b"m")], None);
+    let uncertain: Vec<_> = pieces.iter().map(|piece| piece.uncertain_bytes).collect();
+    assert_eq!(uncertain, [60 + 100, 40 + 100]);
+    let removed = |start: &[u8], end: &[u8]| {
+        let mut buckets = whole();
+        let removed = buckets.remove_range(start, end, |_, _| Ok::<u64, ()>(100));
+        removed.expect("the index tells");
+        (buckets.bytes(), buckets.uncertain_bytes)
+    };
+    assert_eq!(removed(b"m", b""), (600, 100 + 100), "all of one");
+    assert_eq!(removed(b"a", b"c"), (900, 100 + 600), "a part of one");
+}
