@@ -353,7 +353,7 @@ fn the_source_thaws_when_its_target_freezes() {
 #[test]
 fn busy_regions_do_not_freeze() {
     let busy = Err(OrderRefusal::Invalid("the regions are too busy to merge"));
-    let asked = |requests: u64, bytes: u64| {
+    let asked = |requests: u64, bytes: u64, written: usize| {
         let mut cluster = pair_with(Options {
             merge_requests_max: 10,
             merge_load_bytes_max: 1_000,
@@ -374,15 +374,20 @@ fn busy_regions_do_not_freeze() {
             };
             let volumes = vec![volume(1, bytes / 4), volume(2, bytes / 4)];
             cluster.step(s(1), Event::Reads(volumes));
+            if written > 0 {
+                cluster.put(r(1), "a", &"v".repeat(written / 4));
+                cluster.put(r(2), "z", &"v".repeat(written / 4));
+            }
         }
         let target = r(2);
         let result = cluster.order(r(1), OrderKind::Merge { target });
         assert_eq!(cluster.view(1, r(1)).frozen, result.is_ok());
         result
     };
-    assert_eq!(asked(16, 0), busy);
-    assert_eq!(asked(0, 1_600), busy);
-    assert_eq!(asked(8, 800), Ok(()));
+    assert_eq!(asked(16, 0, 0), busy);
+    assert_eq!(asked(0, 1_600, 0), busy);
+    assert_eq!(asked(0, 0, 1_600), busy);
+    assert_eq!(asked(8, 800, 0), Ok(()));
 }
 
 fn the_source_does_not_freeze_after(first: OrderKind) {

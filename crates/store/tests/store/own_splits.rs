@@ -100,6 +100,7 @@ fn size_splits_in_halves() {
             input(split, "bytes") >= input(split, "bytes allowed"),
             "{split:?}"
         );
+        assert!(split.epoch.is_some(), "{split:?}");
     }
     // 64 kB under a limit of 40 kB.
     let pieces = pieces(&cluster);
@@ -288,6 +289,8 @@ fn a_hot_key_is_not_split() {
     };
     assert_eq!((told.region, told.cause), (r(1), SplitCause::Load));
     assert_eq!(told.result, Err(NoSplit::HotKey));
+    let epoch = cluster.view(1, r(1)).region.region_epoch;
+    assert_eq!(told.epoch, epoch);
     assert_eq!(input(told, "requests per second"), 400.0);
     assert_eq!(input(told, "requests allowed"), 100.0);
     assert!((80.0..=100.0).contains(&input(told, "percent of one key")));

@@ -64,6 +64,21 @@ fn a_record_ends_with_a_store_that_was_removed() {
     cluster.assert_same_data(&[1, 2, 4]);
 }
 
+/// Nobody is forgotten, whether it is the store that asks or another one that speaks.
+#[test]
+fn a_record_waits_for_every_store() {
+    for stays in [1, 2] {
+        let mut cluster = merged(&[stays]);
+        cluster.ticks(300);
+        assert_eq!(cluster.records(1, r(2)), 1, "store {stays} has the source");
+        assert_eq!(asked(&cluster, 2), 0, "a store that speaks");
+        cluster.hold_tasks.clear();
+        cluster.until("the record is dropped", |cluster| {
+            cluster.records(1, r(2)) == 0
+        });
+    }
+}
+
 /// A restart forgets what placement said, and it is asked again; also by another leader.
 #[test]
 fn who_did_not_ask_is_not_told() {

@@ -302,6 +302,42 @@ fn repair_goes_before_catch_up() {
     assert_eq!(order(&cluster), [4, 2, 3, 1]);
 }
 
+/// Who waited in front of another and asks no more holds it up no longer.
+#[test]
+fn a_sender_that_is_gone_holds_nobody_up() {
+    let options = Options {
+        snapshot_slots: 1,
+        ..options()
+    };
+    let regions = [
+        region(1, "", "b", &[1, 2]),
+        region(2, "b", "c", &[1, 2]),
+        region(3, "c", "", &[2, 4]),
+    ];
+    let mut cluster = Cluster::with(4, &regions, options, Default::default());
+    for (id, leader) in [(1, 1), (2, 1), (3, 2)] {
+        cluster.elect_at(r(id), leader);
+    }
+    add_learner(&mut cluster, 1, Purpose::Balance);
+    let _held = held_task(&mut cluster, s(1), is_send);
+    add_learner(&mut cluster, 2, Purpose::Repair);
+    ticks_with_progress(&mut cluster, 20);
+    let learner = proto::metapb::Peer {
+        id: 33,
+        store_id: 3,
+        role: proto::metapb::PeerRole::Learner as i32,
+        is_witness: false,
+    };
+    cluster
+        .order(r(3), OrderKind::AddLearner(learner))
+        .expect("it is added");
+    ticks_with_progress(&mut cluster, 20);
+    assert_eq!(incoming(&cluster).len(), 1, "the others wait");
+    cluster.hold_task = None;
+    cluster.crash(s(1), KILL);
+    cluster.until("it arrives", |cluster| cluster.owns(3, r(3)));
+}
+
 /// The receiver's share comes with its grant, divided by the slots in use, and a sender goes no faster than its own. Both may
 /// change while the snapshot is on its way.
 #[test]
@@ -339,10 +375,39 @@ fn a_grant_says_how_fast() {
     cluster.step(s(1), dial(100, 8));
     ticks_with_progress(&mut cluster, 5);
     assert_eq!(paces(&cluster), [5, 4], "the sender's was");
+    // Built, and under way.
     cluster.hold_tasks.clear();
+    cluster.hold_task = Some((s(1), is_send));
+    ticks_with_progress(&mut cluster, 5);
+    cluster.step(s(3), dial(20, 80));
+    ticks_with_progress(&mut cluster, 5);
+    assert_eq!(paces(&cluster), [10, 4], "turned again");
+    cluster.hold_task = None;
     cluster.until("both arrive", |cluster| {
         cluster.owns(3, r(1)) && cluster.owns(3, r(2))
     });
+}
+
+/// What a learner was ordered for an earlier leader knew. Beside a member that is down it is for repair.
+#[test]
+fn a_learner_beside_a_dead_member_is_for_repair() {
+    const MIB: u64 = 1 << 20;
+    let mut cluster = Cluster::new(4, &[region(1, "", "", &[1, 2, 4])]);
+    cluster.elect_at(r(1), 1);
+    for store in [1, 3] {
+        let dial = Dial {
+            balance_bytes: 30 * MIB,
+            repair_bytes: 80 * MIB,
+        };
+        cluster.step(s(store), Event::Dial(dial));
+    }
+    cluster.crash(s(4), KILL);
+    cluster.ticks(cluster.options.down_ticks as usize + 100);
+    cluster.hold_tasks.insert(s(1));
+    add_learner(&mut cluster, 1, Purpose::Balance);
+    ticks_with_progress(&mut cluster, 5);
+    let paces: Vec<_> = cluster.nodes[&s(1)].paces.values().collect();
+    assert_eq!(paces, [&(80 * MIB)]);
 }
 
 /// Two builds for the same slot have files of their own, and one that finds a file of its name there takes nothing for
