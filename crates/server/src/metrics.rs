@@ -53,6 +53,8 @@ pub struct Metrics {
     pub tasks: IntCounterVec,
     /// Times that damaged data of a peer was met (R13).
     pub damage_found: IntCounter,
+    /// Times that two replicas of a region led here were found not to hold the same (R12).
+    pub divergences: IntCounter,
     /// Regions with a peer here.
     pub regions: IntGauge,
     /// Regions led here.
@@ -182,6 +184,11 @@ impl Metrics {
                 &registry,
                 "server_damage_found_total",
                 "Times that damaged data of a peer was met.",
+            ),
+            divergences: counter(
+                &registry,
+                "server_divergences_total",
+                "Times that two replicas of a region led here were found not to hold the same.",
             ),
             regions: gauge(&registry, "server_regions", "Regions with a peer here."),
             region_leaders: gauge(&registry, "server_region_leaders", "Regions led here."),

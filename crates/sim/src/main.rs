@@ -44,6 +44,9 @@ struct Arguments {
     /// Plant this bug of the stores, by its name in `store::Bug`; with `--cluster`.
     #[arg(long, value_parser = parse_store_bug)]
     store_bug: Option<store::Bug>,
+    /// Leave it to the stores to compare what they applied; with `--cluster`.
+    #[arg(long)]
+    stores_compare: bool,
     /// Threads for a range of seeds.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
         with: arguments.with.clone(),
         bug: arguments.bug,
         store_bug: arguments.store_bug,
+        stores_compare: arguments.stores_compare,
         trace: arguments.trace,
     };
     if let Some(seed) = arguments.seed {

@@ -27,6 +27,8 @@ pub enum Rule {
     Calm,
     /// REGIONS §1, commit before apply.
     CommitFirst,
+    /// R12 Determinism.
+    Determinism,
     /// R16 Snapshots never move a peer back.
     Snapshot,
     /// R17 Tiling.
@@ -63,6 +65,7 @@ impl fmt::Display for Rule {
             Rule::Membership => "R9 membership",
             Rule::Calm => "R10 calm",
             Rule::CommitFirst => "commit before apply",
+            Rule::Determinism => "R12 determinism",
             Rule::Snapshot => "R16 snapshots",
             Rule::Tiling => "R17 tiling",
             Rule::Epoch => "R18 epoch",

@@ -170,5 +170,8 @@ pub fn replay_command(plan: &Plan) -> String {
     if let Some(bug) = plan.store_bug {
         command += &format!(" --store-bug {bug:?}");
     }
+    if plan.stores_compare {
+        command += " --stores-compare";
+    }
     command
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use raft::Bug;
 use sim::batch::run_batch;
 use sim::group::settings::{Fault, Plan};
-use sim::rule::Rule;
+use sim::rule::{Rule, Violation};
 
 use self::common::{check, from_environment, passes};
 
@@ -251,6 +251,14 @@ fn moments_hold_every_rule() {
     });
 }
 
+/// What digests show (R12).
+const DIGEST_BUGS: &[store::Bug] = &[
+    store::Bug::OwnLimit,
+    store::Bug::DigestKeptAtSplit,
+    store::Bug::DigestNotSaved,
+    store::Bug::DigestCountsNoops,
+];
+
 /// Seeds within which a planted bug must be caught (RELIABILITY §3).
 const SEEDS_MAX: u64 = 300;
 
@@ -275,10 +283,34 @@ fn planted_bugs_of_merging_are_caught() {
         if bug == store::Bug::SplitWithoutEpoch {
             assert_eq!(failure.violation.rule, Rule::Epoch);
         }
+        if DIGEST_BUGS.contains(&bug) {
+            let Violation { rule, text } = &failure.violation;
+            assert_eq!(*rule, Rule::Determinism);
+            assert!(text.contains("digest"), "{text}");
+        }
         // What clients see is all that may show it.
         if bug == store::Bug::ReadOverFreeze {
             assert_eq!(failure.violation.rule, Rule::Linearizable);
         }
+    }
+}
+
+/// R12: the leaders notice by themselves, where the simulator does not compare.
+#[test]
+fn leaders_notice_what_differs() {
+    for bug in [store::Bug::OwnLimit, store::Bug::DigestNotSaved] {
+        let report = run_batch(0..SEEDS_MAX, 2, None, |seed| Plan {
+            store_bug: Some(bug),
+            stores_compare: true,
+            ..of_moments(seed, 20_000, MOMENTS)
+        });
+        let failure = report
+            .failure
+            .unwrap_or_else(|| panic!("{bug:?} goes unnoticed"));
+        println!("{bug:?}: seed {}: {}", failure.plan.seed, failure.violation);
+        let Violation { rule, text } = &failure.violation;
+        assert_eq!(*rule, Rule::Determinism);
+        assert!(text.contains("tells that digests differ"), "{text}");
     }
 }
 

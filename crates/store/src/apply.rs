@@ -22,12 +22,13 @@ use std::collections::BTreeMap;
 
 use engine::{Batch, Change, Engine, Error, Family, Logging};
 use proto::RegionId;
-use raft::{Entry, PeerId};
+use raft::{Entry, Index, PeerId};
 
 pub(crate) use self::buckets::BUCKETS_MAX;
 pub use self::buckets::Buckets;
 use self::pending::PendingBatch;
 use self::region::ApplyRegion;
+use crate::digest::Checkpoint;
 use crate::event::{Applied, ApplyTask, Count, Estimate, Refusal, Waiting};
 use crate::keys;
 use crate::options::{Options, SplitOptions};
@@ -39,6 +40,7 @@ pub struct Applier<E> {
     logging: Logging,
     limits: SplitOptions,
     split_keys_max: usize,
+    digest_entries: Index,
     bug: Option<Bug>,
     regions: BTreeMap<RegionId, ApplyRegion>,
 }
@@ -51,6 +53,7 @@ impl<E: Engine> Applier<E> {
             logging: options.logging,
             limits: options.split.clone(),
             split_keys_max: options.split_keys_max,
+            digest_entries: options.digest_entries,
             bug: options.bug,
             regions: BTreeMap::new(),
         }
@@ -140,8 +143,16 @@ impl<E: Engine> Applier<E> {
                 ));
             }
             let waits = waiting.next_if(|waiting| waiting.index == entry.index);
+            let frozen = region.merge.freeze.is_some();
             region.apply(&self.engine, batch, &entry, waits, &mut applied)?;
             region.applied = entry.position();
+            let freezes = !frozen && region.merge.freeze.is_some();
+            if freezes || entry.index.is_multiple_of(self.digest_entries) {
+                let digest = region.digest();
+                let index = entry.index;
+                let made = digest.map(|digest| Checkpoint { index, digest });
+                applied.checkpoints.extend(made);
+            }
         }
         let unknown = waiting.flat_map(|waiting| waiting.requests);
         applied
@@ -151,6 +162,7 @@ impl<E: Engine> Applier<E> {
         region.prepare_split(&self.engine, &mut applied)?;
         region.save(batch);
         applied.damaged = region.damaged;
+        applied.digest = region.digest();
         region.tell_sizes(self.split_keys_max, &mut applied);
         Ok(applied)
     }
@@ -224,6 +236,8 @@ impl Applied {
             marked: false,
             damage: None,
             counted: None,
+            digest: None,
+            checkpoints: Vec::new(),
             estimate: Estimate::default(),
             written_bytes: 0,
             written_keys: 0,

@@ -7,8 +7,9 @@ use bytes::{Bytes, BytesMut};
 use engine::{Batch, Change, Engine, Family};
 use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId};
-use raft::{Index, Message, PeerId, WriteId};
+use raft::{Body, Index, Message, PeerId, Raft, WriteId};
 
+use crate::digest::Checkpoint;
 use crate::event::{Effects, LogBatch, Refusal, RequestId, Transfer};
 use crate::options::Options;
 use crate::peer::Peer;
@@ -245,8 +246,8 @@ impl<E: Engine> Context<E> {
     }
 
     /// Sends a Raft message of `peer`. What its present instance says before all writes of an earlier one are durable waits
-    /// for this turn's sync, and so does everything with `after_sync`.
-    pub fn send(&mut self, peer: &Peer, message: Message, after_sync: bool) {
+    /// for this turn's sync, and so does everything with `after_sync`. With an answer to the leader goes what it is to compare.
+    pub fn send(&mut self, peer: &mut Peer, message: Message, after_sync: bool) {
         let Some(to_store) = peer.store_of(message.to) else {
             return;
         };
@@ -254,6 +255,24 @@ impl<E: Engine> Context<E> {
             return;
         }
         let after_sync = after_sync || !self.is_synced(peer.hold_sequence);
+        let answers = matches!(
+            message.body,
+            Body::AppendResponse { .. } | Body::HeartbeatResponse { .. }
+        );
+        let leads = peer.raft.as_ref().and_then(Raft::leader) == Some(message.to);
+        if answers
+            && leads
+            && let Some(Checkpoint { index, digest }) = peer.tell_checkpoint()
+        {
+            let told = wire::PeerDigest {
+                region_id: peer.region.id,
+                from_peer: peer.id.0,
+                to_peer: message.to.0,
+                index,
+                digest: Some(digest.to_wire()),
+            };
+            self.frame(to_store, after_sync).digests.push(told);
+        }
         let route = codec::Route {
             region: peer.region_id(),
             from_store: self.store,
@@ -296,6 +315,7 @@ impl<E: Engine> Context<E> {
             && out.orders.is_empty()
             && out.splits.is_empty()
             && out.own_splits.is_empty()
+            && out.divergences.is_empty()
             && out.locate.is_empty()
             && out.describe.is_empty()
             && out.inquire.is_empty()

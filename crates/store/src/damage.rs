@@ -94,6 +94,7 @@ impl Peer {
             marking,
             ..Damage::default()
         });
+        self.digest = None;
         self.publish(cx);
         self.abandon_sending(cx);
     }

@@ -13,6 +13,7 @@ use proto::{RegionId, StoreId, metapb};
 use raft::{Entry, Index, LogPosition, PeerId, Role, Term};
 
 use crate::apply::Buckets;
+use crate::digest::{Checkpoint, Digest};
 use crate::load::Load;
 use crate::merge::MergeState;
 pub use crate::order::{Half, Order, OrderAnswer, OrderKind, OrderRefusal, Purpose, StepId};
@@ -252,6 +253,25 @@ pub struct OwnSplit {
     pub result: Result<(), NoSplit>,
 }
 
+/// Two peers of a region that applied the same entries and do not hold the same (R12). Which of them is wrong cannot be known from
+/// these alone: it is the one that differs from the others, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Divergence {
+    /// The region.
+    pub region: RegionId,
+    /// The peer here.
+    pub peer: PeerId,
+    /// The peer that told another digest. `None` when a merge found the difference: it is the one that led the source, which is
+    /// the region, when it asked to be merged.
+    pub other: Option<PeerId>,
+    /// What both had applied.
+    pub index: Index,
+    /// Digest of the peer here.
+    pub ours: Digest,
+    /// Digest of the other one, which began at the same index.
+    pub theirs: Digest,
+}
+
 /// Why a region that does too much, or has too much, is not split.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum NoSplit {
@@ -294,6 +314,8 @@ pub struct Effects {
     pub own_splits: Vec<OwnSplit>,
     /// The id pool runs low: ask placement for this many.
     pub ids_wanted: u32,
+    /// Peers that do not hold the same (R12). Each is told once, as long as the region is led here. Somebody must look.
+    pub divergences: Vec<Divergence>,
     /// Keys of which a frozen source needs to know where they are now: placement knows. Asked again if no answer comes.
     pub locate: Vec<Bytes>,
     /// Regions with a peer here that hears no leader, and whose members did not help: placement knows who belongs to them.
@@ -415,13 +437,14 @@ impl Estimate {
     }
 
     /// The record that tells it, with what is applied.
-    pub(crate) fn record(self, applied: LogPosition) -> wire::AppliedState {
+    pub(crate) fn record(self, applied: LogPosition, digest: Option<Digest>) -> wire::AppliedState {
         wire::AppliedState {
             index: applied.index,
             term: applied.term,
             bytes: self.bytes,
             keys: self.keys,
             uncertain_bytes: self.uncertain_bytes,
+            digest: digest.map(Digest::to_wire),
         }
     }
 }
@@ -482,6 +505,10 @@ pub struct Applied {
     /// Of an answer to [`ApplyTask::Counted`]: whether the count was taken over. It was not if it is of another range, or of
     /// data that was replaced.
     pub counted: Option<bool>,
+    /// Of everything that took effect up to `index`, as far as it is known (R12).
+    pub digest: Option<Digest>,
+    /// What it was at the indices at which peers compare, ascending.
+    pub checkpoints: Vec<Checkpoint>,
     /// How large the region is believed to be.
     pub estimate: Estimate,
     /// Where to split it, when it is larger than it should be.
@@ -520,6 +547,8 @@ pub struct Absorbed {
     pub peer: PeerId,
     /// What was written as its state.
     pub tombstone: wire::RegionState,
+    /// Its digest and the one that the command names, if they differ (R12).
+    pub differs: Option<(Digest, Digest)>,
 }
 
 /// A child region that a split wrote.

@@ -5,12 +5,12 @@
 
 use bytes::Bytes;
 use engine::{Batch, Change, Engine, Family, Logging};
-use proto::pontoon::v1::{
-    AppliedState, PeerMark, RaftState, RegionState, StoreIdentity, region_state,
-};
+use proto::pontoon::v1::{PeerMark, RaftState, RegionState, StoreIdentity, region_state};
 use proto::{RegionId, StoreId, metapb};
 use raft::LogPosition;
 
+use crate::digest::Digest;
+use crate::event::Estimate;
 use crate::{Error, codec, keys};
 
 /// Version of the disk layout and of the messages between stores. Since 2 these carry checksums; on disk nothing changed with
@@ -167,13 +167,7 @@ pub fn bootstrap<E: Engine>(engine: &E, regions: &[metapb::Region]) -> Result<()
             peer_id: peer.id,
             ..Default::default()
         };
-        let applied = AppliedState {
-            index: BASE.index,
-            term: BASE.term,
-            bytes: 0,
-            keys: 0,
-            uncertain_bytes: 0,
-        };
+        let applied = Estimate::default().record(BASE, Some(Digest::starting(BASE.index)));
         state.push(put(&keys::region_state(id), &region_state));
         state.push(put(&keys::applied_state(id), &applied));
     }

@@ -47,6 +47,9 @@ impl<E: Engine> Store<E> {
         for message in frame.merges {
             self.on_merge_message(from, message);
         }
+        for digest in &frame.digests {
+            self.on_digest(from, digest);
+        }
     }
 
     fn on_beat(&mut self, from_store: StoreId, beat: Beat, response: bool) {

@@ -41,6 +41,7 @@ mod context;
 mod count;
 mod damage;
 mod destroy;
+mod digest;
 mod error;
 mod inbound;
 mod load;
@@ -63,6 +64,7 @@ mod store;
 mod transfer;
 mod triggers;
 
+pub use digest::{Checkpoint, Digest};
 pub use error::Error;
 pub use load::{Load, Requests};
 pub use options::{Options, SplitOptions};

@@ -102,6 +102,9 @@ pub struct Options {
     pub count_bytes_min: u64,
     /// Bytes per second that are read to count regions, on average; 0 is never. Default 64 MiB.
     pub count_bytes_per_second: u64,
+    /// Entries between two indices at which peers compare what they applied (R12), the same on all stores. Default 256; 0 never
+    /// compares.
+    pub digest_entries: u64,
     /// Length of a tick in milliseconds, for times told to placement. Default 50.
     pub tick_ms: u64,
     /// A rule broken on purpose. For tests.
@@ -190,6 +193,7 @@ impl Default for Options {
             merge_ticks: 2,
             merge_poll_ticks: 20,
             merge_unchecked: false,
+            digest_entries: 256,
             tick_ms: 50,
             bug: None,
         }

@@ -11,6 +11,7 @@ use raft::{Index, LogPosition, PeerId, Raft, ReadId, Role, Term};
 
 use crate::context::Context;
 use crate::damage::Damage;
+use crate::digest::{Checkpoints, Digest};
 use crate::event::{Estimate, Proposal, RegionView, RequestId, ViewChange, Waiting};
 use crate::load::LoadWindow;
 use crate::merge::{MergeState, Merging};
@@ -196,6 +197,9 @@ pub(crate) struct Peer {
     pub split_tick: Option<u64>,
     /// Its data is damaged.
     pub damage: Option<Damage>,
+    /// Of what is applied, as far as it is known.
+    pub digest: Option<Digest>,
+    pub checkpoints: Checkpoints,
     /// When a leader was last heard, or the members were last asked.
     pub heard_tick: u64,
     /// The members were asked, and no leader spoke since.
@@ -243,6 +247,8 @@ impl Peer {
             last_key: None,
             split_tick: None,
             damage: None,
+            digest: None,
+            checkpoints: Checkpoints::default(),
             heard_tick: tick,
             asked_members: false,
             dirty: false,

@@ -60,11 +60,19 @@ pub enum Bug {
     SplitWithoutEpoch,
     /// What is applied and up to where are written one after the other.
     AppliedApart,
+    /// A value is only written if a limit of the peer's own allows it: those with even ids have a low one.
+    OwnLimit,
+    /// The digest of a region goes on over its split.
+    DigestKeptAtSplit,
+    /// With what is applied it is written where the digest began, and not what it is.
+    DigestNotSaved,
+    /// The digest counts entries that have no effect, so that of a frozen source does not stand still.
+    DigestCountsNoops,
 }
 
 impl Bug {
     /// Every bug, for tests that go through them.
-    pub const ALL: [Bug; 25] = [
+    pub const ALL: [Bug; 29] = [
         Bug::AbsorbWithoutWaiting,
         Bug::RollbackByTimer,
         Bug::CommitWithoutEpoch,
@@ -90,5 +98,9 @@ impl Bug {
         Bug::InstallWithoutMark,
         Bug::SplitWithoutEpoch,
         Bug::AppliedApart,
+        Bug::OwnLimit,
+        Bug::DigestKeptAtSplit,
+        Bug::DigestNotSaved,
+        Bug::DigestCountsNoops,
     ];
 }

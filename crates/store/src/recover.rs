@@ -16,6 +16,7 @@ use raft::{CampaignReason, Entry, Event as RaftEvent, Index, LogPosition, PeerId
 
 use crate::context::{Context, Followup};
 use crate::damage::Damage;
+use crate::digest::Digest;
 use crate::event::{ApplyTask, Estimate, Task};
 use crate::merge::MergeState;
 use crate::peer::{Installing, Peer, Stage};
@@ -333,6 +334,7 @@ fn normal<E: Engine>(
     peer.applied = position;
     peer.handed_out = position.index;
     peer.estimate = Estimate::of(&applied);
+    peer.digest = applied.digest.and_then(Digest::of_wire);
     let first = peer.state.compacted_index + 1;
     let entries = advance::read_entries(&cx.engine, region, first..Index::MAX, usize::MAX)?;
     peer.log_bytes = entries

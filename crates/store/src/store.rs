@@ -261,6 +261,8 @@ impl<E: Engine> Store<E> {
             absorbed,
             children,
             removed,
+            digest,
+            checkpoints,
             estimate,
             split_keys,
             last_key,
@@ -273,6 +275,8 @@ impl<E: Engine> Store<E> {
         );
         peer.applied = raft::LogPosition { term, index };
         peer.adopt_sizes(estimate, split_keys, last_key);
+        peer.digest = digest;
+        peer.on_checkpoints(checkpoints, &mut self.cx);
         peer.release_applied(index, &mut self.cx);
         let lane_done = peer.lane.is_some_and(|lane| lane <= index);
         if lane_done {

@@ -12,6 +12,7 @@ use raft::{LogPosition, PeerId};
 
 use crate::advance::read_entries;
 use crate::apply::BUCKETS_MAX;
+use crate::digest::Digest;
 use crate::event::{Count, Estimate, Task, TaskDone};
 use crate::snapshot::check_file;
 use crate::{codec, keys};
@@ -217,6 +218,7 @@ impl Wanted {
             files: std::mem::take(files),
             freeze: state.freeze,
             records: state.records,
+            digest: applied.digest,
         }))
     }
 }
@@ -355,10 +357,11 @@ fn install<E: Engine>(
         records: head.records.clone(),
         ..Default::default()
     };
-    let applied = estimate.record(LogPosition {
+    let position = LogPosition {
         term: head.term,
         index: head.index,
-    });
+    };
+    let applied = estimate.record(position, head.digest.and_then(Digest::of_wire));
     let mut changes = vec![
         put(&keys::region_state(region), &state),
         put(&keys::applied_state(region), &applied),

@@ -228,12 +228,14 @@ fn join(frame: &mut Frame, more: Frame) {
         heartbeats,
         heartbeat_responses,
         merges,
+        digests,
     } = more;
     append(&mut frame.messages, messages);
     append(&mut frame.notices, notices);
     append(&mut frame.offers, offers);
     append(&mut frame.answers, answers);
     append(&mut frame.merges, merges);
+    append(&mut frame.digests, digests);
     join_beats(&mut frame.heartbeats, heartbeats);
     join_beats(&mut frame.heartbeat_responses, heartbeat_responses);
 }

@@ -13,8 +13,8 @@ use engine::Engine;
 use prometheus::local::LocalHistogram;
 use proto::RegionId;
 use store::event::{
-    ApplyTask, Effects, Event, LogBatch, OperationResult, Proposal, ReadRequest, Refusal,
-    RequestId, Task,
+    ApplyTask, Divergence, Effects, Event, LogBatch, OperationResult, Proposal, ReadRequest,
+    Refusal, RequestId, Task,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -209,6 +209,7 @@ impl<E: Engine> Worker<E> {
         let Effects {
             splits,
             own_splits,
+            divergences,
             ids_wanted,
             locate,
             describe,
@@ -268,6 +269,24 @@ impl<E: Engine> Worker<E> {
         }
         for (request, result) in answers {
             self.requests.answer(request, result);
+        }
+        for divergence in &divergences {
+            let Divergence {
+                region,
+                peer,
+                other,
+                index,
+                ours,
+                theirs,
+            } = divergence;
+            tracing::error!(
+                %region, %peer, other = other.map(|other| other.0), index,
+                since = ours.since,
+                ours = %format_args!("{:016x}", ours.value),
+                theirs = %format_args!("{:016x}", theirs.value),
+                "two replicas do not hold the same: the one that differs from the others is to be replaced"
+            );
+            self.metrics.divergences.inc();
         }
         for split in &own_splits {
             let cause = split.cause.name();

@@ -17,7 +17,7 @@ use super::exile::Moment;
 use super::settings::TICK;
 use super::world::{Action, World, broken};
 use crate::group::settings::Fault;
-use crate::rule::Violation;
+use crate::rule::{Rule, Violation};
 use crate::schedule::Time;
 
 /// Permille of an applier's batches of which a store hears late, and of those after a start or a merge elsewhere that come late,
@@ -205,6 +205,7 @@ impl World {
             orders,
             splits,
             own_splits,
+            divergences,
             locate,
             describe,
             inquire,
@@ -214,6 +215,12 @@ impl World {
         } = effects;
         if let Some(error) = failure {
             return Err(broken(format!("store {id} fails: {error:?}")));
+        }
+        if let Some(divergence) = divergences.first() {
+            return Err(Violation {
+                rule: Rule::Determinism,
+                text: format!("store {id} tells that digests differ: {divergence:?}"),
+            });
         }
         let mut leads = false;
         for view in views {
@@ -452,6 +459,15 @@ impl World {
         }
         for (region, count) in counts {
             self.check_size(id, region, &count, &applied)?;
+        }
+        for (place, told) in applied.iter().enumerate() {
+            // What is on disk is of the last.
+            let is_last = applied[place + 1..]
+                .iter()
+                .all(|later| later.region != told.region);
+            let descriptor = region_of(&self.nodes[&id].engine, told.region);
+            let descriptor = descriptor.filter(|_| is_last);
+            self.digests.learn(id, told, descriptor)?;
         }
         for applied in &applied {
             let moment = self.learn(applied)?;

@@ -183,6 +183,7 @@ impl Settings {
             leaderless_ticks: 60,
             split: SplitOptions::never(),
             count_bytes_per_second: 0,
+            digest_entries: 8,
             merge_ticks: merges.between(1, 4),
             merge_poll_ticks: merges.between(2, 20),
             merge_unchecked: merges.chance(400),

@@ -12,6 +12,7 @@ use store::event::{Applied, OperationResult, Refusal, RequestId, Task, TaskDone,
 use store::{Store, identity};
 
 use super::check::content::Contents;
+use super::check::digests::Digests;
 use super::check::hard_state::HardStates;
 use super::check::regions::Descriptors;
 use super::check::sizes::Sizes;
@@ -118,6 +119,7 @@ pub struct World {
     pub(super) next_id: u64,
     pub(super) descriptors: Descriptors,
     pub(super) contents: Contents,
+    pub(super) digests: Digests,
     pub(super) orders: Orders,
     pub(super) hard_states: HardStates,
     pub(super) sizes: Sizes,
@@ -167,7 +169,8 @@ impl World {
             values: 0,
             next_id: 1000,
             descriptors: Descriptors::default(),
-            contents: Contents::default(),
+            contents: Contents::new(plan.stores_compare),
+            digests: Digests::new(plan.stores_compare),
             orders: Orders::default(),
             hard_states: HardStates::default(),
             sizes: Sizes::default(),

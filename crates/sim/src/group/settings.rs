@@ -191,6 +191,8 @@ pub struct Plan {
     pub bug: Option<Bug>,
     /// A bug of the stores to plant.
     pub store_bug: Option<store::Bug>,
+    /// Whether only the stores compare what they applied (R12), and the simulator does not.
+    pub stores_compare: bool,
     /// Whether to write the trace down.
     pub trace: bool,
 }
@@ -206,6 +208,7 @@ impl Plan {
             with: Vec::new(),
             bug: None,
             store_bug: None,
+            stores_compare: false,
             trace: false,
         }
     }

@@ -12,6 +12,7 @@ use raft::{LogPosition, MembershipChange, PeerId};
 use super::damaged;
 use super::pending::PendingBatch;
 use super::region::{ApplyRegion, Saved};
+use crate::digest::Digest;
 use crate::event::{Applied, AppliedChild};
 use crate::merge::{self, MergeState};
 use crate::planted::Bug;
@@ -121,7 +122,8 @@ impl ApplyRegion {
                     damaged: self.damaged,
                 };
                 saved.put(batch);
-                let state = estimate.record(identity::BASE);
+                let digest = Digest::starting(identity::BASE.index);
+                let state = estimate.record(identity::BASE, (!self.damaged).then_some(digest));
                 let key = Bytes::copy_from_slice(&keys::applied_state(RegionId(child.region_id)));
                 batch.put(key, codec::encode_record(&state));
             }
@@ -136,6 +138,9 @@ impl ApplyRegion {
             });
         }
         self.change(parent, applied);
+        if !self.has_bug(Bug::DigestKeptAtSplit) {
+            self.restart_digest();
+        }
         Ok(())
     }
 

@@ -8,9 +8,13 @@ use proto::{RegionId, metapb};
 
 use super::pending::PendingBatch;
 use super::region::ApplyRegion;
+use crate::digest::Effect;
 use crate::event::{Applied, Keys, Misrouted, OperationResult, Refusal, Target, Waiting};
 use crate::planted::Bug;
 use crate::{keys, value};
+
+/// Bytes of a value that the planted bug of that name writes.
+const OWN_LIMIT: usize = 1;
 
 impl ApplyRegion {
     /// Applies the requests of an entry. Each has its effect whole or not at all: its keys must lie in the range that the
@@ -90,6 +94,7 @@ impl ApplyRegion {
             Kind::Delete(delete) => {
                 applied.written_bytes += delete.key.len() as u64;
                 applied.written_keys += 1;
+                self.note(Effect::Delete, &delete.key, b"");
                 self.sizes.delete(&delete.key);
                 batch.delete(keys::data(&delete.key));
                 Ok(Some(OperationResult::Done))
@@ -101,6 +106,7 @@ impl ApplyRegion {
                         .sizes
                         .remove_range(engine, &range.start_key, &range.end_key);
                     self.readable(counted, applied)?;
+                    self.note(Effect::DeleteRange, &start, &end);
                     batch.delete_range(start, end);
                 }
                 Ok(Some(OperationResult::Done))
@@ -118,6 +124,10 @@ impl ApplyRegion {
         expires_at: u64,
         applied: &mut Applied,
     ) -> Result<(), Error> {
+        let limited = self.has_bug(Bug::OwnLimit) && self.peer.0.is_multiple_of(2);
+        if limited && user_value.len() > OWN_LIMIT {
+            return Ok(());
+        }
         let key = keys::data(user_key);
         let stored = value::encode(user_value, expires_at);
         let bytes = (key.len() + stored.len()) as u64;
@@ -131,6 +141,7 @@ impl ApplyRegion {
         self.sizes.put(user_key, bytes, replaced, &self.limits);
         applied.written_bytes += bytes;
         applied.written_keys += 1;
+        self.note(Effect::Put, user_key, &stored);
         batch.put(key, stored);
         Ok(())
     }
@@ -163,6 +174,9 @@ impl ApplyRegion {
                 swap.expires_at,
                 applied,
             )?;
+        } else {
+            let found = previous.as_deref().unwrap_or_default();
+            self.note(Effect::NotSwapped, &swap.key, found);
         }
         Ok(Some(OperationResult::Swapped {
             succeeded,

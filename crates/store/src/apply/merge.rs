@@ -11,6 +11,7 @@ use raft::{LogPosition, PeerId};
 use super::damaged;
 use super::pending::PendingBatch;
 use super::region::ApplyRegion;
+use crate::digest::Digest;
 use crate::event::{Absorbed, Applied, Estimate};
 use crate::merge::{self, MergeKey};
 use crate::planted::Bug;
@@ -97,6 +98,8 @@ impl ApplyRegion {
             return Err(damaged(self.id, format!("absorbs {id} where it is not")));
         };
         let (state, sizes) = self.frozen_source(engine, batch, source, peer)?;
+        let ours = sizes.digest.and_then(Digest::of_wire);
+        let theirs = source.digest.and_then(Digest::of_wire);
 
         let descriptor = merge::united(&self.descriptor, region);
         let version = descriptor.region_epoch.unwrap_or_default().version;
@@ -137,8 +140,12 @@ impl ApplyRegion {
             region: id,
             peer,
             tombstone,
+            differs: ours
+                .zip(theirs)
+                .and_then(|(ours, theirs)| ours.differing(theirs)),
         });
         self.change(descriptor, applied);
+        self.restart_digest();
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use engine::{Engine, Error, Family};
+use prost::Message as _;
 use proto::pontoon::v1::{AppliedState, RegionState, region_state};
 use proto::{RegionId, metapb};
 use raft::{Entry, Index, LogPosition, Payload, PeerId};
@@ -9,6 +10,7 @@ use raft::{Entry, Index, LogPosition, Payload, PeerId};
 use super::damaged;
 use super::pending::PendingBatch;
 use super::sizes::Sizes;
+use crate::digest::{Digest, Effect};
 use crate::event::{Applied, Count, Estimate, Refusal, Waiting};
 use crate::merge::MergeState;
 use crate::options::SplitOptions;
@@ -21,6 +23,8 @@ pub(super) struct ApplyRegion {
     pub peer: PeerId,
     pub descriptor: metapb::Region,
     pub applied: LogPosition,
+    /// Of what took effect; `None` while it is not known.
+    digest: Option<Digest>,
     pub sizes: Sizes,
     /// What was believed of the sizes when the region was opened or last corrected, and the applied index then: no record
     /// before that index, and perhaps none at it, says the same.
@@ -66,6 +70,10 @@ impl ApplyRegion {
                 term: applied.term,
                 index: applied.index,
             },
+            digest: applied
+                .digest
+                .and_then(Digest::of_wire)
+                .filter(|_| !state.damaged),
             sizes: Sizes::new(Estimate::of(&applied)),
             sizes_since: (applied.index, Estimate::of(&applied)),
             limits: limits.clone(),
@@ -82,7 +90,14 @@ impl ApplyRegion {
 
     /// Adds what changed of the region's own records to the batch.
     pub fn save(&mut self, batch: &mut PendingBatch) {
-        let applied = self.sizes.estimate().record(self.applied);
+        let digest = self.digest.map(|digest| {
+            if self.has_bug(Bug::DigestNotSaved) {
+                Digest::starting(digest.since)
+            } else {
+                digest
+            }
+        });
+        let applied = self.sizes.estimate().record(self.applied, digest);
         batch.put(
             Bytes::copy_from_slice(&keys::applied_state(self.id)),
             codec::encode_record(&applied),
@@ -162,16 +177,43 @@ impl ApplyRegion {
         }
     }
 
-    /// From the next batch on its state says that it is damaged.
+    /// From the next batch on its state says that it is damaged. What it does with what it cannot read the others do not do, so
+    /// there is nothing to compare any more.
     pub fn mark_damaged(&mut self) {
+        self.digest = None;
         if !self.damaged {
             self.damaged = true;
             self.descriptor_changed = true;
         }
     }
 
+    pub fn digest(&self) -> Option<Digest> {
+        self.digest
+    }
+
+    /// Something takes effect, with the entry that is being applied.
+    pub fn note(&mut self, effect: Effect, first: &[u8], second: &[u8]) {
+        let index = self.applied.index + 1;
+        if let Some(digest) = &mut self.digest {
+            digest.note(index, effect, first, second);
+        }
+    }
+
+    /// The entry that is being applied changed the range: what it holds from here on has a digest of its own.
+    pub fn restart_digest(&mut self) {
+        self.digest = (!self.damaged).then(|| Digest::starting(self.applied.index + 1));
+    }
+
     /// Takes over a changed descriptor.
     pub fn change(&mut self, descriptor: metapb::Region, applied: &mut Applied) {
+        let state = RegionState {
+            region: Some(descriptor),
+            freeze: self.merge.freeze.clone(),
+            records: self.merge.records.clone(),
+            ..Default::default()
+        };
+        self.note(Effect::Region, &state.encode_to_vec(), b"");
+        let descriptor = state.region.unwrap_or_default();
         self.descriptor = descriptor;
         self.descriptor_changed = true;
         self.removed = !self
@@ -207,7 +249,11 @@ impl ApplyRegion {
         let unreadable =
             |error: codec::DecodeError| damaged(self.id, format!("entry {}: {error}", entry.index));
         match &entry.payload {
-            Payload::Noop => {}
+            Payload::Noop => {
+                if self.has_bug(Bug::DigestCountsNoops) {
+                    self.note(Effect::Region, b"", b"");
+                }
+            }
             Payload::Command(payload) => {
                 let command = codec::unseal(payload).map_err(unreadable)?;
                 self.commands(engine, batch, command, waits, applied)?;

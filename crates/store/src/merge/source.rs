@@ -14,6 +14,7 @@ use super::verdict::Verdict;
 use super::{MergeKey, MergeState};
 use crate::codec;
 use crate::context::Context;
+use crate::digest::Digest;
 use crate::peer::Peer;
 use crate::planted::Bug;
 use crate::store::Store;
@@ -115,6 +116,7 @@ impl<E: Engine> Store<E> {
             source: Some(peer.region.clone()),
             from_peer: peer.id.0,
             freeze: Some(freeze.clone()),
+            digest: peer.digest.map(Digest::to_wire),
         };
         let kind = if over_time {
             Kind::Abort(plea)

@@ -17,7 +17,7 @@ use super::verdict::Verdict;
 use super::{MergeKey, are_neighbours, peer_on, same_stores};
 use crate::codec;
 use crate::context::{Context, Followup};
-use crate::event::{Absorbed, ApplyTask};
+use crate::event::{Absorbed, ApplyTask, Divergence};
 use crate::peer::{Peer, Stage};
 use crate::planted::Bug;
 use crate::store::{Store, step_quietly};
@@ -128,6 +128,12 @@ impl<E: Engine> Store<E> {
         if source.id != merge.source.0 || freeze.index != merge.freeze_index {
             return;
         }
+        let source = wire::MergeSource {
+            region: Some(source),
+            freeze_term: freeze.term,
+            freeze_index: freeze.index,
+            digest: plea.digest,
+        };
         let wrong = self.cx.options.bug == Some(Bug::VerdictAtSameEpoch) && from != self.cx.store;
         let blind = self.cx.options.bug == Some(Bug::CommitWithoutEpoch);
         let committed = match self.verdict(merge, &freeze) {
@@ -157,7 +163,7 @@ impl<E: Engine> Store<E> {
     fn decide(
         &mut self,
         merge: MergeKey,
-        source: metapb::Region,
+        source: wire::MergeSource,
         freeze: &wire::Freeze,
         commit: bool,
     ) {
@@ -179,11 +185,7 @@ impl<E: Engine> Store<E> {
         }
         let structural = if commit {
             Structural::CommitMerge(wire::CommitMerge {
-                sources: vec![wire::MergeSource {
-                    region: Some(source),
-                    freeze_term: freeze.term,
-                    freeze_index: freeze.index,
-                }],
+                sources: vec![source],
             })
         } else {
             Structural::AbortMerge(wire::AbortMerge {
@@ -301,7 +303,20 @@ impl<E: Engine> Store<E> {
             region,
             peer: id,
             tombstone,
+            differs,
         } = absorbed;
+        if let Some((ours, theirs)) = differs
+            && let Some(peer) = self.peers.get(&region)
+        {
+            self.cx.out.divergences.push(Divergence {
+                region,
+                peer: id,
+                other: None,
+                index: peer.applied.index,
+                ours,
+                theirs,
+            });
+        }
         self.bury(region, id, tombstone)
     }
 

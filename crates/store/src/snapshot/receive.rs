@@ -8,6 +8,7 @@ use raft::{Event as RaftEvent, Index, LogPosition, PeerId};
 
 use super::{Checked, Reason, Slot, Taken, check, file_names, is_well_formed, remove_files};
 use crate::context::{Context, Followup};
+use crate::digest::Digest;
 use crate::event::{ApplyTask, Estimate, Task, Transfer, TransferChange};
 use crate::inbound::Address;
 use crate::merge::{self, MergeState};
@@ -514,6 +515,7 @@ impl<E: Engine> Store<E> {
         peer.applied = position;
         peer.handed_out = position.index;
         peer.estimate = estimate;
+        peer.digest = head.digest.and_then(Digest::of_wire);
         peer.contacts
             .retain(|(id, _)| !peer.region.peers.iter().any(|member| member.id == id.0));
         if let Err(other) = cx.ranges.set(region, &held, &[peer.range()]) {

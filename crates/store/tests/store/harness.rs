@@ -13,9 +13,9 @@ use proto::{RegionId, StoreId, metapb};
 use raft::{PeerId, Role};
 use store::apply::Applier;
 use store::event::{
-    ApplyTask, Effects, Event, Keys, LogBatch, OperationResult, Order, OrderAnswer, OrderKind,
-    OrderRefusal, OwnSplit, Proposal, ReadRequest, Refusal, RegionReport, RequestId, StepId,
-    Target, Task, TaskDone, Transfer, TransferChange, ViewChange,
+    ApplyTask, Divergence, Effects, Event, Keys, LogBatch, OperationResult, Order, OrderAnswer,
+    OrderKind, OrderRefusal, OwnSplit, Proposal, ReadRequest, Refusal, RegionReport, RequestId,
+    StepId, Target, Task, TaskDone, Transfer, TransferChange, ViewChange,
 };
 use store::{Options, Store, identity, read, task};
 
@@ -43,6 +43,7 @@ pub struct Node {
     pub reports: Vec<RegionReport>,
     pub splits: Vec<Vec<metapb::Region>>,
     pub own_splits: Vec<OwnSplit>,
+    pub divergences: Vec<Divergence>,
     pub drained: bool,
     /// Regions whose members were asked of placement.
     pub asked: Vec<RegionId>,
@@ -163,6 +164,7 @@ impl Cluster {
             reports: Vec::new(),
             splits: Vec::new(),
             own_splits: Vec::new(),
+            divergences: Vec::new(),
             drained: false,
             asked: Vec::new(),
             inquired: Vec::new(),
@@ -259,6 +261,7 @@ impl Cluster {
             orders,
             splits,
             own_splits,
+            divergences,
             describe,
             inquire,
             drained,
@@ -295,6 +298,7 @@ impl Cluster {
         node.orders.extend(orders);
         node.splits.extend(splits);
         node.own_splits.extend(own_splits);
+        node.divergences.extend(divergences);
         node.drained = drained;
         node.asked.extend(describe);
         node.inquired.extend(inquire);

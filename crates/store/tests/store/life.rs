@@ -210,6 +210,7 @@ fn hostile_frames_change_nothing() {
         }],
         heartbeats: Some(uneven.clone()),
         heartbeat_responses: Some(uneven),
+        digests: vec![wire::PeerDigest::default()],
         merges: vec![
             wire::MergeMessage::default(),
             merge_message(Kind::Commit(wire::MergePlea::default())),

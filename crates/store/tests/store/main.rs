@@ -6,6 +6,7 @@ mod values;
 mod basics;
 mod counts;
 mod damage;
+mod digests;
 mod durable;
 mod fetch;
 mod formats;

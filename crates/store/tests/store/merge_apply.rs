@@ -166,6 +166,7 @@ impl Bench {
                 region: Some(self.descriptor(source)),
                 freeze_term: freeze.term,
                 freeze_index: freeze.index,
+                digest: self.applied(source).expect("it lives").digest,
             }],
         })
     }

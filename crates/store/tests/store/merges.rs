@@ -16,11 +16,11 @@ use store::event::{Event, Order, OrderKind, OrderRefusal, ReadVolume, Refusal, S
 use crate::harness::*;
 
 /// A source `["", m)`, region 1, and a target `[m, "")`, region 2, both led by store 1.
-fn pair() -> Cluster {
+pub fn pair() -> Cluster {
     pair_with(options())
 }
 
-fn pair_with(options: Options) -> Cluster {
+pub fn pair_with(options: Options) -> Cluster {
     let regions = [
         region(1, "", "m", &[1, 2, 3]),
         region(2, "m", "", &[1, 2, 3]),
@@ -96,7 +96,11 @@ pub const ALL: &[u64] = &[1, 2, 3];
 
 /// Freezes region 1 for region 2, whose log then stands still: no decision is made.
 fn frozen() -> Cluster {
-    let mut cluster = pair();
+    frozen_with(options())
+}
+
+pub fn frozen_with(options: Options) -> Cluster {
+    let mut cluster = pair_with(options);
     mute(&mut cluster, &[2], ALL);
     order(&mut cluster);
     cluster.until("region 1 is frozen everywhere", |cluster| {

@@ -1,6 +1,7 @@
 //! The checkers of a cluster, one file per rule.
 
 pub mod content;
+pub mod digests;
 pub mod hard_state;
 pub mod regions;
 pub mod sizes;
