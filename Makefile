@@ -24,6 +24,11 @@ export PONTOON
 PURE := proto raft engine store placement client transport history workload sim
 PURE_FLAGS := $(addprefix -p ,$(PURE))
 
+# The gate draws the same cases every time: the seed of proptest. Set it to another, or to nothing at all in a plain `cargo test`,
+# to look at others; PROPTEST_CASES sets how many.
+PROPTEST_RNG_SEED ?= 1
+export PROPTEST_RNG_SEED
+
 # The server's own tests: optimizing them takes minutes and shows nothing. What serves in cluster tests is the binary.
 QUICKLY := --config profile.release.package.server.opt-level=0
 

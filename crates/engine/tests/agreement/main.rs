@@ -10,7 +10,8 @@ mod run;
 mod support;
 mod twin;
 
-use engine::{CrashMode, Keep, MemoryEngine};
+use bytes::Bytes;
+use engine::{Change, CrashMode, Family, Keep, Logging, MemoryEngine};
 use proptest::prelude::*;
 
 use operation::{Operation, operations};
@@ -44,6 +45,41 @@ proptest! {
     #[test]
     fn memory_agrees_with_twin(operations in operations(60, 2)) {
         run(Memory(MemoryEngine::new()), &operations);
+    }
+}
+
+/// A clearing that survives, while a write of the log behind it does not, leaves nothing for the second clearing to do.
+#[test]
+fn cleared_once() {
+    let key = Bytes::from_static;
+    for seed in 0..64 {
+        let put = |family, key| Operation::Write {
+            family,
+            changes: vec![Change::Put(key, Bytes::new())],
+            logging: Logging::On,
+        };
+        run(
+            Memory(MemoryEngine::new()),
+            &[
+                put(Family::Log, key(b"b")),
+                Operation::Flush {
+                    family: Family::Log,
+                },
+                Operation::Clear {
+                    family: Family::Log,
+                    start: key(b"a"),
+                    end: key(b"c"),
+                    logging: Logging::On,
+                },
+                put(Family::Log, key(b"d")),
+                Operation::LosePower(Some(seed)),
+                put(Family::State, key(b"e")),
+                Operation::Flush {
+                    family: Family::Log,
+                },
+                Operation::LosePower(None),
+            ],
+        );
     }
 }
 

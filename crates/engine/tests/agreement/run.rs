@@ -210,7 +210,7 @@ impl<S: Subject> Runner<S> {
             Operation::Kill => {
                 self.views.clear();
                 self.subject = self.subject.take().map(S::kill);
-                let cleared = self.twin.kill();
+                let cleared = self.twin.kill(&self.found());
                 self.clear_again(cleared);
             }
             Operation::LosePower(seed) => {
@@ -227,22 +227,26 @@ impl<S: Subject> Runner<S> {
         }
     }
 
-    /// Both families fall back to the same place in the log, at or after the last sync.
-    fn on_power_lost(&mut self, may_keep_more: bool) {
+    /// What the engine holds of each family.
+    fn found(&self) -> [Content; 2] {
         let view = self.engine().view();
         let all = (Bound::Unbounded, Bound::Unbounded);
-        let found = [Family::Log, Family::State].map(|family| -> Content {
+        [Family::Log, Family::State].map(|family| {
             let found = read(&view, family, &all, Direction::Forward, usize::MAX);
             found.into_iter().collect()
-        });
-        drop(view);
+        })
+    }
+
+    /// Both families fall back to the same place in the log, at or after the last sync.
+    fn on_power_lost(&mut self, may_keep_more: bool) {
+        let found = self.found();
         let Some(kept) = self.twin.kept(&found, may_keep_more) else {
             panic!(
                 "{found:?} is not what a power loss leaves of {:?}",
                 self.twin
             );
         };
-        let cleared = self.twin.lose_power(kept);
+        let cleared = self.twin.lose_power(kept, &found);
         self.clear_again(cleared);
     }
 

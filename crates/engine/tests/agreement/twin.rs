@@ -127,10 +127,7 @@ impl Twin {
 
     /// What files hold under a key; `None` when that is unspecified.
     pub fn flushed(&self, family: Family, key: &Bytes) -> Option<Option<Bytes>> {
-        let unspecified = |(other, start, end): &(Family, Bytes, Bytes)| {
-            *other == family && start <= key && key < end
-        };
-        if self.cleared.iter().any(unspecified) {
+        if self.is_unspecified(family, key) {
             return None;
         }
         let content = self.fold(family, |_, _| false);
@@ -154,10 +151,21 @@ impl Twin {
         content
     }
 
-    /// Keeps files and the logged writes that `kept` chooses by index. Returns the ranges to clear again.
-    fn crash(&mut self, kept: impl Fn(usize) -> bool) -> Vec<(Family, Bytes, Bytes)> {
+    /// Keeps files and the logged writes that `kept` chooses by index, and what was found where that is unspecified. Returns
+    /// the ranges to clear again.
+    fn crash(
+        &mut self,
+        kept: impl Fn(usize) -> bool,
+        found: &[Content; 2],
+    ) -> Vec<(Family, Bytes, Bytes)> {
         let kept = |index, logging| logging == Logging::On && kept(index);
-        let contents = [Family::Log, Family::State].map(|family| self.fold(family, kept));
+        let contents = [Family::Log, Family::State].map(|family| {
+            let mut content = self.specified(family, &self.fold(family, kept));
+            let left = found[family as usize].iter();
+            let left = left.filter(|(key, _)| self.is_unspecified(family, key));
+            content.extend(left.map(|(key, value)| (key.clone(), value.clone())));
+            content
+        });
         let cleared = std::mem::take(&mut self.cleared);
         *self = Twin::default();
         for (family, content) in [Family::Log, Family::State].into_iter().zip(contents) {
@@ -169,13 +177,28 @@ impl Twin {
         cleared
     }
 
-    pub fn kill(&mut self) -> Vec<(Family, Bytes, Bytes)> {
-        self.crash(|_| true)
+    /// Keeps all that is logged; `found` is what the engine holds afterwards.
+    pub fn kill(&mut self, found: &[Content; 2]) -> Vec<(Family, Bytes, Bytes)> {
+        self.crash(|_| true, found)
     }
 
     /// Keeps the logged writes before `kept`, which is of [`Twin::kept`].
-    pub fn lose_power(&mut self, kept: usize) -> Vec<(Family, Bytes, Bytes)> {
-        self.crash(|index| index < kept)
+    pub fn lose_power(&mut self, kept: usize, found: &[Content; 2]) -> Vec<(Family, Bytes, Bytes)> {
+        self.crash(|index| index < kept, found)
+    }
+
+    fn is_unspecified(&self, family: Family, key: &Bytes) -> bool {
+        let mut cleared = self.cleared.iter();
+        cleared.any(|(of, start, end)| *of == family && start <= key && key < end)
+    }
+
+    /// What of the content lies outside of the ranges that a crash leaves unspecified.
+    fn specified(&self, family: Family, content: &Content) -> Content {
+        let entries = content.iter();
+        let entries = entries.filter(|(key, _)| !self.is_unspecified(family, key));
+        entries
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
     }
 
     /// How much of the log a power loss left, if it left what was found: all that was synced, and a beginning of the rest if
@@ -189,17 +212,8 @@ impl Twin {
         (self.synced..=most.max(self.synced)).find(|kept| {
             [Family::Log, Family::State].into_iter().all(|family| {
                 let logged = |index, logging| logging == Logging::On && index < *kept;
-                let specified = |content: &Content| -> Content {
-                    let unspecified = |key: &Bytes| {
-                        let mut cleared = self.cleared.iter();
-                        cleared.any(|(of, start, end)| *of == family && start <= key && key < end)
-                    };
-                    let entries = content.iter().filter(|(key, _)| !unspecified(key));
-                    entries
-                        .map(|(key, value)| (key.clone(), value.clone()))
-                        .collect()
-                };
-                specified(&self.fold(family, logged)) == specified(&found[family as usize])
+                self.specified(family, &self.fold(family, logged))
+                    == self.specified(family, &found[family as usize])
             })
         })
     }
@@ -207,7 +221,8 @@ impl Twin {
     pub fn reopen(&mut self) {
         self.flush(Family::Log);
         self.flush(Family::State);
-        self.kill();
+        let contents = self.contents();
+        self.kill(&contents);
     }
 }
 
