@@ -11,10 +11,12 @@ use engine::Engine;
 use proto::RegionId;
 use proto::pontoon::v1 as wire;
 use proto::pontoon::v1::command::Structural;
+use proto::pontoon::v1::region_state::State;
 use raft::{CampaignReason, Event as RaftEvent, LogPosition, Payload, PeerId};
 
 use crate::context::Context;
 use crate::event::{AppliedChild, ApplyTask, OrderRefusal};
+use crate::inbound::past;
 use crate::peer::{Peer, Stage};
 use crate::planted::Bug;
 use crate::store::{Store, step_quietly};
@@ -115,7 +117,21 @@ impl<E: Engine> Store<E> {
             },
             // A later peer was born meanwhile, which proves this one dead.
             Some(_) => return,
-            None => {}
+            // It may have died without data, and be gone, after the split was applied and before this store heard of that.
+            None => match past(&self.cx.engine, region) {
+                Ok((mark, state)) => {
+                    let dead = mark.map_or(0, |mark| mark.dead_peer_id);
+                    let buried = state.filter(|state| state.state() == State::Tombstone);
+                    let buried = buried.map_or(0, |state| state.peer_id);
+                    if child.peer.0 <= dead.max(buried) {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    self.cx.fail(error);
+                    return;
+                }
+            },
         }
         let earlier = self.peers.remove(&region);
         let range = (child.region.start_key.clone(), child.region.end_key.clone());

@@ -397,6 +397,13 @@ impl Cluster {
         true
     }
 
+    /// Applies what waits, and keeps from the store what came of it.
+    pub fn apply_unheard(&mut self, id: StoreId) -> Vec<store::event::Applied> {
+        let node = self.nodes.get_mut(&id).expect("a store of the cluster");
+        let tasks = node.apply.drain(..).collect();
+        node.applier.run(tasks).expect("applying works")
+    }
+
     pub fn run_task(&mut self, id: StoreId) -> bool {
         if self.hold_tasks.contains(&id) {
             return false;

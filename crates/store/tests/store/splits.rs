@@ -530,6 +530,43 @@ fn split_child_newer_id() {
     assert_eq!(cluster.local_get(3, "t").as_deref(), Some("5"));
 }
 
+/// A child's peer is removed before it has data, and dies after the split was applied here and before the store heard of that. It
+/// stays dead: what it forgot includes its votes.
+#[test]
+fn split_child_dead_unheard() {
+    let mut cluster = Cluster::new(4, &[region(1, "", "", &[1, 2, 3])]);
+    cluster.put(r(1), "t", "4");
+    cluster.elect_at(r(1), 1);
+    cluster.hold_apply.insert(s(3));
+    let child = cluster.split(r(1), &["k"])[0];
+    cluster.until("it is uninitialized", |cluster| cluster.has_view(3, child));
+    let first = cluster.view(3, child).peer;
+    let unheard = cluster.apply_unheard(s(3));
+    assert!(
+        unheard.iter().any(|applied| !applied.children.is_empty()),
+        "the split is applied"
+    );
+    cluster.add_learner(child, 9004, 4);
+    cluster.swap_peers(child, 9004, first.0);
+    cluster.remove_learner(child, first.0);
+    cluster.until("it is gone", |cluster| cluster.store(3).peer_count() == 1);
+    cluster.step(s(3), store::event::Event::Applied(unheard));
+    cluster.settle();
+    assert!(!cluster.has_view(3, child), "it is back");
+    cluster.hold_apply.clear();
+    cluster.crash(s(3), POWER);
+    cluster.restart(s(3));
+    cluster.until("the parent is narrowed", |cluster| {
+        cluster.has_view(3, r(1)) && cluster.view(3, r(1)).region.end_key == "k"
+    });
+    assert!(!cluster.has_view(3, child));
+    // A later peer of the child lives here.
+    cluster.add_learner(child, 9003, 3);
+    cluster.put(child, "t", "5");
+    cluster.ticks(10);
+    assert_eq!(cluster.local_get(3, "t").as_deref(), Some("5"));
+}
+
 #[test]
 fn split_vs_structural() {
     let mut cluster = one();
