@@ -9,6 +9,8 @@
 //! second thing must hold: the peers on such stores are too few to elect a leader or to commit anything. Then the source
 //! cannot thaw, whatever becomes of them, and no verdict is needed any more.
 
+use std::collections::BTreeSet;
+
 use engine::{Engine, Family};
 use proto::metapb::{self, PeerRole};
 use proto::pontoon::v1 as wire;
@@ -256,29 +258,43 @@ impl<E: Engine> Store<E> {
         if self.cx.options.bug == Some(Bug::SnapshotOverUnnamed) {
             return true;
         }
-        let Some(peer) = self.peers.get(&other) else {
-            return false;
-        };
+        // A region is taken in once. Records that lead back to one are made up, and may be as many as a message holds (R34).
+        let mut passed = BTreeSet::new();
+        let mut other = other;
+        while passed.insert(other) {
+            let Some(record) = self.record_that_ends(other, records) else {
+                return false;
+            };
+            let absorber = record.absorber.as_ref().map_or(0, |absorber| absorber.id);
+            if absorber == receiver.id || self.is_past(record) {
+                return true;
+            }
+            if !self.overlaps(absorber, receiver) {
+                return false;
+            }
+            other = RegionId(absorber);
+        }
+        false
+    }
+
+    /// The record that names the live peer of a region here, if nothing else is under way with that.
+    fn record_that_ends<'a>(
+        &self,
+        region: RegionId,
+        records: &'a [wire::MergeRecord],
+    ) -> Option<&'a wire::MergeRecord> {
+        let peer = self.peers.get(&region)?;
         if !matches!(peer.stage, Stage::Normal) || peer.is_gated(&self.cx) || peer.staged.is_some()
         {
-            return false;
+            return None;
         }
-        let Some(at) = records.iter().position(|record| {
-            let source = record.source.as_ref().filter(|source| source.id == other.0);
+        records.iter().find(|record| {
+            let source = record
+                .source
+                .as_ref()
+                .filter(|source| source.id == region.0);
             source.and_then(|source| peer_on(source, self.cx.store)) == Some(peer.id)
-        }) else {
-            return false;
-        };
-        let record = &records[at];
-        let absorber = record.absorber.as_ref().map_or(0, |absorber| absorber.id);
-        if absorber == receiver.id || self.is_past(record) {
-            return true;
-        }
-        // Each record is used once, so that made-up ones end as well.
-        let mut rest = records.to_vec();
-        rest.remove(at);
-        self.overlaps(absorber, receiver)
-            && self.is_replaceable(RegionId(absorber), receiver, &rest)
+        })
     }
 
     fn overlaps(&self, region: u64, receiver: &metapb::Region) -> bool {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use engine::{Engine, MemoryOptions};
+use proto::pontoon::v1 as wire;
 use proto::pontoon::v1::raft_message::Body;
 use proto::pontoon::v1::region_state::State;
 use store::event::{Event, Task};
@@ -229,4 +230,37 @@ fn merge_split_child_snapshot() {
     });
     assert_eq!(cluster.get(child, "g"), Some("3".into()));
     cluster.assert_same_data(ALL);
+}
+
+/// R34: however many records a sender makes up, and wherever they lead, none is looked at twice.
+#[test]
+fn records_in_a_circle_replace_nobody() {
+    let regions = [
+        region(1, "", "m", &[1, 2, 3]),
+        region(2, "m", "", &[1, 2, 3]),
+    ];
+    let mut cluster = Cluster::new(3, &regions);
+    let record = |source: usize, absorber: usize| wire::MergeRecord {
+        source: Some(regions[source].clone()),
+        freeze_index: 9,
+        absorber: Some(regions[absorber].clone()),
+        version: 99,
+    };
+    let offer = wire::SnapshotOffer {
+        region: Some(region(3, "", "", &[1, 2, 3])),
+        from_peer: 32,
+        to_peer: 31,
+        from_store: 2,
+        term: 5,
+        index: 50,
+        records: vec![[record(0, 1), record(1, 0)]; 10_000].concat(),
+        ..Default::default()
+    };
+    let frame = wire::Frame {
+        offers: vec![offer],
+        ..Default::default()
+    };
+    cluster.step(s(1), Event::Frame { from: s(2), frame });
+    assert!(cluster.nodes[&s(1)].transfers.is_empty());
+    assert!(cluster.owns(1, r(1)) && cluster.owns(1, r(2)));
 }
