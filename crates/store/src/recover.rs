@@ -141,15 +141,22 @@ fn scan(view: &impl View) -> Result<BTreeMap<RegionId, Found>, Error> {
                             })
                         }
                     },
-                    Some(keys::LogKey::PeerMark(region)) => match codec::decode_record(&value) {
-                        Some(mark) => found.entry(region).or_default().mark = Some(mark),
-                        None => {
-                            failed = Some(Error::Corrupt {
-                                region,
-                                what: "the peer mark",
-                            })
+                    Some(keys::LogKey::PeerMark(region)) => {
+                        let mark = codec::decode_record(&value);
+                        let mark = mark.filter(|mark: &wire::PeerMark| {
+                            let head = mark.installing.as_ref();
+                            head.is_none_or(|head| is_of(head.region.as_ref(), region))
+                        });
+                        match mark {
+                            Some(mark) => found.entry(region).or_default().mark = Some(mark),
+                            None => {
+                                failed = Some(Error::Corrupt {
+                                    region,
+                                    what: "the peer mark",
+                                })
+                            }
                         }
-                    },
+                    }
                     None => failed = Some(Error::CorruptIdentity),
                 }
                 failed.is_none()
@@ -173,9 +180,12 @@ fn scan(view: &impl View) -> Result<BTreeMap<RegionId, Found>, Error> {
         Direction::Forward,
         &mut |key, value| {
             let region = keys::parse_region_state(key);
-            let state = codec::decode_record(&Bytes::copy_from_slice(value));
+            let state: Option<wire::RegionState> =
+                codec::decode_record(&Bytes::copy_from_slice(value));
             match (region, state) {
-                (Some(region), Some(state)) => found.entry(region).or_default().state = Some(state),
+                (Some(region), Some(state)) if is_of(state.region.as_ref(), region) => {
+                    found.entry(region).or_default().state = Some(state);
+                }
                 (region, _) => {
                     let region = region.unwrap_or(RegionId(0));
                     failed = Some(Error::Corrupt {
@@ -200,6 +210,15 @@ fn scan(view: &impl View) -> Result<BTreeMap<RegionId, Found>, Error> {
         }
     }
     Ok(found)
+}
+
+/// Whether a descriptor, if there is one, is of the region at whose key it is, and of a range that holds something. What it
+/// names is written and cleared.
+fn is_of(descriptor: Option<&metapb::Region>, region: RegionId) -> bool {
+    descriptor.is_none_or(|descriptor| {
+        let (start, end) = (&descriptor.start_key, &descriptor.end_key);
+        descriptor.id == region.0 && (end.is_empty() || start < end)
+    })
 }
 
 /// One region's peer, if one lives here.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use engine::{Batch, Change, Engine, Family, Logging, MemoryEngine};
 use proto::metapb;
 use proto::pontoon::v1 as wire;
+use proto::pontoon::v1::region_state::State;
 use store::event::Event;
 use store::{Error, Store, identity, keys};
 
@@ -133,6 +134,59 @@ fn damaged_records_stop_the_store() {
             open(),
             Err(Error::Corrupt { .. } | Error::Engine(engine::Error::Corrupt { .. }))
         ));
+    }
+}
+
+/// What a record names would be written and cleared in the place of what it is the record of.
+#[test]
+fn records_of_other_regions_stop_the_store() {
+    let mut cluster = Cluster::new(1, &[region(1, "", "", &[1])]);
+    cluster.put(r(1), "a", "1");
+    cluster.crash(s(1), KILL);
+    let engine = cluster.nodes[&s(1)].engine.clone();
+    let refused = |what: &str| match Store::open(engine.clone(), options()).map(|_| ()) {
+        Err(Error::Corrupt { region, what: why }) => region == r(1) && why == what,
+        _ => false,
+    };
+    let head = wire::SnapshotHead {
+        region: Some(region(2, "", "", &[1])),
+        to_peer: 11,
+        ..Default::default()
+    };
+    let mark = wire::PeerMark {
+        peer_id: 11,
+        installing: Some(head),
+        ..Default::default()
+    };
+    let good = engine.get(Family::Log, &keys::peer_mark(r(1)));
+    write(
+        &engine,
+        &keys::peer_mark(r(1)),
+        store::codec::encode_record(&mark),
+    );
+    assert!(refused("the peer mark"));
+    let good = good.expect("readable").expect("there");
+    write(&engine, &keys::peer_mark(r(1)), good);
+    let wrong = [region(2, "", "", &[1]), region(1, "b", "a", &[1])];
+    let states = [State::Normal, State::Tombstone];
+    for (state, region) in states
+        .into_iter()
+        .flat_map(|state| wrong.clone().map(|region| (state, region)))
+    {
+        let state = wire::RegionState {
+            state: state as i32,
+            region: Some(region),
+            peer_id: 11,
+            ..Default::default()
+        };
+        let key = Bytes::copy_from_slice(&keys::region_state(r(1)));
+        let changes = vec![Change::Put(key, store::codec::encode_record(&state))];
+        let batch = Batch {
+            family: Family::State,
+            changes,
+        };
+        engine.write(batch, Logging::On).expect("it writes");
+        assert!(refused("the region state"));
     }
 }
 
