@@ -57,8 +57,9 @@ pub fn report(request: pdpb::RegionHeartbeatRequest) -> Option<RegionInfo> {
     let seconds = request.interval.as_ref().map_or(0, told);
     let rate = |sum: u64| sum.checked_div(seconds).unwrap_or(0);
     let queries = request.query_stats.unwrap_or_default();
-    let write_requests = queries.put + queries.delete + queries.delete_range;
-    let read_requests = queries.get + queries.scan + queries.coprocessor;
+    let sum = |counts: [u64; 3]| counts.into_iter().fold(0, u64::saturating_add);
+    let write_requests = sum([queries.put, queries.delete, queries.delete_range]);
+    let read_requests = sum([queries.get, queries.scan, queries.coprocessor]);
     Some(RegionInfo {
         region: request.region?,
         // A peer without id is how older stores say that nobody leads.
@@ -373,6 +374,31 @@ mod tests {
         };
         let info = report(timeless).expect("a region");
         assert_eq!((info.written_bytes, info.interval), (0, Duration::ZERO));
+    }
+
+    /// R34: whoever counts more than there can be gets no further than the end of the numbers.
+    #[test]
+    fn counts_of_a_report_end_at_the_largest_number() {
+        let request = pdpb::RegionHeartbeatRequest {
+            region: Some(metapb::Region::default()),
+            query_stats: Some(pdpb::QueryStats {
+                get: u64::MAX,
+                scan: 1,
+                put: u64::MAX,
+                delete_range: u64::MAX,
+                ..Default::default()
+            }),
+            interval: Some(pdpb::TimeInterval {
+                start_timestamp: 0,
+                end_timestamp: 1,
+            }),
+            ..Default::default()
+        };
+        let info = report(request).expect("a region");
+        assert_eq!(
+            (info.write_requests, info.read_requests),
+            (u64::MAX, u64::MAX)
+        );
     }
 
     #[test]
