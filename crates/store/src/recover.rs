@@ -468,6 +468,16 @@ fn resume_install<E: Engine>(
     let corrupt = |what| Error::Corrupt { region, what };
     let id = PeerId(raft.peer_id);
     let new = head.region.clone().ok_or(corrupt("the install mark"))?;
+    // Both were written in one batch, and only a snapshot that names its receiver was let in.
+    let named = new.peers.iter().any(|member| member.id == head.to_peer)
+        || cx.options.bug == Some(Bug::SnapshotNamesNobody);
+    let position = LogPosition {
+        term: head.term,
+        index: head.index,
+    };
+    if head.to_peer != id.0 || position != codec::compacted(&raft) || !named {
+        return Err(corrupt("the install mark"));
+    }
     let new = (new.start_key, new.end_key);
     let old = state.filter(|state| state.state() == State::Normal && state.peer_id == id.0);
     let descriptor = old.and_then(|state| state.region);

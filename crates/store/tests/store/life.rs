@@ -190,6 +190,70 @@ fn records_of_other_regions_stop_the_store() {
     }
 }
 
+/// The mark of an install is written in one batch with the log that the snapshot leaves, and names who received it.
+#[test]
+fn install_marks_fit_the_log_beside_them() {
+    let engine = MemoryEngine::new();
+    identity::create(&engine, 7, s(1), 1).expect("the directory is empty");
+    let state = wire::RaftState {
+        term: 6,
+        commit: 9,
+        compacted_term: 5,
+        compacted_index: 9,
+        peer_id: 11,
+        ..Default::default()
+    };
+    write(
+        &engine,
+        &keys::raft_state(r(1)),
+        store::codec::encode_record(&state),
+    );
+    let sound = wire::SnapshotHead {
+        to_peer: 11,
+        from_peer: 12,
+        from_store: 2,
+        leader_term: 6,
+        term: 5,
+        index: 9,
+        region: Some(region(1, "", "", &[1, 2])),
+        ..Default::default()
+    };
+    let opened = |head: wire::SnapshotHead| {
+        let mark = wire::PeerMark {
+            peer_id: 11,
+            installing: Some(head),
+            ..Default::default()
+        };
+        write(
+            &engine,
+            &keys::peer_mark(r(1)),
+            store::codec::encode_record(&mark),
+        );
+        Store::open(engine.clone(), options()).map(|store| store.check_invariants())
+    };
+    assert!(opened(sound.clone()).is_ok());
+    let wrong = [
+        wire::SnapshotHead {
+            to_peer: 12,
+            ..sound.clone()
+        },
+        wire::SnapshotHead {
+            index: 8,
+            ..sound.clone()
+        },
+        wire::SnapshotHead {
+            region: Some(region(1, "", "", &[2])),
+            ..sound
+        },
+    ];
+    for head in wrong {
+        let what = "the install mark";
+        assert!(
+            matches!(opened(head), Err(Error::Corrupt { region, what: why }) if region == r(1) && why == what)
+        );
+    }
+}
+
 #[test]
 fn hostile_frames_change_nothing() {
     use wire::merge_message::Kind;
