@@ -143,6 +143,7 @@ impl Regions {
     /// version for regions that overlap. Its load is averaged with what is known. Returns the regions that it evicted.
     pub fn report(&mut self, mut report: RegionInfo) -> Result<Vec<RegionId>, Stale> {
         check(&report)?;
+        load::bound(&mut report);
         let id = report.id();
         let epoch = report.epoch();
         if let Some(known) = self.by_id.get(&id) {

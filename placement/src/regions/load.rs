@@ -14,6 +14,25 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// A first report over less than this says little.
 const LEAST: Duration = Duration::from_secs(10);
 
+/// More than any region has of anything, and little enough that sums over all regions and stores are numbers.
+const FIGURE_MAX: u64 = 1 << 40;
+
+/// Takes figures that cannot be for the largest that can: what a leader tells is outside data (R34).
+pub(super) fn bound(report: &mut RegionInfo) {
+    for figure in [
+        &mut report.bytes,
+        &mut report.keys,
+        &mut report.written_bytes,
+        &mut report.written_keys,
+        &mut report.read_bytes,
+        &mut report.read_keys,
+        &mut report.write_requests,
+        &mut report.read_requests,
+    ] {
+        *figure = (*figure).min(FIGURE_MAX);
+    }
+}
+
 /// Turns the rates of a report into averages over [`WINDOW`]; `known` is what was known of the region before.
 pub(super) fn average(report: &mut RegionInfo, known: Option<&RegionInfo>) {
     if report.interval >= WINDOW || report.interval.is_zero() {

@@ -46,6 +46,32 @@ fn older_reports_are_refused() {
     assert_eq!(regions.counts(StoreId(2)), (0, 0));
 }
 
+/// R34: sums over regions stay numbers, whatever leaders tell.
+#[test]
+fn figures_that_cannot_be_are_bounded() {
+    let mut regions = Regions::default();
+    let told = |id, start, end| RegionInfo {
+        bytes: u64::MAX,
+        keys: u64::MAX,
+        written_bytes: u64::MAX,
+        written_keys: u64::MAX,
+        read_bytes: u64::MAX,
+        read_keys: u64::MAX,
+        write_requests: u64::MAX,
+        read_requests: u64::MAX,
+        interval: std::time::Duration::from_secs(60),
+        ..info(id, start, end, 1, 1, 1)
+    };
+    for (id, start, end) in [(3, "", "m"), (6, "m", "")] {
+        assert_eq!(regions.report(told(id, start, end)), Ok(vec![]));
+        let known = regions.get(RegionId(id)).expect("it was just told");
+        let rates = [known.written_keys, known.read_keys, known.write_requests];
+        assert_eq!((known.bytes, known.keys), (1 << 40, 1 << 40));
+        assert_eq!((rates, known.read_requests), ([1 << 40; 3], 1 << 40));
+        assert_eq!((known.written_bytes, known.read_bytes), (1 << 40, 1 << 40));
+    }
+}
+
 #[test]
 fn neighbours_and_ranges_are_found() {
     let mut regions = Regions::default();
