@@ -32,7 +32,7 @@ export PROPTEST_RNG_SEED
 # The server's own tests: optimizing them takes minutes and shows nothing. What serves in cluster tests is the binary.
 QUICKLY := --config profile.release.package.server.opt-level=0
 
-.PHONY: demo test build tidy test-pure test-linked test-tikv-client check-peers power fmt lint bench needs
+.PHONY: demo test build tidy test-pure test-linked test-tikv-client check-peers power fuzz fmt lint bench needs
 .DEFAULT_GOAL := build
 
 ## Build, then show the main job: load, split, move, kill a store, verify every write. LOAD=DIR loads a folder.
@@ -74,9 +74,14 @@ power: needs
 	cargo run --release -p tests --bin power -- --cycles $(or $(CYCLES),20)
 	cargo run --release -p tests --bin chaos -- --disks --seconds $(or $(CHAOS_SECONDS),60)
 
+## Fuzz what decodes bytes from outside for SECONDS, 90 if not said; the corpus first.
+fuzz: needs
+	tests/fuzz/run --seconds $(or $(SECONDS),90)
+
 ## Format everything.
 fmt:
 	cargo fmt --all
+	cargo fmt --manifest-path tests/fuzz/Cargo.toml
 
 ## What the gate says about lints, without the tests.
 lint: needs

@@ -214,6 +214,9 @@ fn text(value: &Value) -> String {
 #[test]
 fn the_format_is_that_of_rustfmt() {
     cargo(&["fmt", "--all", "--check"], &[]);
+    // Outside the workspace.
+    let fuzz = ["--manifest-path", "tests/fuzz/Cargo.toml"];
+    cargo(&[&["fmt", "--check"], &fuzz[..]].concat(), &[]);
 }
 
 #[test]
