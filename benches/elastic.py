@@ -126,7 +126,7 @@ def workload(name, seconds, rate, keys):
     """One workload on a fresh cluster, again when it is quiet, and (uniform) once more while a fifth store fills."""
     print(f"{name}: {rate}/s of {VALUE} for {seconds} s on 4 stores, regions of {REGION}", flush=True)
     words = ["--rate", str(rate), "--keys", str(keys)]
-    with Cluster(REGION, "150") as cluster:
+    with Cluster(REGION, str(rate * 15 // 100)) as cluster:
         first = bench(name, seconds, *words)
         line("from one region", first)
         stores = sorted(cluster.requests())
@@ -252,9 +252,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--rate", type=int, default=1000, help="writes per second")
-    parser.add_argument("--keys", type=int, default=60_000)
+    parser.add_argument("--keys", type=int, help="as many as the rate writes in the time, by default")
     parser.add_argument("workloads", nargs="*", default=["uniform", "sequential", "zipf", "split", "react", "dial"])
     args = parser.parse_args()
+    args.keys = args.keys or int(args.rate * args.seconds)
     for name in args.workloads:
         if name in ("split", "react", "dial"):
             {"split": split, "react": react, "dial": dial}[name](args.seconds, args.rate, args.keys)

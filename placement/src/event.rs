@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto::pontoon::v1::{self as wire, OwnSplit, StepId, StepRefusal};
+use proto::pontoon::v1::{self as wire, Divergence, OwnSplit, StepId, StepRefusal};
 use proto::{RegionId, StoreId, metapb};
 
 use crate::decision::Who;
@@ -46,6 +46,8 @@ pub enum Event {
     Refused(Box<StepRefusal>),
     /// The leader of a region split it by its own decision, or told why not.
     OwnSplit(Box<OwnSplit>),
+    /// A store found two replicas of a region that differ.
+    Divergence(Divergence),
     /// Time passed.
     Tick,
 }

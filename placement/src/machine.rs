@@ -3,6 +3,7 @@
 mod ahead;
 mod balancing;
 mod cluster;
+mod differing;
 mod effect;
 mod explaining;
 mod leaving;
@@ -154,6 +155,7 @@ impl Placement {
             Event::Report(report) => leader.on_report(*report, now),
             Event::Refused(refusal) => leader.on_refused(&refusal, now),
             Event::OwnSplit(split) => leader.on_own_split(*split, now),
+            Event::Divergence(told) => leader.on_divergence(told, now),
             Event::Tick => leader.on_tick(now),
         }
         leader.begin_round();

@@ -90,7 +90,7 @@ pub struct MergeSettings {
     pub small_bytes: u64,
     /// Keys up to which it is.
     pub small_keys: u64,
-    /// Bytes of both at the most.
+    /// Bytes of both at the most; more where one of them is hardly anything ([`MergeSettings::together`]).
     pub bytes_max: u64,
     /// Keys of both at the most.
     pub keys_max: u64,
@@ -103,6 +103,17 @@ pub struct MergeSettings {
 }
 
 impl MergeSettings {
+    /// Bytes and keys that two regions may have together, of which the smaller has so many. What is hardly anything brings a region
+    /// that is not small no nearer to a split.
+    pub(crate) fn together(&self, bytes: u64, keys: u64) -> (u64, u64) {
+        let is_tiny = bytes <= self.bytes_max / 16 && keys <= self.keys_max / 16;
+        let times = if is_tiny { 2 } else { 1 };
+        (
+            self.bytes_max.saturating_mul(times),
+            self.keys_max.saturating_mul(times),
+        )
+    }
+
     /// Bytes at which regions are split, by what two may have together.
     pub(crate) fn full_bytes(&self) -> u64 {
         self.bytes_max.saturating_mul(5) / 2

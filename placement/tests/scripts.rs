@@ -9,7 +9,7 @@
 //! `damage STORE REGION...` (what the store tells from now on to be damaged there), `stop ID` (its process tells from now on
 //! that it stops, until `store` starts another), `clock MS` (the wall clock jumps), `space ID BYTES` (free from its next beat on),
 //! `report REGION [START,END) CONF:VERSION term=N leader=PEER PEERS... [pending=IDS] [bytes=N] [keys=N]
-//! [reads=REQUESTS:BYTES] [writes=REQUESTS:BYTES] (per second) [interval=SECONDS] [down=ID:SECONDS,...]` with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `own-split REGION STORE CAUSE CONF:VERSION at|not TEXT... NAME=NUMBER...` (a leader tells that it splits, or why not), `split REGION KEY...`,
+//! [reads=REQUESTS:BYTES] [writes=REQUESTS:BYTES] (per second) [interval=SECONDS] [down=ID:SECONDS,...]` with peers as `ID@STORE` and a suffix `L` learner, `I` incoming, `D` demoting, `split-report`, `own-split REGION STORE CAUSE CONF:VERSION at|not TEXT... NAME=NUMBER...` (a leader tells that it splits, or why not), `differ REGION STORE PEER OTHER INDEX` (a store tells of replicas that differ), `split REGION KEY...`,
 //! `merge REGION [TARGET]`, `move REGION FROM TO`, `transfer REGION STORE`, `refuse OPERATOR STEP KIND region=N at=CONF:VERSION term=N`, `get KEY`, `previous KEY`, `scan START END`
 //! (a key may be `k*N`: k, N times), `drain ID`, `undrain ID`, `remove ID`, `cancel OPERATOR`,
 //! `scatter REGION...`, `rules`, `rule VERSION [GROUP INDEX RULE;...]` (see `rule`), `pause WHO MS`, `schedulers`, `journal [region=ID] [store=ID] [operator=ID]` (newest first), `label ID KEY=VALUE...`, `ids N`, `tso N`, `operators`, `stores`.
@@ -26,7 +26,7 @@ use placement::{
     Placement, RegionInfo, Request, RequestId, Settings, Space, Write, decision::Who,
 };
 use proto::pontoon::v1::{
-    JournalEntry, JournalNumber, OwnSplit, StepId, StepRefusal, own_split, step_refusal,
+    Divergence, JournalEntry, JournalNumber, OwnSplit, StepId, StepRefusal, own_split, step_refusal,
 };
 use proto::{RegionId, StoreId, metapb, pdpb};
 
@@ -296,6 +296,18 @@ impl World {
                         })
                         .collect(),
                 })));
+            }
+            "differ" => {
+                self.step(Event::Divergence(Divergence {
+                    header: Some(pdpb::RequestHeader {
+                        sender_id: number(2),
+                        ..Default::default()
+                    }),
+                    region_id: number(1),
+                    peer_id: number(3),
+                    other_id: number(4),
+                    index: number(5),
+                }));
             }
             "split-report" => {
                 let pieces = line["split-report".len()..].split(';');

@@ -244,6 +244,7 @@ pub async fn run(wanted: Wanted) -> Result<Report> {
         network: processes.network_counts(),
         damaged: processes.damaged_messages(),
         ended: processes.take_ends(),
+        differing: crate::differing(&folder)?,
         unhealed,
         verdict,
         folder,

@@ -123,7 +123,12 @@ impl Cluster {
     }
 
     /// The last act of a test that passed: the folder goes.
+    ///
+    /// # Panics
+    /// A store has told of replicas that differ, whatever the test was about.
     pub fn passed(mut self) {
+        let differing = differing(self.dir.path()).expect("the logs of the cluster are there");
+        assert!(differing.is_empty(), "{}", differing.join("\n"));
         self.passed = true;
         self.dir.disable_cleanup(false);
     }
@@ -605,6 +610,27 @@ async fn wait_within(
             "waited in vain: {what} ({last:?})"
         );
     }
+}
+
+/// What the logs of a folder tell of replicas that do not hold the same (R12).
+///
+/// # Errors
+/// A log cannot be read.
+pub fn differing(folder: &Path) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "log") {
+            continue;
+        }
+        let log = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        let told = String::from_utf8_lossy(&log);
+        let told = told
+            .lines()
+            .filter(|line| line.contains("do not hold the same"));
+        lines.extend(told.map(|line| format!("{}: {line}", path.display())));
+    }
+    Ok(lines)
 }
 
 /// Reads a page with the oldest HTTP, whose answer ends with the connection.

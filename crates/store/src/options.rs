@@ -79,7 +79,8 @@ pub struct Options {
     pub down_ticks: u64,
     /// Ticks without leader after which a peer asks the members whether it is still one of them. Default 1 200 (60 s).
     pub leaderless_ticks: u64,
-    /// Bytes of two regions together above which they are not merged. Default 38 MiB, 40 % of the size at which one is split.
+    /// Bytes of two regions together above which they are not merged; twice that if one of them has a sixteenth of it at the
+    /// most. Default 38 MiB, 40 % of the size at which one is split.
     pub merge_bytes_max: u64,
     /// The same in keys. Default 384 000.
     pub merge_keys_max: u64,

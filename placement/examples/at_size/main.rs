@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use placement::Settings;
+use placement::plan::{Question, plan};
 use world::{Shape, Spread, World, spread};
 
 /// Seconds without a decision that count as silence.
@@ -166,6 +167,27 @@ fn main() {
     if let Some(folder) = options.plots {
         plot::write(&folder, &samples, before);
     }
+    forecast(&world);
+}
+
+/// What a plan costs: the copy, which the machine makes between two events, and the forecast, which is made beside it.
+fn forecast(world: &World) {
+    let started = clock();
+    let metadata = world.machine.metadata(world.now);
+    let metadata = metadata.expect("the machine leads");
+    let copied = seconds(started);
+    let drained = world.stores[0];
+    let started = clock();
+    let forecast = plan(metadata, &Question::Drain(drained), world.now);
+    let forecast = forecast.expect("the store can be drained");
+    println!(
+        "plan drain {drained}: {} moves, {} bytes, done after {:?}; copy {:.0} ms, plan {:.1} s",
+        forecast.moves,
+        forecast.bytes,
+        forecast.eta,
+        copied * 1000.0,
+        seconds(started),
+    );
 }
 
 /// Lets time pass, `most` seconds or until nothing was decided for `quiet` seconds.

@@ -53,15 +53,14 @@ impl Checker<'_> {
         if !is_small(region, settings) || self.unsettled < settings.after {
             return Ok(None);
         }
-        let neighbours = [
-            self.regions.previous(&region.region.start_key),
-            self.regions.by_key(&region.region.end_key),
-        ];
-        let start = &region.region.start_key;
-        let looked: Vec<_> = neighbours
+        let (start, end) = (&region.region.start_key, &region.region.end_key);
+        let left = self.regions.previous(start);
+        // An empty end is that of all keys.
+        let right = self.regions.by_key(end).filter(|_| !end.is_empty());
+        let looked: Vec<_> = [left, right]
             .into_iter()
             .flatten()
-            .filter(|other| other.region.end_key == *start || other.region.start_key > *start)
+            .filter(|other| other.region.end_key == *start || other.region.start_key == *end)
             .map(|target| (target, self.may_merge(region, target)))
             .collect();
         let best = looked
@@ -86,10 +85,11 @@ impl Checker<'_> {
                 .into(),
             }
         };
+        let (bytes_max, _) = settings.together(region.bytes, region.keys);
         let decision = self
             .decision(Who::Merge, region)
             .input("seconds small", self.unsettled.as_secs_f64().floor())
-            .input("bytes allowed", settings.bytes_max as f64)
+            .input("bytes allowed", bytes_max as f64)
             .candidates(looked.iter().map(candidate).collect());
         let Some((target, alignment)) = best else {
             let mut reasons = looked
@@ -162,9 +162,9 @@ impl Checker<'_> {
             return Err("an edge of a keyspace or of rules lies between");
         }
         let sum = |of: &dyn Fn(&RegionInfo) -> u64| of(region).saturating_add(of(target));
-        if sum(&|side| side.bytes) > settings.bytes_max
-            || sum(&|side| side.keys) > settings.keys_max
-        {
+        let (bytes_max, keys_max) =
+            settings.together(region.bytes.min(target.bytes), region.keys.min(target.keys));
+        if sum(&|side| side.bytes) > bytes_max || sum(&|side| side.keys) > keys_max {
             return Err("they are too large together");
         }
         if sum(&|side| side.read_requests + side.write_requests) > settings.requests_max

@@ -243,7 +243,7 @@ impl Leader {
             }
             Finding::Merge(merge) => {
                 let cause = format!(
-                    "both are small: {} bytes have a region of their own",
+                    "it is small: {} bytes have a region of their own",
                     region.bytes
                 );
                 self.merge_plan(region, &merge, Priority::Merge, cause)?

@@ -20,6 +20,8 @@ pub struct Report {
     pub damaged: u64,
     /// Processes that ended by themselves.
     pub ended: Vec<String>,
+    /// What stores told of replicas that do not hold the same.
+    pub differing: Vec<String>,
     /// What of the cluster was not whole at the end.
     pub unhealed: Option<String>,
     /// What the clients saw.
@@ -44,7 +46,8 @@ pub enum Outcome {
 impl Report {
     /// What it means.
     pub fn outcome(&self) -> Outcome {
-        let failed = !self.ended.is_empty() || self.unhealed.is_some();
+        let failed =
+            !self.ended.is_empty() || !self.differing.is_empty() || self.unhealed.is_some();
         match self.verdict.judgement() {
             _ if failed => Outcome::Failed,
             Judgement::Violated | Judgement::Unread | Judgement::Undecided => Outcome::Failed,
@@ -82,7 +85,7 @@ impl fmt::Display for Report {
         if !self.missing.is_empty() {
             writeln!(f, "planned and did not happen: {}", self.missing.join(", "))?;
         }
-        for end in &self.ended {
+        for end in self.ended.iter().chain(&self.differing) {
             writeln!(f, "{end}")?;
         }
         if let Some(unhealed) = &self.unhealed {

@@ -423,6 +423,9 @@ impl<E: Engine> Driver<E> {
             Input::OwnSplit(split) => {
                 self.step(Event::OwnSplit(split));
             }
+            Input::Divergence(told) => {
+                self.step(Event::Divergence(told));
+            }
             Input::Close { store, stream } => {
                 if self
                     .streams

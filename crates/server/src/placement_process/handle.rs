@@ -6,7 +6,7 @@ use std::time::Duration;
 use placement::plan::Metadata;
 use placement::{Answer, Now, Refusal, RegionInfo, Request};
 use proto::StoreId;
-use proto::pontoon::v1::{OwnSplit, RegionStep, StepRefusal};
+use proto::pontoon::v1::{Divergence, OwnSplit, RegionStep, StepRefusal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Requests and reports that wait for the driver. Full: the caller waits, which holds its connection up.
@@ -41,6 +41,8 @@ pub enum Input {
     Refused(Box<StepRefusal>),
     /// The leader of a region split it by its own decision, or would have.
     OwnSplit(Box<OwnSplit>),
+    /// A store found two replicas of a region that differ.
+    Divergence(Divergence),
     /// A stream ended.
     Close {
         /// The store.

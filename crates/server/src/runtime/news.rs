@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use proto::{RegionId, StoreId, metapb};
-use store::event::{OrderAnswer, OwnSplit, RegionReport};
+use store::event::{Divergence, OrderAnswer, OwnSplit, RegionReport};
 use tokio::sync::Notify;
 
 /// Splits and refused orders kept for a reader that is away. Beyond it the oldest go: region reports repeat what splits
@@ -22,6 +22,8 @@ pub struct NewsBatch {
     pub splits: Vec<Vec<metapb::Region>>,
     /// Splits that leaders decided, and those that they wanted and could not have.
     pub own_splits: Vec<OwnSplit>,
+    /// Replicas that differ.
+    pub divergences: Vec<Divergence>,
     /// What became of orders.
     pub orders: Vec<OrderAnswer>,
     /// So many ids are wanted for the pool.
@@ -32,6 +34,23 @@ pub struct NewsBatch {
     pub describe: BTreeSet<RegionId>,
     /// Stores of which it is wanted whether they were removed.
     pub inquire: BTreeSet<StoreId>,
+}
+
+/// What the store has to tell after one turn.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// See [`store::event::Effects::reports`].
+    pub reports: Vec<RegionReport>,
+    /// See [`store::event::Effects::splits`].
+    pub splits: Vec<Vec<metapb::Region>>,
+    /// See [`store::event::Effects::own_splits`].
+    pub own_splits: Vec<OwnSplit>,
+    /// See [`store::event::Effects::divergences`].
+    pub divergences: Vec<Divergence>,
+    /// See [`store::event::Effects::orders`].
+    pub orders: Vec<OrderAnswer>,
+    /// What it wants to know.
+    pub questions: Questions,
 }
 
 /// What the store wants to know.
@@ -62,6 +81,7 @@ impl NewsBatch {
         self.reports.is_empty()
             && self.splits.is_empty()
             && self.own_splits.is_empty()
+            && self.divergences.is_empty()
             && self.orders.is_empty()
             && self.ids_wanted == 0
             && self.locate.is_empty()
@@ -92,16 +112,21 @@ impl News {
     }
 
     /// Adds news.
-    pub(super) fn add(
-        &self,
-        reports: Vec<RegionReport>,
-        splits: Vec<Vec<metapb::Region>>,
-        own_splits: Vec<OwnSplit>,
-        orders: Vec<OrderAnswer>,
-        questions: Questions,
-    ) {
-        let quiet = splits.is_empty() && own_splits.is_empty() && orders.is_empty();
-        if reports.is_empty() && quiet && questions.is_empty() {
+    pub(super) fn add(&self, told: Told) {
+        let Told {
+            reports,
+            splits,
+            own_splits,
+            divergences,
+            orders,
+            questions,
+        } = told;
+        let quiet = reports.is_empty()
+            && splits.is_empty()
+            && own_splits.is_empty()
+            && divergences.is_empty()
+            && orders.is_empty();
+        if quiet && questions.is_empty() {
             return;
         }
         let Questions {
@@ -116,6 +141,7 @@ impl News {
         }
         batch.splits.extend(splits);
         batch.own_splits.extend(own_splits);
+        batch.divergences.extend(divergences);
         batch.orders.extend(orders);
         batch.ids_wanted = batch.ids_wanted.max(ids_wanted);
         // Wanted again after a while, so what finds no room is not lost.
@@ -129,6 +155,8 @@ impl News {
         batch.splits.drain(..surplus);
         let surplus = batch.own_splits.len().saturating_sub(KEPT_MAX);
         batch.own_splits.drain(..surplus);
+        let surplus = batch.divergences.len().saturating_sub(KEPT_MAX);
+        batch.divergences.drain(..surplus);
         let surplus = batch.orders.len().saturating_sub(KEPT_MAX);
         batch.orders.drain(..surplus);
         drop(batch);
@@ -138,6 +166,8 @@ impl News {
 
 #[cfg(test)]
 mod tests {
+    use raft::PeerId;
+
     use super::*;
 
     fn report(region: u64, term: u64) -> RegionReport {
@@ -160,20 +190,21 @@ mod tests {
     #[tokio::test]
     async fn the_newest_report_of_a_region_is_kept() {
         let news = News::default();
-        news.add(
-            vec![report(1, 5), report(2, 1)],
-            vec![],
-            vec![],
-            vec![],
-            Questions::default(),
-        );
+        news.add(Told {
+            reports: vec![report(1, 5), report(2, 1)],
+            ..Told::default()
+        });
         let questions = Questions {
             ids_wanted: 64,
             locate: vec!["k".into()],
             describe: vec![RegionId(7)],
             inquire: vec![StoreId(3)],
         };
-        news.add(vec![report(1, 6)], vec![], vec![], vec![], questions);
+        news.add(Told {
+            reports: vec![report(1, 6)],
+            questions,
+            ..Told::default()
+        });
         let batch = news.take().await;
         assert_eq!(batch.reports.len(), 2);
         assert_eq!(batch.reports[&RegionId(1)].term, 6);
@@ -186,6 +217,7 @@ mod tests {
     #[tokio::test]
     async fn an_absent_reader_costs_bounded_memory() {
         let news = News::default();
+        let digest = store::Digest { since: 1, value: 0 };
         for _ in 0..KEPT_MAX + 10 {
             let split = OwnSplit {
                 region: RegionId(1),
@@ -195,11 +227,24 @@ mod tests {
                 inputs: vec![],
                 result: Ok(()),
             };
-            let (splits, own_splits) = (vec![vec![]], vec![split]);
-            news.add(vec![], splits, own_splits, vec![], Questions::default());
+            let divergence = Divergence {
+                region: RegionId(1),
+                peer: PeerId(2),
+                other: None,
+                index: 9,
+                ours: digest,
+                theirs: digest,
+            };
+            news.add(Told {
+                splits: vec![vec![]],
+                own_splits: vec![split],
+                divergences: vec![divergence],
+                ..Told::default()
+            });
         }
         let batch = news.take().await;
         assert_eq!(batch.splits.len(), KEPT_MAX);
         assert_eq!(batch.own_splits.len(), KEPT_MAX);
+        assert_eq!(batch.divergences.len(), KEPT_MAX);
     }
 }

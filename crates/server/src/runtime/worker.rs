@@ -24,7 +24,7 @@ use super::freezes::Freezes;
 use super::inbox::{Admit, Control, Inbox, Request, RequestKind, Turn};
 use super::log_writer::change_bytes;
 use super::network::Network;
-use super::news::{News, Questions};
+use super::news::{News, Questions, Told};
 use super::queue::Queue;
 use super::reads::Reads;
 use super::transfers::Transfers;
@@ -302,14 +302,19 @@ impl<E: Engine> Worker<E> {
                 }
             }
         }
-        let questions = Questions {
-            ids_wanted,
-            locate,
-            describe,
-            inquire,
-        };
-        self.news
-            .add(reports, splits, own_splits, orders, questions);
+        self.news.add(Told {
+            reports,
+            splits,
+            own_splits,
+            divergences,
+            orders,
+            questions: Questions {
+                ids_wanted,
+                locate,
+                describe,
+                inquire,
+            },
+        });
         if drained {
             self.drained.send_replace(true);
         }

@@ -5,7 +5,7 @@ use proto::pontoon::v1::{
     self as wire, JournalNumber, RegionNews, StepId, StepRefusal, own_split::Cause, region_news,
 };
 use store::SplitCause;
-use store::event::{OrderAnswer, OrderRefusal, OwnSplit};
+use store::event::{Divergence, OrderAnswer, OrderRefusal, OwnSplit};
 
 use crate::runtime::shortened;
 
@@ -65,6 +65,19 @@ pub fn own_split(header: pdpb::RequestHeader, split: &OwnSplit) -> RegionNews {
     };
     RegionNews {
         kind: Some(region_news::Kind::OwnSplit(told)),
+    }
+}
+
+/// Two replicas that do not hold the same.
+pub fn divergence(header: pdpb::RequestHeader, divergence: &Divergence) -> RegionNews {
+    RegionNews {
+        kind: Some(region_news::Kind::Divergence(wire::Divergence {
+            header: Some(header),
+            region_id: divergence.region.0,
+            peer_id: divergence.peer.0,
+            other_id: divergence.other.map_or(0, |other| other.0),
+            index: divergence.index,
+        })),
     }
 }
 

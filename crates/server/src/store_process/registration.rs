@@ -214,7 +214,9 @@ impl<E: Engine> Registration<E> {
                     let beats = news.reports.values().map(|report| news::report(self.heartbeat(leader, report)));
                     let refusals = news.orders.iter().filter_map(|answer| self.refusal(leader, answer));
                     let splits = news.own_splits.iter().map(|split| news::own_split(self.header(leader), split));
-                    for told in beats.chain(refusals).chain(splits).collect::<Vec<_>>() {
+                    let divergences = news.divergences.iter();
+                    let divergences = divergences.map(|found| news::divergence(self.header(leader), found));
+                    for told in beats.chain(refusals).chain(splits).chain(divergences).collect::<Vec<_>>() {
                         if sender.send(told).await.is_err() {
                             return "the connection was lost".to_owned();
                         }

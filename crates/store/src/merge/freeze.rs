@@ -112,8 +112,15 @@ impl<E: Engine> Store<E> {
                 side.check_caught_up(PeerId(member.id), &statuses, &self.cx)?;
             }
         }
-        if from.estimate.bytes + into.estimate.bytes > options.merge_bytes_max
-            || from.estimate.keys + into.estimate.keys > options.merge_keys_max
+        // What is hardly anything does not bring the other nearer to a split.
+        let is_tiny = |side: &Peer| {
+            side.estimate.bytes <= options.merge_bytes_max / 16
+                && side.estimate.keys <= options.merge_keys_max / 16
+        };
+        let times = if is_tiny(from) || is_tiny(into) { 2 } else { 1 };
+        if from.estimate.bytes + into.estimate.bytes > options.merge_bytes_max.saturating_mul(times)
+            || from.estimate.keys + into.estimate.keys
+                > options.merge_keys_max.saturating_mul(times)
         {
             return Err(OrderRefusal::Invalid("the regions are too large to merge"));
         }

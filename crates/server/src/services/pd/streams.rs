@@ -134,6 +134,16 @@ async fn take_news(
                 sent.map_err(|refusal| convert::status(&refusal))?;
                 continue;
             }
+            Some(Ok(RegionNews {
+                kind: Some(region_news::Kind::Divergence(told)),
+            })) => {
+                if let Err(error) = service.admit(told.header.as_ref()) {
+                    break Err(Status::failed_precondition(error.message));
+                }
+                let sent = service.placement.send(Input::Divergence(told)).await;
+                sent.map_err(|refusal| convert::status(&refusal))?;
+                continue;
+            }
             // From a later version.
             Some(Ok(RegionNews { kind: None })) => continue,
             None => break Ok(()),
