@@ -21,6 +21,18 @@ pub trait View: Send + Sync + 'static {
         direction: Direction,
         each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), Error>;
+
+    /// Like [`View::scan`], of what nobody is likely to read again soon: nothing else leaves a cache for it.
+    fn scan_once(
+        &self,
+        family: Family,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+        direction: Direction,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Error> {
+        self.scan(family, lower, upper, direction, each)
+    }
 }
 
 /// The engine. Cheap to clone; clones share the data.

@@ -55,6 +55,10 @@ pub struct Metrics {
     pub damage_found: IntCounter,
     /// Times that two replicas of a region led here were found not to hold the same (R12).
     pub divergences: IntCounter,
+    /// Times that all members of a region led here were asked to digest what they store, and were compared (R12).
+    pub verified_regions: IntCounter,
+    /// Bytes of peers here that were digested for that.
+    pub verified_bytes: IntCounter,
     /// Regions with a peer here.
     pub regions: IntGauge,
     /// Regions led here.
@@ -189,6 +193,16 @@ impl Metrics {
                 &registry,
                 "server_divergences_total",
                 "Times that two replicas of a region led here were found not to hold the same.",
+            ),
+            verified_regions: counter(
+                &registry,
+                "server_verified_regions_total",
+                "Times that what all replicas of a region led here store was compared.",
+            ),
+            verified_bytes: counter(
+                &registry,
+                "server_verified_bytes_total",
+                "Bytes of replicas here that were digested to be compared.",
             ),
             regions: gauge(&registry, "server_regions", "Regions with a peer here."),
             region_leaders: gauge(&registry, "server_region_leaders", "Regions led here."),

@@ -27,6 +27,10 @@ pub enum Purpose {
     Writes = 8,
     /// Whether there are such writes.
     WriteSettings = 9,
+    /// When somebody asks whether all members of a region store the same, and how long digesting takes.
+    Verify = 10,
+    /// Whether anybody does.
+    VerifySettings = 11,
 }
 
 /// A stream of random numbers.

@@ -169,10 +169,22 @@ fn worlds_of(bug: store::Bug) -> Worlds {
                 Fault::Reorder,
             ],
         },
+        store::Bug::SumOfLater => Worlds {
+            with: VERIFYING,
+            without: &[],
+        },
         _ => Worlds {
             with: MOMENTS,
             without: &[],
         },
+    }
+}
+
+/// Kinds of world that came later and that no planted bug needs but one.
+fn without_apart(bug: store::Bug) -> &'static [Fault] {
+    match bug {
+        store::Bug::SumOfLater => &[Fault::Deletes, Fault::Appends],
+        _ => &[Fault::Deletes, Fault::Appends, Fault::Verify],
     }
 }
 
@@ -214,6 +226,29 @@ fn appends_and_deletes_hold_every_rule() {
         of_moments(seed, events, &with)
     });
 }
+
+/// R12: leaders verify what members store, under every fault, and nothing is found.
+#[test]
+fn verifications_hold_every_rule() {
+    let expected = [
+        "member silent",
+        "verification refused",
+        "verified in turn",
+        "verified on demand",
+    ];
+    hold_every_rule(1, 20, &expected, |seed, events| {
+        of_moments(seed, events, VERIFYING)
+    });
+}
+
+/// Regions change, peers come and go, and whoever digests is late.
+const VERIFYING: &[Fault] = &[
+    Fault::Verify,
+    Fault::Merge,
+    Fault::Split,
+    Fault::Membership,
+    Fault::SlowReplay,
+];
 
 /// A store is lost for ever at a merge.
 const LOST: &[Fault] = &[
@@ -273,7 +308,7 @@ fn planted_bugs_of_merging_are_caught() {
         let Worlds { with, without } = worlds_of(bug);
         let report = run_batch(0..SEEDS_MAX, 2, None, |seed| Plan {
             store_bug: Some(bug),
-            without: [without, &[Fault::Deletes, Fault::Appends]].concat(),
+            without: [without, without_apart(bug)].concat(),
             ..of_moments(seed, 20_000, with)
         });
         let failure = report
@@ -314,6 +349,25 @@ fn leaders_notice_what_differs() {
     }
 }
 
+/// R12: what no peer did otherwise and no read shows is found by what is stored, where the simulator does not compare.
+#[test]
+fn leaders_notice_what_is_stored_otherwise() {
+    for bug in [store::Bug::StoresOther, store::Bug::SumOfLater] {
+        let report = run_batch(0..SEEDS_MAX, 2, None, |seed| Plan {
+            store_bug: Some(bug),
+            stores_compare: true,
+            ..of_moments(seed, 20_000, VERIFYING)
+        });
+        let failure = report
+            .failure
+            .unwrap_or_else(|| panic!("{bug:?} goes unnoticed"));
+        println!("{bug:?}: seed {}: {}", failure.plan.seed, failure.violation);
+        let Violation { rule, text } = &failure.violation;
+        assert_eq!(*rule, Rule::Determinism);
+        assert!(text.contains("Stored"), "{text}");
+    }
+}
+
 /// Faults that did not exist when these seeds were found.
 const LATER: &[Fault] = &[
     Fault::Exile,
@@ -324,6 +378,7 @@ const LATER: &[Fault] = &[
     Fault::LostStore,
     Fault::Deletes,
     Fault::Appends,
+    Fault::Verify,
 ];
 
 /// Those that came after the seeds of worlds with moments.
@@ -332,6 +387,7 @@ const LATEST: &[Fault] = &[
     Fault::LostStore,
     Fault::Deletes,
     Fault::Appends,
+    Fault::Verify,
 ];
 
 /// Seeds that found something, with what it was.

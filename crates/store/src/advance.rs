@@ -162,6 +162,7 @@ impl Peer {
     /// Past the point of no return of a snapshot: the mark goes into the batch that cuts the log.
     fn begin_installing<E: Engine>(&mut self, cx: &mut Context<E>) {
         let region = self.region_id();
+        cx.verifier.forget(region);
         let Some(head) = self.staged.take() else {
             panic!("region {region}: raft installs a snapshot that was not offered");
         };

@@ -29,32 +29,39 @@ pub use self::buckets::Buckets;
 use self::pending::PendingBatch;
 use self::region::ApplyRegion;
 use crate::digest::Checkpoint;
-use crate::event::{Applied, ApplyTask, Count, Estimate, Refusal, Waiting};
+use crate::event::{Applied, ApplyTask, Asked, Count, Estimate, HeldView, Refusal, Waiting};
 use crate::keys;
 use crate::options::{Options, SplitOptions};
 use crate::planted::Bug;
 
 /// Applies entries of the regions it was given.
 pub struct Applier<E> {
-    engine: E,
-    logging: Logging,
+    writer: Writer<E>,
     limits: SplitOptions,
     split_keys_max: usize,
     digest_entries: Index,
-    bug: Option<Bug>,
     regions: BTreeMap<RegionId, ApplyRegion>,
+}
+
+/// What batches are written to.
+struct Writer<E> {
+    engine: E,
+    logging: Logging,
+    bug: Option<Bug>,
 }
 
 impl<E: Engine> Applier<E> {
     /// An applier that holds no region yet, with the settings of its store.
     pub fn new(engine: E, options: &Options) -> Applier<E> {
         Applier {
-            engine,
-            logging: options.logging,
+            writer: Writer {
+                engine,
+                logging: options.logging,
+                bug: options.bug,
+            },
             limits: options.split.clone(),
             split_keys_max: options.split_keys_max,
             digest_entries: options.digest_entries,
-            bug: options.bug,
             regions: BTreeMap::new(),
         }
     }
@@ -72,8 +79,9 @@ impl<E: Engine> Applier<E> {
             match task {
                 ApplyTask::Open(region) => {
                     // What it opens may be in the batch.
-                    self.write(&mut batch)?;
-                    match ApplyRegion::load(&self.engine, region, &self.limits, self.bug)? {
+                    self.writer.write(&mut batch)?;
+                    let Writer { engine, bug, .. } = &self.writer;
+                    match ApplyRegion::load(engine, region, &self.limits, *bug)? {
                         Some(state) => self.regions.insert(region, state),
                         None => self.regions.remove(&region),
                     };
@@ -106,7 +114,13 @@ impl<E: Engine> Applier<E> {
                 }
             }
         }
-        self.write(&mut batch)?;
+        self.writer.write(&mut batch)?;
+        if self.writer.bug == Some(Bug::SumOfLater) {
+            let asked = done.iter_mut().flat_map(|applied| &mut applied.asked);
+            for data in asked.filter_map(|asked| asked.data.as_mut()) {
+                data.view = HeldView::new(self.writer.engine.view());
+            }
+        }
         Ok(done)
     }
 
@@ -144,8 +158,17 @@ impl<E: Engine> Applier<E> {
             }
             let waits = waiting.next_if(|waiting| waiting.index == entry.index);
             let frozen = region.merge.freeze.is_some();
-            region.apply(&self.engine, batch, &entry, waits, &mut applied)?;
+            region.apply(&self.writer.engine, batch, &entry, waits, &mut applied)?;
             region.applied = entry.position();
+            if let Some(fits) = region.take_asked() {
+                // The view must hold this entry and none after it.
+                region.save(batch);
+                self.writer.write(batch)?;
+                let view = fits.then(|| HeldView::new(self.writer.engine.view()));
+                let position = entry.position();
+                let data = view.map(|view| region.stored(view));
+                applied.asked.push(Asked { position, data });
+            }
             let freezes = !frozen && region.merge.freeze.is_some();
             if freezes || entry.index.is_multiple_of(self.digest_entries) {
                 let digest = region.digest();
@@ -159,7 +182,7 @@ impl<E: Engine> Applier<E> {
             .answers
             .extend(unknown.map(|(request, _)| (request, Err(Refusal::Unknown))));
         applied.removed = region.removed;
-        region.prepare_split(&self.engine, &mut applied)?;
+        region.prepare_split(&self.writer.engine, &mut applied)?;
         region.save(batch);
         applied.damaged = region.damaged;
         applied.digest = region.digest();
@@ -191,7 +214,9 @@ impl<E: Engine> Applier<E> {
         }
         applied
     }
+}
 
+impl<E: Engine> Writer<E> {
     fn write(&self, batch: &mut PendingBatch) -> Result<(), Error> {
         let mut changes = batch.take();
         if changes.is_empty() {
@@ -238,6 +263,7 @@ impl Applied {
             counted: None,
             digest: None,
             checkpoints: Vec::new(),
+            asked: Vec::new(),
             estimate: Estimate::default(),
             written_bytes: 0,
             written_keys: 0,

@@ -15,6 +15,7 @@ use crate::options::Options;
 use crate::peer::Peer;
 use crate::ranges::Ranges;
 use crate::snapshot::{Slot, SlotQueue};
+use crate::verify::Verifier;
 use crate::{Error, codec, keys};
 
 /// Size of the allocations that hold the records of log batches.
@@ -143,6 +144,7 @@ pub(crate) struct Context<E> {
     pub counted: RegionId,
     /// When the next may be.
     pub count_due_tick: u64,
+    pub verifier: Verifier,
     next_generation: u64,
     next_sequence: u64,
     synced_sequence: u64,
@@ -182,6 +184,7 @@ impl<E: Engine> Context<E> {
             counting: None,
             counted: RegionId(0),
             count_due_tick: 0,
+            verifier: Verifier::default(),
             next_generation: 1,
             next_sequence: 1,
             synced_sequence: 0,
@@ -316,6 +319,7 @@ impl<E: Engine> Context<E> {
             && out.splits.is_empty()
             && out.own_splits.is_empty()
             && out.divergences.is_empty()
+            && out.verified.is_empty()
             && out.locate.is_empty()
             && out.describe.is_empty()
             && out.inquire.is_empty()

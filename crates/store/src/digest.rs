@@ -18,7 +18,7 @@ use proto::{RegionId, StoreId};
 use raft::{Index, PeerId, Term};
 
 use crate::context::Context;
-use crate::event::Divergence;
+use crate::event::{Difference, Divergence};
 use crate::peer::Peer;
 use crate::store::Store;
 
@@ -68,21 +68,26 @@ impl Digest {
 
     /// Takes in what the entry at `index` did to these bytes. Checksums with lengths stand for them.
     pub(crate) fn note(&mut self, index: Index, effect: Effect, first: &[u8], second: &[u8]) {
-        let checksum = |bytes| u64::from(crc32c::crc32c(bytes));
-        self.mix(index << 3 | effect as u64);
-        self.mix(checksum(first) | checksum(second) << 32);
-        self.mix(first.len() as u64 | (second.len() as u64) << 32);
+        self.value = mix(self.value, index << 3 | effect as u64);
+        self.value = mix_pair(self.value, first, second);
     }
 
     /// This one and another, if they can be compared and differ.
     pub(crate) fn differing(self, other: Digest) -> Option<(Digest, Digest)> {
         (self.since == other.since && self.value != other.value).then_some((self, other))
     }
+}
 
-    /// One to one in the value and in the word, so that a difference stays one.
-    fn mix(&mut self, word: u64) {
-        self.value = (self.value.rotate_left(29) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
+/// Takes a word into a digest. One to one in both, so that a difference stays one.
+pub(crate) fn mix(value: u64, word: u64) -> u64 {
+    (value.rotate_left(29) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// Takes a pair into a digest, for which checksums and lengths stand.
+pub(crate) fn mix_pair(value: u64, first: &[u8], second: &[u8]) -> u64 {
+    let checksum = |bytes| u64::from(crc32c::crc32c(bytes));
+    let value = mix(value, checksum(first) | checksum(second) << 32);
+    mix(value, first.len() as u64 | (second.len() as u64) << 32)
 }
 
 /// The digest of a peer when it had applied an entry.
@@ -181,8 +186,10 @@ impl Peer {
                 peer: self.id,
                 other: Some(*other),
                 index: theirs.index,
-                ours,
-                theirs: theirs.digest,
+                difference: Difference::Applied {
+                    ours,
+                    theirs: theirs.digest,
+                },
             });
         }
     }

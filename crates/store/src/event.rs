@@ -19,6 +19,9 @@ use crate::merge::MergeState;
 pub use crate::order::{Half, Order, OrderAnswer, OrderKind, OrderRefusal, Purpose, StepId};
 use crate::snapshot::Dial;
 use crate::triggers::SplitCause;
+pub use crate::verify::{
+    Asked, HeldView, Outcome, StoredData, Sum, Verification, VerifiedMember, VerifyPart,
+};
 
 /// The driver's name for a client request. Unique within one incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,6 +89,13 @@ pub enum Event {
     Dial(Dial),
     /// The store is to stop: hand every leadership over (best effort; [`Effects::drained`] tells when none is left).
     Drain,
+    /// Somebody wants to know whether all members of a region store the same; answered by [`Effects::verified`] or a refusal.
+    Verify {
+        /// Its name.
+        request: RequestId,
+        /// The region, which must be led here.
+        region: RegionId,
+    },
 }
 
 /// A write request.
@@ -253,7 +263,7 @@ pub struct OwnSplit {
     pub result: Result<(), NoSplit>,
 }
 
-/// Two peers of a region that applied the same entries and do not hold the same (R12). Which of them is wrong cannot be known from
+/// Two peers of a region that applied the same entries and did not do, or do not hold, the same (R12). Which of them is wrong cannot be known from
 /// these alone: it is the one that differs from the others, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Divergence {
@@ -266,10 +276,27 @@ pub struct Divergence {
     pub other: Option<PeerId>,
     /// What both had applied.
     pub index: Index,
-    /// Digest of the peer here.
-    pub ours: Digest,
-    /// Digest of the other one, which began at the same index.
-    pub theirs: Digest,
+    /// What differs.
+    pub difference: Difference,
+}
+
+/// What two peers do not have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// What they did when they applied.
+    Applied {
+        /// Digest of the peer here.
+        ours: Digest,
+        /// Digest of the other one, which began at the same index.
+        theirs: Digest,
+    },
+    /// What they store by now of what they had applied then.
+    Stored {
+        /// Of the peer here.
+        ours: Sum,
+        /// Of the other one.
+        theirs: Sum,
+    },
 }
 
 /// Why a region that does too much, or has too much, is not split.
@@ -316,6 +343,8 @@ pub struct Effects {
     pub ids_wanted: u32,
     /// Peers that do not hold the same (R12). Each is told once, as long as the region is led here. Somebody must look.
     pub divergences: Vec<Divergence>,
+    /// Verifications that ended, with the requests that asked for them; without one it was a region's turn.
+    pub verified: Vec<(Option<RequestId>, Verification)>,
     /// Keys of which a frozen source needs to know where they are now: placement knows. Asked again if no answer comes.
     pub locate: Vec<Bytes>,
     /// Regions with a peer here that hears no leader, and whose members did not help: placement knows who belongs to them.
@@ -509,6 +538,8 @@ pub struct Applied {
     pub digest: Option<Digest>,
     /// What it was at the indices at which peers compare, ascending.
     pub checkpoints: Vec<Checkpoint>,
+    /// Entries that ask for digests of what is stored.
+    pub asked: Vec<Asked>,
     /// How large the region is believed to be.
     pub estimate: Estimate,
     /// Where to split it, when it is larger than it should be.
@@ -668,6 +699,8 @@ pub enum Task {
         /// About how many bytes a part has whose start is told.
         part_bytes: u64,
     },
+    /// Digest a piece of what a peer stores.
+    Verify(Box<VerifyPart>),
 }
 
 /// Entries wanted from the log, and for whom.
@@ -710,7 +743,8 @@ impl Task {
             Task::Destroy { .. }
             | Task::RemoveFiles(_)
             | Task::FetchEntries(_)
-            | Task::Count { .. } => None,
+            | Task::Count { .. }
+            | Task::Verify(_) => None,
         }
     }
 }
@@ -741,7 +775,7 @@ pub enum TaskDone {
         /// What was built.
         head: Option<wire::SnapshotHead>,
     },
-    /// The data of a peer is damaged (R13), which building a snapshot or counting found out.
+    /// The data of a peer is damaged (R13), which building a snapshot, counting or digesting found out.
     Damaged {
         /// The region.
         region: RegionId,
@@ -794,6 +828,19 @@ pub enum TaskDone {
         peer: PeerId,
         /// What was found; `None` when the peer has no data.
         count: Option<Count>,
+    },
+    /// A piece of what a peer stores was digested.
+    Verified {
+        /// The region.
+        region: RegionId,
+        /// The peer here.
+        peer: PeerId,
+        /// The entry as of which it is.
+        index: Index,
+        /// Of everything up to the end of the piece.
+        sum: Sum,
+        /// Where the next piece begins, if there is one.
+        next: Option<Bytes>,
     },
     /// A peer's remains are gone.
     Destroyed {

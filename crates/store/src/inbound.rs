@@ -50,6 +50,12 @@ impl<E: Engine> Store<E> {
         for digest in &frame.digests {
             self.on_digest(from, digest);
         }
+        for sum in &frame.sums {
+            self.on_sum(from, sum);
+        }
+        for noted in &frame.sums_noted {
+            self.on_sum_noted(from, noted);
+        }
     }
 
     fn on_beat(&mut self, from_store: StoreId, beat: Beat, response: bool) {

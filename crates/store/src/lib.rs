@@ -15,7 +15,7 @@
 //! # Where things are
 //!
 //! One module per operation, each from request to aftermath: `propose`, `read_index` and [`read`], `split`, `own_split`
-//! with `triggers`, [`merge`], `conf_change`, `transfer`, `snapshot`, `destroy`, `compact`, `report`. `inbound` takes frames
+//! with `triggers`, [`merge`], `conf_change`, `transfer`, `snapshot`, `destroy`, `compact`, `verify`, `report`. `inbound` takes frames
 //! apart and gives birth to peers, `route` says who may serve what, `recover` opens a directory, `peer` and `context` hold state only. [`codec`] is the one place
 //! where Raft's types meet wire types, [`keys`] and [`value`] the layout on disk, [`identity`] who the store is.
 //!
@@ -63,6 +63,7 @@ mod split;
 mod store;
 mod transfer;
 mod triggers;
+mod verify;
 
 pub use digest::{Checkpoint, Digest};
 pub use error::Error;

@@ -103,6 +103,15 @@ pub struct Options {
     pub count_bytes_min: u64,
     /// Bytes per second that are read to count regions, on average; 0 is never. Default 64 MiB.
     pub count_bytes_per_second: u64,
+    /// Ticks in which each region is once verified by its leader: all members digest what they store, and that is compared (R12).
+    /// Default 1 728 000 (24 h at 50 ms); 0 verifies nothing that nobody asks for.
+    pub verify_every_ticks: u64,
+    /// Bytes per second that are read to verify regions, on average and of all peers of a store. Default 16 MiB; at least one key
+    /// is read at a time.
+    pub verify_bytes_per_second: u64,
+    /// Ticks, beside those that reading takes, after which members that did not answer are not waited for. Default 1 200 (60 s at
+    /// 50 ms).
+    pub verify_ticks: u64,
     /// Entries between two indices at which peers compare what they applied (R12), the same on all stores. Default 256; 0 never
     /// compares.
     pub digest_entries: u64,
@@ -141,9 +150,16 @@ impl Options {
             },
             merge_ticks: scale(defaults.merge_ticks),
             merge_poll_ticks: scale(defaults.merge_poll_ticks),
+            verify_every_ticks: scale(defaults.verify_every_ticks),
+            verify_ticks: scale(defaults.verify_ticks),
             tick_ms,
             ..defaults
         }
+    }
+
+    /// What may be read in a tick to verify regions.
+    pub(crate) fn verify_bytes_per_tick(&self) -> u64 {
+        (self.verify_bytes_per_second * self.tick_ms / 1_000).max(1)
     }
 }
 
@@ -194,6 +210,9 @@ impl Default for Options {
             merge_ticks: 2,
             merge_poll_ticks: 20,
             merge_unchecked: false,
+            verify_every_ticks: 1_728_000,
+            verify_bytes_per_second: 16 << 20,
+            verify_ticks: 1_200,
             digest_entries: 256,
             tick_ms: 50,
             bug: None,

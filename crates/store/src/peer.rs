@@ -200,6 +200,8 @@ pub(crate) struct Peer {
     /// Of what is applied, as far as it is known.
     pub digest: Option<Digest>,
     pub checkpoints: Checkpoints,
+    /// When it is this region's turn to be verified, once that is drawn.
+    pub verify_due_tick: Option<u64>,
     /// When a leader was last heard, or the members were last asked.
     pub heard_tick: u64,
     /// The members were asked, and no leader spoke since.
@@ -249,6 +251,7 @@ impl Peer {
             damage: None,
             digest: None,
             checkpoints: Checkpoints::default(),
+            verify_due_tick: None,
             heard_tick: tick,
             asked_members: false,
             dirty: false,

@@ -68,11 +68,15 @@ pub enum Bug {
     DigestNotSaved,
     /// The digest counts entries that have no effect, so that of a frozen source does not stand still.
     DigestCountsNoops,
+    /// What is stored is digested as of the end of the batch, not as of the entry that asks for it.
+    SumOfLater,
+    /// Peers with even ids store values with another time of expiry than they take into the digest. No read shows it.
+    StoresOther,
 }
 
 impl Bug {
     /// Every bug, for tests that go through them.
-    pub const ALL: [Bug; 29] = [
+    pub const ALL: [Bug; 31] = [
         Bug::AbsorbWithoutWaiting,
         Bug::RollbackByTimer,
         Bug::CommitWithoutEpoch,
@@ -102,5 +106,7 @@ impl Bug {
         Bug::DigestKeptAtSplit,
         Bug::DigestNotSaved,
         Bug::DigestCountsNoops,
+        Bug::SumOfLater,
+        Bug::StoresOther,
     ];
 }

@@ -164,6 +164,7 @@ impl Peer {
             operations,
             structural: None,
             request_operations: requests.iter().map(|(_, count)| *count as u32).collect(),
+            verify: None,
         };
         Some(Ready {
             payload: codec::seal(&command),

@@ -242,6 +242,7 @@ impl Peer {
             operations: Vec::new(),
             structural,
             request_operations: Vec::new(),
+            verify: None,
         }
     }
 

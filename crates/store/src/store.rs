@@ -93,6 +93,7 @@ impl<E: Engine> Store<E> {
             Event::Damaged { region, peer } => self.on_damaged(region, peer),
             Event::Progress(transfer) => self.on_progress(transfer),
             Event::Drain => self.on_drain(),
+            Event::Verify { request, region } => self.on_verify(request, region),
         }
     }
 
@@ -145,6 +146,8 @@ impl<E: Engine> Store<E> {
         self.cx.tick += 1;
         let mut wishes = Vec::new();
         let (mut merging, mut expired) = (Vec::new(), Vec::new());
+        let seeks_turn = self.seeks_turn();
+        let mut turn: Option<(u64, RegionId)> = None;
         for peer in self.peers.values_mut() {
             if peer.is_parking_over(self.cx.tick) {
                 expired.push(peer.region_id());
@@ -166,6 +169,10 @@ impl<E: Engine> Store<E> {
             if peer.is_merging_due(self.cx.tick) {
                 merging.push(peer.region_id());
             }
+            if seeks_turn && let Some(due) = peer.verify_turn(&self.cx) {
+                let this = (due, peer.region_id());
+                turn = Some(turn.map_or(this, |earlier| earlier.min(this)));
+            }
         }
         for region in expired {
             self.expire_parked(region);
@@ -178,6 +185,7 @@ impl<E: Engine> Store<E> {
             self.drive_records(region);
         }
         self.tick_count();
+        self.tick_verify(turn.map(|(_, region)| region));
         self.tick_slots();
         self.tick_drain();
     }
@@ -254,6 +262,8 @@ impl<E: Engine> Store<E> {
         peer.count_applied(&applied, &self.cx);
         let Applied {
             region,
+            peer: id,
+            asked,
             index,
             term,
             changed,
@@ -330,6 +340,9 @@ impl<E: Engine> Store<E> {
             }
             self.stop(region, "removed by its own log");
             return;
+        }
+        for asked in asked {
+            self.on_asked(region, id, asked);
         }
         let Some(peer) = self.peers.get_mut(&region) else {
             return;
@@ -419,9 +432,17 @@ impl<E: Engine> Store<E> {
                 peer,
                 count,
             } => self.on_counted(region, peer, count),
+            TaskDone::Verified {
+                region,
+                peer,
+                index,
+                sum,
+                next,
+            } => self.on_verified_part(region, peer, index, sum, next),
             TaskDone::Damaged { region, peer, .. } => {
                 self.end_count(region, peer);
                 self.on_damaged(region, peer);
+                self.end_damaged_job(region, peer);
             }
         }
     }

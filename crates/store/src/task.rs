@@ -13,7 +13,7 @@ use raft::{LogPosition, PeerId};
 use crate::advance::read_entries;
 use crate::apply::BUCKETS_MAX;
 use crate::digest::Digest;
-use crate::event::{Count, Estimate, Task, TaskDone};
+use crate::event::{Count, Estimate, StoredData, Sum, Task, TaskDone, VerifyPart};
 use crate::snapshot::check_file;
 use crate::{codec, keys};
 
@@ -107,6 +107,21 @@ pub fn run<E: Engine>(
             Err(error @ Error::Corrupt { .. }) => Ok(Some(TaskDone::Damaged {
                 region,
                 peer,
+                error,
+            })),
+            Err(error) => Err(error),
+        },
+        Task::Verify(part) => match verify(&part) {
+            Ok((sum, next)) => Ok(Some(TaskDone::Verified {
+                region: part.region,
+                peer: part.peer,
+                index: part.index,
+                sum,
+                next,
+            })),
+            Err(error @ Error::Corrupt { .. }) => Ok(Some(TaskDone::Damaged {
+                region: part.region,
+                peer: part.peer,
                 error,
             })),
             Err(error) => Err(error),
@@ -275,7 +290,7 @@ fn count<E: Engine>(
         keys::data(&descriptor.start_key),
         keys::data_end(&descriptor.end_key),
     );
-    view.scan(
+    view.scan_once(
         Family::State,
         Bound::Included(&lower),
         Bound::Excluded(&upper),
@@ -296,6 +311,28 @@ fn count<E: Engine>(
         },
     )?;
     Ok(Some(count))
+}
+
+/// Digests what comes next, as it is stored; with the key to go on from, if any is left.
+fn verify(part: &VerifyPart) -> Result<(Sum, Option<Bytes>), Error> {
+    let StoredData { view, start, end } = &part.data;
+    let (mut sum, mut next) = (part.sum, None);
+    view.view().scan_once(
+        Family::State,
+        Bound::Included(start),
+        Bound::Excluded(end),
+        Direction::Forward,
+        &mut |key, value| {
+            let read = sum.bytes - part.sum.bytes;
+            if read > 0 && read + (key.len() + value.len()) as u64 > part.bytes_max {
+                next = Some(Bytes::copy_from_slice(key));
+                return false;
+            }
+            sum.add(key, value);
+            true
+        },
+    )?;
+    Ok((sum, next))
 }
 
 /// Replaces what is in the ranges by the files, then writes the region's state, then syncs: only after that may the

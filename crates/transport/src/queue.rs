@@ -229,6 +229,8 @@ fn join(frame: &mut Frame, more: Frame) {
         heartbeat_responses,
         merges,
         digests,
+        sums,
+        sums_noted,
     } = more;
     append(&mut frame.messages, messages);
     append(&mut frame.notices, notices);
@@ -236,6 +238,8 @@ fn join(frame: &mut Frame, more: Frame) {
     append(&mut frame.answers, answers);
     append(&mut frame.merges, merges);
     append(&mut frame.digests, digests);
+    append(&mut frame.sums, sums);
+    append(&mut frame.sums_noted, sums_noted);
     join_beats(&mut frame.heartbeats, heartbeats);
     join_beats(&mut frame.heartbeat_responses, heartbeat_responses);
 }

@@ -171,6 +171,17 @@ impl View for RocksView {
     ) -> Result<(), Error> {
         self.scan_with(family, lower, upper, direction, true, each)
     }
+
+    fn scan_once(
+        &self,
+        family: Family,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+        direction: Direction,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Error> {
+        self.scan_with(family, lower, upper, direction, false, each)
+    }
 }
 
 /// The first key within a lower bound; `None` for the first of all.

@@ -1,5 +1,5 @@
-//! The background pool: builds, sends and installs snapshots, clears away what is left of destroyed peers, and reads the log
-//! for members that lag.
+//! The background pool: builds, sends and installs snapshots, clears away what is left of destroyed peers, counts and digests
+//! what peers store, and reads the log for members that lag.
 
 use std::sync::Arc;
 
@@ -33,6 +33,10 @@ impl<E: Engine> Background<E> {
         while let Some(task) = self.queue.take_one() {
             self.metrics.tasks.with_label_values(&[kind(&task)]).inc();
             let transfer = task.transfer();
+            let digested = match &task {
+                Task::Verify(part) => part.sum.bytes,
+                _ => 0,
+            };
             let mut ticket = transfer.and_then(|transfer| match transfer {
                 Transfer::Outgoing { .. } => self.transfers.ticket(transfer),
                 Transfer::Incoming { .. } => self.transfers.past_return(transfer),
@@ -56,6 +60,9 @@ impl<E: Engine> Background<E> {
                     }
                 },
             };
+            if let Some(TaskDone::Verified { sum, .. }) = &done {
+                self.metrics.verified_bytes.inc_by(sum.bytes - digested);
+            }
             if let Some(TaskDone::Damaged {
                 region,
                 peer,
@@ -106,5 +113,6 @@ fn kind(task: &Task) -> &'static str {
         Task::RemoveFiles(_) => "remove_files",
         Task::FetchEntries(_) => "fetch_entries",
         Task::Count { .. } => "count",
+        Task::Verify(_) => "verify",
     }
 }

@@ -10,7 +10,9 @@ use prost::Message;
 use proto::pontoon::v1::{Frame, Operation, SnapshotHead};
 use proto::{RegionId, StoreId, metapb};
 use raft::{PeerId, Role, Term};
-use store::event::{Keys, OperationResult, Order, Refusal, RegionView, Target, Transfer};
+use store::event::{
+    Keys, OperationResult, Order, Refusal, RegionView, Target, Transfer, Verification,
+};
 use tokio::sync::{oneshot, watch};
 
 use super::applier::met_damage;
@@ -110,6 +112,28 @@ impl<E: Engine> Handle<E> {
             peer: leads.peer,
             term: leads.term,
         })
+    }
+
+    /// Has all members of a region that is led here digest what they store, and waits until they are compared.
+    ///
+    /// # Errors
+    /// The refusal: nothing was compared.
+    pub async fn verify(&self, region: RegionId) -> Result<Verification, Refusal> {
+        let target = Target {
+            region,
+            peer: None,
+            epoch: None,
+            keys: Keys::Points(Vec::new()),
+        };
+        let bytes = std::mem::size_of::<Request>();
+        let _budget = self.budget(bytes)?;
+        let (reply, answer) = oneshot::channel();
+        self.submit(target, RequestKind::Verify(reply), bytes)?;
+        // A node that stops drops what waits; another peer will lead.
+        answer.await.unwrap_or(Err(Refusal::NotLeader {
+            region,
+            leader: None,
+        }))
     }
 
     /// The view of a region that is led here.

@@ -5,7 +5,7 @@
 //! | control | completions, orders, ids, stops | what is outstanding elsewhere, each of it limited | – |
 //! | beats | heartbeats of other stores and answers to ours | bytes | they are dropped; the next come soon |
 //! | frames | Raft frames from other stores | bytes | the frame is dropped; Raft repeats it |
-//! | requests | proposals and reads of clients | count and bytes | refused as busy |
+//! | requests | proposals and reads of clients, questions of tools | count and bytes | refused as busy |
 //!
 //! Control never waits behind data (D12): a turn takes it first, and a worker whose log disk or appliers lag takes nothing
 //! but control and beats, so that the completions it waits for get through and no leader is lost to load.
@@ -18,7 +18,9 @@ use prost::Message;
 use proto::pontoon::v1::Frame;
 use proto::{RegionId, StoreId, metapb};
 use raft::PeerId;
-use store::event::{Applied, OperationResult, Order, Refusal, Target, TaskDone, Transfer};
+use store::event::{
+    Applied, OperationResult, Order, Refusal, Target, TaskDone, Transfer, Verification,
+};
 use tokio::sync::oneshot;
 
 /// Completions and commands.
@@ -55,7 +57,7 @@ pub(super) enum Control {
     Stop,
 }
 
-/// A write or read of a client.
+/// A write or read of a client, or a question of a tool.
 pub(super) struct Request {
     /// Where.
     pub target: Target,
@@ -67,7 +69,7 @@ pub(super) struct Request {
     pub bytes: usize,
 }
 
-/// The two kinds of request with their answers.
+/// The kinds of request with their answers.
 pub(super) enum RequestKind {
     /// Operations to propose.
     Propose(
@@ -76,6 +78,8 @@ pub(super) enum RequestKind {
     ),
     /// The right to read at a linearizable point.
     Read(oneshot::Sender<Result<(), Refusal>>),
+    /// Whether all members of the region store the same.
+    Verify(oneshot::Sender<Result<Verification, Refusal>>),
 }
 
 /// Limits of the lanes.

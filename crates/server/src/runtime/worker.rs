@@ -13,8 +13,8 @@ use engine::Engine;
 use prometheus::local::LocalHistogram;
 use proto::RegionId;
 use store::event::{
-    ApplyTask, Divergence, Effects, Event, LogBatch, OperationResult, Proposal, ReadRequest,
-    Refusal, RequestId, Task,
+    ApplyTask, Difference, Divergence, Effects, Event, LogBatch, OperationResult, Proposal,
+    ReadRequest, Refusal, RequestId, Task, Verification,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -185,6 +185,12 @@ impl<E: Engine> Worker<E> {
                         .add(target.region, Reply::Read(reply), arrived, now);
                     Event::Read(ReadRequest { id, target })
                 }
+                RequestKind::Verify(reply) => {
+                    let region = target.region;
+                    let reply = Reply::Verify(reply);
+                    let request = self.requests.add(region, reply, arrived, now);
+                    Event::Verify { request, region }
+                }
             };
             self.store.step(event);
         }
@@ -210,6 +216,7 @@ impl<E: Engine> Worker<E> {
             splits,
             own_splits,
             divergences,
+            verified,
             ids_wanted,
             locate,
             describe,
@@ -276,17 +283,45 @@ impl<E: Engine> Worker<E> {
                 peer,
                 other,
                 index,
-                ours,
-                theirs,
+                difference,
             } = divergence;
-            tracing::error!(
-                %region, %peer, other = other.map(|other| other.0), index,
-                since = ours.since,
-                ours = %format_args!("{:016x}", ours.value),
-                theirs = %format_args!("{:016x}", theirs.value),
-                "two replicas do not hold the same: the one that differs from the others is to be replaced"
-            );
+            let other = other.map(|other| other.0);
+            match difference {
+                Difference::Applied { ours, theirs } => tracing::error!(
+                    %region, %peer, other, index,
+                    since = ours.since,
+                    ours = %format_args!("{:016x}", ours.value),
+                    theirs = %format_args!("{:016x}", theirs.value),
+                    "two replicas do not hold the same: the one that differs from the others is to be replaced"
+                ),
+                Difference::Stored { ours, theirs } => tracing::error!(
+                    %region, %peer, other, index,
+                    our_keys = ours.keys,
+                    their_keys = theirs.keys,
+                    our_bytes = ours.bytes,
+                    their_bytes = theirs.bytes,
+                    ours = %format_args!("{:016x}", ours.value),
+                    theirs = %format_args!("{:016x}", theirs.value),
+                    "two replicas do not store the same: the one that differs from the others is to be replaced"
+                ),
+            }
             self.metrics.divergences.inc();
+        }
+        for (request, verification) in verified {
+            self.metrics.verified_regions.inc();
+            if !verification.is_same() {
+                let members = verification.members.iter();
+                let found = members.map(|member| (member.peer.store_id, member.outcome.name()));
+                // What differs or cannot be read is told of by itself.
+                tracing::debug!(
+                    region = verification.region.id, index = verification.index,
+                    found = ?found.collect::<Vec<_>>(),
+                    "not all replicas could be compared, or they differ"
+                );
+            }
+            if let Some(request) = request {
+                self.requests.verified(request, verification);
+            }
         }
         for split in &own_splits {
             let cause = split.cause.name();
@@ -336,6 +371,7 @@ type Answer = (RequestId, Result<Vec<OperationResult>, Refusal>);
 enum Reply {
     Propose(oneshot::Sender<Result<Vec<OperationResult>, Refusal>>),
     Read(oneshot::Sender<Result<(), Refusal>>),
+    Verify(oneshot::Sender<Result<Verification, Refusal>>),
 }
 
 /// Requests in work, known to this thread alone. Dropping one tells its waiter that the outcome is unknown.
@@ -363,6 +399,7 @@ impl Pending {
     fn phase(&self) -> &'static str {
         match (&self.reply, self.committed) {
             (Reply::Read(_), _) => "a round that confirms the leader",
+            (Reply::Verify(_), _) => "replicas that digest what they store",
             (Reply::Propose(_), None) => "a quorum that has it on disk",
             (Reply::Propose(_), Some(_)) => "being applied",
         }
@@ -422,7 +459,9 @@ impl Requests {
         }
         match pending.reply {
             Reply::Propose(reply) => drop(reply.send(result)),
-            Reply::Read(_) => unreachable!("request {id:?} is a read, and reads are not applied"),
+            Reply::Read(_) | Reply::Verify(_) => {
+                unreachable!("request {id:?} is no write, and nothing else is applied")
+            }
         }
     }
 
@@ -433,6 +472,19 @@ impl Requests {
         match pending.reply {
             Reply::Propose(reply) => drop(reply.send(Err(refusal))),
             Reply::Read(reply) => drop(reply.send(Err(refusal))),
+            Reply::Verify(reply) => drop(reply.send(Err(refusal))),
+        }
+    }
+
+    fn verified(&mut self, id: RequestId, verification: Verification) {
+        let Some(pending) = self.waiting.remove(&id) else {
+            return;
+        };
+        match pending.reply {
+            Reply::Verify(reply) => drop(reply.send(Ok(verification))),
+            Reply::Propose(_) | Reply::Read(_) => {
+                unreachable!("request {id:?} asks for no verification")
+            }
         }
     }
 
@@ -444,8 +496,8 @@ impl Requests {
             .observe(pending.stepped.elapsed().as_secs_f64());
         match pending.reply {
             Reply::Read(reply) => drop(reply.send(Ok(()))),
-            Reply::Propose(_) => {
-                unreachable!("request {id:?} is a proposal, and proposals are not read")
+            Reply::Propose(_) | Reply::Verify(_) => {
+                unreachable!("request {id:?} is no read, and nothing else is permitted")
             }
         }
     }
@@ -454,7 +506,9 @@ impl Requests {
     fn tell_slow(&mut self, now: Instant) {
         let mut slow: BTreeMap<(RegionId, &str), usize> = BTreeMap::new();
         for pending in self.waiting.values_mut() {
-            if !pending.told && now.saturating_duration_since(pending.stepped) > SLOW {
+            // Digesting takes its time.
+            let hurries = !matches!(pending.reply, Reply::Verify(_));
+            if hurries && !pending.told && now.saturating_duration_since(pending.stepped) > SLOW {
                 pending.told = true;
                 *slow.entry((pending.region, pending.phase())).or_default() += 1;
             }

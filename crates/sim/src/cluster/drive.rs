@@ -111,6 +111,7 @@ impl World {
             Action::Describe(id, incarnation, region) => self.describe(id, incarnation, region),
             Action::Inquire(id, incarnation, store) => self.inquire(id, incarnation, store),
             Action::Operator => self.operate(),
+            Action::Verify => self.verify(),
             Action::Fault(fault) => self.fault(fault),
             Action::Mend => {
                 self.cut = Default::default();
@@ -206,6 +207,7 @@ impl World {
             splits,
             own_splits,
             divergences,
+            verified,
             locate,
             describe,
             inquire,
@@ -251,13 +253,21 @@ impl World {
         for task in tasks {
             let delay = match task {
                 Task::Count { .. } => self.writes_random.between(1, TICK),
+                Task::Verify(_) => self.verify_random.between(1, TICK),
                 _ => self.work_delay(),
             };
             self.schedule
                 .after(delay, Action::Task(id, incarnation, Box::new(task)));
         }
         for (request, refusal) in refusals {
-            self.answer(request, Err(refusal));
+            if self.stored.answer(request)? {
+                self.count("verification refused");
+            } else {
+                self.answer(request, Err(refusal));
+            }
+        }
+        for (request, verification) in verified {
+            self.learn_verified(request, &verification)?;
         }
         for request in reads {
             self.serve_read(id, request)?;
@@ -468,6 +478,10 @@ impl World {
             let descriptor = region_of(&self.nodes[&id].engine, told.region);
             let descriptor = descriptor.filter(|_| is_last);
             self.digests.learn(id, told, descriptor)?;
+            for asked in &told.asked {
+                self.stored
+                    .learn(id, told.region, asked, &mut self.contents)?;
+            }
         }
         for applied in &applied {
             let moment = self.learn(applied)?;
@@ -660,6 +674,7 @@ fn event_word(event: &Event) -> u64 {
         Event::Progress(_) => 14,
         Event::Damaged { region, .. } => 16 ^ region.0 << 8,
         Event::Dial(_) => 19,
+        Event::Verify { region, .. } => 20 ^ region.0 << 8,
     }
 }
 

@@ -18,6 +18,7 @@ mod orders;
 pub mod run;
 pub mod settings;
 mod snapshots;
+mod verify;
 mod world;
 
 pub use world::World;

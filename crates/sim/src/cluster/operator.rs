@@ -265,6 +265,7 @@ impl World {
         node.engine = node.engine.crash(mode);
         node.stop();
         self.orders.forget(id);
+        self.stored.forget(id);
         self.drop_requests(id);
         self.count(if power { "power loss" } else { "kill" });
     }

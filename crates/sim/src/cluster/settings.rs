@@ -41,6 +41,7 @@ pub const FAULTS: &[Fault] = &[
     Fault::LostStore,
     Fault::Deletes,
     Fault::Appends,
+    Fault::Verify,
 ];
 /// Those that were added later. They are drawn last, so that a seed's other settings are what they were before.
 const LATE: &[Fault] = &[
@@ -108,7 +109,9 @@ impl Settings {
         let random = &mut Stream::new(plan.seed, Purpose::Settings);
         let mut faults = Faults::default();
         let permille = random.pick(&[300, 600, 850]);
-        let early = |fault: &&Fault| !LATE.contains(fault) && !APART.contains(fault);
+        let early = |fault: &&Fault| {
+            !LATE.contains(fault) && !APART.contains(fault) && **fault != Fault::Verify
+        };
         for fault in FAULTS.iter().filter(early) {
             let rare = if *fault == Fault::PowerLoss { 2 } else { 1 };
             if random.chance(permille / rare) {
@@ -184,6 +187,7 @@ impl Settings {
             split: SplitOptions::never(),
             count_bytes_per_second: 0,
             digest_entries: 8,
+            verify_every_ticks: 0,
             merge_ticks: merges.between(1, 4),
             merge_poll_ticks: merges.between(2, 20),
             merge_unchecked: merges.chance(400),
@@ -246,6 +250,14 @@ impl Settings {
         }
         if settings.faults.has(Fault::Appends) {
             settings.options.split = draw_appends(writes);
+        }
+        let verify = &mut Stream::new(plan.seed, Purpose::VerifySettings);
+        let drawn = verify.chance(APART_PERMILLE) || plan.with.contains(&Fault::Verify);
+        if drawn && !plan.without.contains(&Fault::Verify) {
+            settings.faults = settings.faults.with(Fault::Verify);
+            settings.options.verify_every_ticks = verify.between(40, 400);
+            settings.options.verify_bytes_per_second = verify.pick(&[200, 2_000, 1 << 20]);
+            settings.options.verify_ticks = verify.between(40, 200);
         }
         settings
     }

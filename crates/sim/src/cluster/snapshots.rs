@@ -191,11 +191,13 @@ impl World {
                 TaskDone::SnapshotBuilt { .. }
                 | TaskDone::SnapshotSent { .. }
                 | TaskDone::Counted { .. }
+                | TaskDone::Verified { .. }
                 | TaskDone::Damaged { .. } => {}
             }
             let delay = match done {
                 // In some worlds much is applied until the store hears of it.
                 TaskDone::Counted { .. } => self.writes_random.between(1, 10 * TICK),
+                TaskDone::Verified { .. } => self.verify_random.between(1, 10 * TICK),
                 _ => self.disk_random.between(1, 200),
             };
             self.schedule

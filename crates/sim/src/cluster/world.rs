@@ -16,6 +16,7 @@ use super::check::digests::Digests;
 use super::check::hard_state::HardStates;
 use super::check::regions::Descriptors;
 use super::check::sizes::Sizes;
+use super::check::stored::Stored;
 use super::client::Client;
 use super::exile::Exile;
 use super::loss::Loss;
@@ -82,6 +83,8 @@ pub enum Action {
     Inquire(StoreId, u32, StoreId),
     /// The operator acts.
     Operator,
+    /// Somebody asks whether all members of a region store the same.
+    Verify,
     /// A fault begins.
     Fault(Fault),
     /// Links are mended.
@@ -103,6 +106,7 @@ pub struct World {
     pub(super) load_random: Stream,
     pub(super) moment_random: Stream,
     pub(super) writes_random: Stream,
+    pub(super) verify_random: Stream,
     /// By sender: who does not hear it.
     pub(super) cut: [PeerSet; 16],
     /// Who hears everything late.
@@ -120,6 +124,7 @@ pub struct World {
     pub(super) descriptors: Descriptors,
     pub(super) contents: Contents,
     pub(super) digests: Digests,
+    pub(super) stored: Stored,
     pub(super) orders: Orders,
     pub(super) hard_states: HardStates,
     pub(super) sizes: Sizes,
@@ -159,6 +164,7 @@ impl World {
             load_random: Stream::new(plan.seed, Purpose::Load),
             moment_random: Stream::new(plan.seed, Purpose::Moments),
             writes_random: Stream::new(plan.seed, Purpose::Writes),
+            verify_random: Stream::new(plan.seed, Purpose::Verify),
             cut: [PeerSet::default(); 16],
             lagging: PeerSet::default(),
             exile: None,
@@ -171,6 +177,7 @@ impl World {
             descriptors: Descriptors::default(),
             contents: Contents::new(plan.stores_compare),
             digests: Digests::new(plan.stores_compare),
+            stored: Stored::new(plan.stores_compare),
             orders: Orders::default(),
             hard_states: HardStates::default(),
             sizes: Sizes::default(),
@@ -245,6 +252,9 @@ impl World {
             self.schedule.after(delay, Action::Client(client));
         }
         self.schedule.after(5 * TICK, Action::Operator);
+        if self.settings.faults.has(Fault::Verify) {
+            self.schedule.after(5 * TICK, Action::Verify);
+        }
         for fault in [
             Fault::Crash,
             Fault::PowerLoss,
@@ -407,6 +417,11 @@ impl World {
             }
         }
         self.all_records_dropped()?;
+        if let Some(store) = self.stored.owing() {
+            return Err(format!(
+                "store {store} does not say whether all members of a region store the same"
+            ));
+        }
         for (store, node) in &self.nodes {
             if let Some(transfer) = node.transfers.first() {
                 return Err(format!("store {store} holds on to {transfer:?}"));

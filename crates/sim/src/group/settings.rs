@@ -83,11 +83,13 @@ pub enum Fault {
     Deletes,
     /// Clients insert at the end of all keys, and regions that grow there are split ahead; in clusters.
     Appends,
+    /// Leaders verify that all members store the same, each region in its turn and when somebody asks; in clusters.
+    Verify,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 35] = [
+    pub const ALL: [Fault; 36] = [
         Fault::Loss,
         Fault::Duplicate,
         Fault::Reorder,
@@ -123,6 +125,7 @@ impl Fault {
         Fault::LostStore,
         Fault::Deletes,
         Fault::Appends,
+        Fault::Verify,
     ];
 
     /// The name on the command line.
@@ -283,7 +286,8 @@ impl Settings {
                 | Fault::Newborn
                 | Fault::LostStore
                 | Fault::Deletes
-                | Fault::Appends => continue,
+                | Fault::Appends
+                | Fault::Verify => continue,
                 Fault::PowerLoss | Fault::Orders | Fault::Readd | Fault::Lease => 2,
                 _ => 1,
             };

@@ -29,6 +29,9 @@ impl ApplyRegion {
         applied: &mut Applied,
     ) -> Result<(), Error> {
         let epoch = command.epoch.unwrap_or_default();
+        if command.verify.is_some() {
+            self.ask(epoch);
+        }
         let mut waiting = waits.into_iter().flat_map(|waiting| waiting.requests);
         let mut operations = command.operations.into_iter();
         let counts = command.request_operations;
@@ -142,6 +145,11 @@ impl ApplyRegion {
         applied.written_bytes += bytes;
         applied.written_keys += 1;
         self.note(Effect::Put, user_key, &stored);
+        let stored = if self.has_bug(Bug::StoresOther) && self.peer.0.is_multiple_of(2) {
+            value::encode(user_value, u64::MAX)
+        } else {
+            stored
+        };
         batch.put(key, stored);
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::damaged;
 use super::pending::PendingBatch;
 use super::sizes::Sizes;
 use crate::digest::{Digest, Effect};
-use crate::event::{Applied, Count, Estimate, Refusal, Waiting};
+use crate::event::{Applied, Count, Estimate, HeldView, Refusal, StoredData, Waiting};
 use crate::merge::MergeState;
 use crate::options::SplitOptions;
 use crate::planted::Bug;
@@ -36,6 +36,8 @@ pub(super) struct ApplyRegion {
     /// Some of its data could not be read.
     pub damaged: bool,
     descriptor_changed: bool,
+    /// The entry that is being applied asks for a digest of what is stored; whether the region is what it was made for.
+    asked: Option<bool>,
     bug: Option<Bug>,
 }
 
@@ -84,6 +86,7 @@ impl ApplyRegion {
             removed: false,
             damaged: state.damaged,
             descriptor_changed: false,
+            asked: None,
             bug,
         }))
     }
@@ -202,6 +205,26 @@ impl ApplyRegion {
     /// The entry that is being applied changed the range: what it holds from here on has a digest of its own.
     pub fn restart_digest(&mut self) {
         self.digest = (!self.damaged).then(|| Digest::starting(self.applied.index + 1));
+    }
+
+    /// Every peer is to digest what it stores, if the region is still what that was proposed for: then all know its range.
+    pub fn ask(&mut self, epoch: metapb::RegionEpoch) {
+        self.asked = Some(epoch == self.epoch() && self.merge.freeze.is_none());
+    }
+
+    /// Whether the entry that was just applied asks for a digest, and whether it fits.
+    pub fn take_asked(&mut self) -> Option<bool> {
+        self.asked.take()
+    }
+
+    /// What the region holds in a view.
+    pub fn stored(&self, view: HeldView) -> StoredData {
+        let descriptor = &self.descriptor;
+        StoredData {
+            view,
+            start: keys::data(&descriptor.start_key),
+            end: keys::data_end(&descriptor.end_key),
+        }
     }
 
     /// Takes over a changed descriptor.

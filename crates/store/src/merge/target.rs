@@ -17,7 +17,7 @@ use super::verdict::Verdict;
 use super::{MergeKey, are_neighbours, peer_on, same_stores};
 use crate::codec;
 use crate::context::{Context, Followup};
-use crate::event::{Absorbed, ApplyTask, Divergence};
+use crate::event::{Absorbed, ApplyTask, Difference, Divergence};
 use crate::peer::{Peer, Stage};
 use crate::planted::Bug;
 use crate::store::{Store, step_quietly};
@@ -313,8 +313,7 @@ impl<E: Engine> Store<E> {
                 peer: id,
                 other: None,
                 index: peer.applied.index,
-                ours,
-                theirs,
+                difference: Difference::Applied { ours, theirs },
             });
         }
         self.bury(region, id, tombstone)

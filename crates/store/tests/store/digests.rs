@@ -4,8 +4,8 @@ use engine::{Batch, Change, Engine, Family, Logging};
 use proto::RegionId;
 use proto::pontoon::v1 as wire;
 use raft::PeerId;
-use store::event::Event;
-use store::{Bug, codec, keys};
+use store::event::{Difference, Divergence, Event};
+use store::{Bug, Digest, codec, keys};
 
 use crate::harness::*;
 use crate::merges;
@@ -200,8 +200,16 @@ fn put_some(cluster: &mut Cluster, region: RegionId) {
 
 fn told(cluster: &Cluster, store: u64) -> Vec<(Option<PeerId>, u64)> {
     let all = &cluster.nodes[&s(store)].divergences;
-    let told = all.iter().map(|told| (told.other, told.theirs.value));
+    let told = all.iter().map(|told| (told.other, applied(told).1.value));
     told.collect()
+}
+
+/// Digests of what was applied.
+fn applied(told: &Divergence) -> (Digest, Digest) {
+    match told.difference {
+        Difference::Applied { ours, theirs } => (ours, theirs),
+        Difference::Stored { .. } => panic!("nothing is verified here: {told:?}"),
+    }
 }
 
 #[test]
@@ -220,8 +228,9 @@ fn a_leader_tells_once_who_differs() {
         Some(PeerId(12)),
         "the one with a limit of its own"
     );
-    assert_eq!(told_of.ours.since, told_of.theirs.since);
-    assert_ne!(told_of.ours.value, told_of.theirs.value);
+    let (ours, theirs) = applied(told_of);
+    assert_eq!(ours.since, theirs.since);
+    assert_ne!(ours.value, theirs.value);
     // Nothing is served less.
     assert_eq!(cluster.leader(r(1)), Some(s(1)));
     assert_eq!(cluster.get(r(1), "k3").as_deref(), Some("longer"));
@@ -319,7 +328,8 @@ fn a_merge_finds_a_source_that_differs() {
         (told.region, told.peer, told.other),
         (r(1), PeerId(12), None)
     );
-    assert_eq!(told.ours.since, told.theirs.since);
+    let (ours, theirs) = applied(&told);
+    assert_eq!(ours.since, theirs.since);
     // It is taken in as it is.
     assert_eq!(cluster.get(r(2), "a").as_deref(), Some("longer"));
     assert_eq!(cluster.local_get(2, "a").as_deref(), Some("1"));

@@ -15,7 +15,7 @@ use store::apply::Applier;
 use store::event::{
     ApplyTask, Divergence, Effects, Event, Keys, LogBatch, OperationResult, Order, OrderAnswer,
     OrderKind, OrderRefusal, OwnSplit, Proposal, ReadRequest, Refusal, RegionReport, RequestId,
-    StepId, Target, Task, TaskDone, Transfer, TransferChange, ViewChange,
+    StepId, Target, Task, TaskDone, Transfer, TransferChange, Verification, ViewChange,
 };
 use store::{Options, Store, identity, read, task};
 
@@ -44,6 +44,7 @@ pub struct Node {
     pub splits: Vec<Vec<metapb::Region>>,
     pub own_splits: Vec<OwnSplit>,
     pub divergences: Vec<Divergence>,
+    pub verified: Vec<(Option<RequestId>, Verification)>,
     pub drained: bool,
     /// Regions whose members were asked of placement.
     pub asked: Vec<RegionId>,
@@ -165,6 +166,7 @@ impl Cluster {
             splits: Vec::new(),
             own_splits: Vec::new(),
             divergences: Vec::new(),
+            verified: Vec::new(),
             drained: false,
             asked: Vec::new(),
             inquired: Vec::new(),
@@ -262,6 +264,7 @@ impl Cluster {
             splits,
             own_splits,
             divergences,
+            verified,
             describe,
             inquire,
             drained,
@@ -299,6 +302,7 @@ impl Cluster {
         node.splits.extend(splits);
         node.own_splits.extend(own_splits);
         node.divergences.extend(divergences);
+        node.verified.extend(verified);
         node.drained = drained;
         node.asked.extend(describe);
         node.inquired.extend(inquire);
@@ -776,6 +780,13 @@ impl Cluster {
             }),
         );
         id
+    }
+
+    /// Asks a store whether all members of a region store the same.
+    pub fn verify_at(&mut self, store: StoreId, region: RegionId) -> RequestId {
+        let request = self.request(false);
+        self.step(store, Event::Verify { request, region });
+        request
     }
 
     /// Puts a key through the leader and waits for the answer.

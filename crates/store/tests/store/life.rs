@@ -329,6 +329,8 @@ fn hostile_frames_change_nothing() {
         heartbeats: Some(uneven.clone()),
         heartbeat_responses: Some(uneven),
         digests: vec![wire::PeerDigest::default()],
+        sums: vec![wire::PeerSum::default()],
+        sums_noted: vec![wire::SumNoted::default()],
         merges: vec![
             wire::MergeMessage::default(),
             merge_message(Kind::Commit(wire::MergePlea::default())),

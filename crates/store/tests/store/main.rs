@@ -26,3 +26,4 @@ mod slots;
 mod snapshots;
 mod splits;
 mod transfers;
+mod verify;

@@ -121,7 +121,7 @@ impl Bench {
             epoch: self.descriptor(id).region_epoch,
             operations: vec![put(key, "value")],
             request_operations: vec![1],
-            structural: None,
+            ..Default::default()
         };
         let payload = Payload::Command(codec::seal(&command));
         let applied = self.try_apply(id, payload, true).expect("applying works");

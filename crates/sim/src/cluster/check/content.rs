@@ -37,10 +37,23 @@ impl Contents {
         region: RegionId,
         engine: &MemoryEngine,
     ) -> Result<(), Violation> {
+        self.check_view(store, region, &engine.view())
+    }
+
+    /// The same, as it is in a view of the store's engine.
+    ///
+    /// # Errors
+    /// R12.
+    pub fn check_view(
+        &mut self,
+        store: u64,
+        region: RegionId,
+        view: &dyn View,
+    ) -> Result<(), Violation> {
         if self.blind {
             return Ok(());
         }
-        let Some((index, hash)) = digest(region, &engine.view()) else {
+        let Some((index, hash)) = digest(region, view) else {
             return Ok(());
         };
         let (first_store, first) = *self.seen.entry((region.0, index)).or_insert((store, hash));
@@ -53,7 +66,7 @@ impl Contents {
     }
 }
 
-fn digest(region: RegionId, view: &impl View) -> Option<(u64, u64)> {
+fn digest(region: RegionId, view: &dyn View) -> Option<(u64, u64)> {
     let state = view
         .get(Family::State, &keys::region_state(region))
         .ok()??;

@@ -5,3 +5,4 @@ pub mod digests;
 pub mod hard_state;
 pub mod regions;
 pub mod sizes;
+pub mod stored;
