@@ -5,6 +5,7 @@ mod chaos;
 mod commands;
 mod disk;
 mod members;
+mod replicas;
 mod stop;
 mod succession;
 mod ttl;

@@ -39,6 +39,7 @@ mod keys;
 mod options;
 mod placement;
 mod raw;
+mod replicas;
 mod request;
 mod retry;
 mod router;
@@ -54,6 +55,7 @@ pub use options::{
     ApiVersion, KEY_BYTES_MAX, Options, REQUEST_BYTES_MAX, UnknownWrites, VALUE_BYTES_MAX,
 };
 pub use raw::{Swap, Ttl};
+pub use replicas::Replicas;
 pub use scan::{Pages, Scan};
 
 use crate::{keys::KeySpace, placement::Placement, router::Router};

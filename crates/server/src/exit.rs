@@ -5,7 +5,7 @@ use std::{fmt, process::ExitCode};
 /// What a failure means to the caller of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// An acknowledged write was lost or altered, or a history is not linearizable.
+    /// An acknowledged write was lost or altered, a history is not linearizable, or replicas are not known to be the same.
     Lost,
     /// The command line does not make sense.
     Usage,
@@ -36,7 +36,7 @@ pub const KINDS: [(Kind, u8, &str); 12] = [
     (
         Kind::Lost,
         1,
-        "an acknowledged write was lost, or a history is wrong (demo, verify)",
+        "an acknowledged write was lost, a history is wrong, or replicas are not the same (demo, verify)",
     ),
     (Kind::Usage, 2, "the command line is wrong"),
     (Kind::Unreachable, 3, "no answer from the cluster"),

@@ -94,6 +94,16 @@ impl Remote {
         }
     }
 
+    /// The region that holds a key in region space, or the next one that is known.
+    ///
+    /// # Errors
+    /// As [`Remote::status`].
+    pub async fn region_at(&self, key: &Bytes) -> Result<Option<Region>> {
+        let page = self.admin.regions(key.clone(), Bytes::new(), 1).await;
+        let page = page.map_err(failure)?;
+        Ok(page.into_iter().next().map(Region::from))
+    }
+
     /// The region of that id.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod health;
 pub mod pd;
 pub mod pd_http;
+pub mod replicas;
 #[cfg(test)]
 pub mod served;
 pub mod tikv;

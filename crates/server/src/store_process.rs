@@ -44,6 +44,7 @@ use self::registration::Registration;
 use crate::config::{Size, Span, section};
 use crate::metrics::Metrics;
 use crate::runtime::{self, Handle, Node, fatal};
+use crate::services::replicas::ReplicasService;
 use crate::services::tikv::{ApiVersion, Rules, TikvService};
 use crate::status::{self, Status};
 
@@ -78,6 +79,8 @@ section! {
         pub raft: RaftConfig,
         /// When regions split by themselves.
         pub split: SplitConfig,
+        /// Looking for replicas that do not store the same.
+        pub verify: VerifyConfig,
         /// Limits of requests in work.
         pub limits: LimitsConfig,
         /// Memory of the storage engine.
@@ -121,6 +124,17 @@ section! {
         pub bytes_per_second: Size = Size::mib(30),
         /// Split a region that grows at its end before it is full, so that another store takes what comes next.
         pub ahead_of_appends: bool = true,
+    }
+}
+
+section! {
+    /// Looking for replicas that do not store the same: each region's leader has all of them digest what they store, and
+    /// compares. Damage that no read would meet is found that way, too.
+    pub struct VerifyConfig {
+        /// Time in which each region has its turn, spread evenly. 0: none has; `pontoon verify replicas` still works.
+        pub every: Span = Span::secs(86_400),
+        /// Bytes of this store read per second for that, on average. What does not fit into `every` takes longer.
+        pub bytes_per_second: Size = Size::mib(16),
     }
 }
 
@@ -255,6 +269,7 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
     };
     let (close, closing) = watch::channel(false);
     let tikv = TikvService::new(handle.clone(), rules, addresses, closing.clone());
+    let replicas = ReplicasService::new(handle.clone(), identity.cluster_id);
     let peers = transport::PeerService::new(me, link::Incoming::new(handle.clone()));
     let listener = listen(socket, &config.addr)?;
     let status_listener = listen(status_socket, &config.status_addr)?;
@@ -264,6 +279,7 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
             listener,
             config.addr.clone(),
             tikv,
+            replicas,
             peers.clone(),
             stopping,
             closing,
@@ -517,6 +533,11 @@ fn store_options(config: &StoreConfig, boot: u64, api: ApiVersion) -> store::Opt
             0 => defaults.count_bytes_min,
             limit => limit / 96,
         },
+        verify_every_ticks: match config.verify.every.is_zero() {
+            true => 0,
+            false => u64::from(ticks(config.verify.every)),
+        },
+        verify_bytes_per_second: config.verify.bytes_per_second.bytes(),
         merge_bytes_max: share(split.region_bytes.bytes(), defaults.merge_bytes_max),
         merge_keys_max: share(split.region_keys, defaults.merge_keys_max),
         merge_requests_max: load_share(split.requests_per_second),

@@ -1,5 +1,7 @@
 //! `pontoon verify`: what the cluster promises, checked on the cluster at hand.
 
+mod replicas;
+
 use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -35,6 +37,7 @@ pub struct VerifyArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     Linearizable(LinearizableArgs),
+    Replicas(replicas::ReplicasArgs),
 }
 
 /// Check that reads and writes of single keys are linearizable.
@@ -88,6 +91,7 @@ struct Report {
 pub async fn run(args: VerifyArgs) -> Result<()> {
     match args.command {
         Command::Linearizable(args) => linearizable(args).await,
+        Command::Replicas(args) => replicas::run(args).await,
     }
 }
 

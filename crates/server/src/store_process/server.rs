@@ -1,8 +1,9 @@
-//! The gRPC server of a store: clients, other stores, health and reflection on one port.
+//! The gRPC server of a store: clients, tools, other stores, health and reflection on one port.
 
 use std::time::Duration;
 
 use engine::Engine;
+use proto::pontoon::v1::replicas_server::ReplicasServer;
 use proto::tikvpb::tikv_server::TikvServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -12,6 +13,7 @@ use transport::{PeerService, Receiver};
 
 use super::error::Error;
 use crate::services::health::health;
+use crate::services::replicas::ReplicasService;
 use crate::services::tikv::TikvService;
 use crate::services::tikv::check::REQUEST_BYTES_MAX;
 
@@ -30,6 +32,7 @@ pub async fn serve<E: Engine, R: Receiver>(
     listener: TcpListener,
     address: String,
     tikv: TikvService<E>,
+    replicas: ReplicasService<E>,
     peers: PeerService<R>,
     stopping: watch::Receiver<bool>,
     mut closing: watch::Receiver<bool>,
@@ -55,6 +58,7 @@ pub async fn serve<E: Engine, R: Receiver>(
         .add_service(health)
         .add_service(reflection)
         .add_service(tikv)
+        .add_service(ReplicasServer::new(replicas))
         .add_service(peers.server())
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),

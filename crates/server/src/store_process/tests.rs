@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use engine::{RocksEngine, RocksOptions};
 use proto::kvrpcpb as kv;
-use proto::pontoon::v1::{Frame, SnapshotHead};
+use proto::pontoon::v1::replicas_client::ReplicasClient;
+use proto::pontoon::v1::verified_peer::Outcome;
+use proto::pontoon::v1::{Frame, SnapshotHead, VerifyRegionRequest};
 use proto::tikvpb::tikv_client::TikvClient;
 use proto::tikvpb::{
     BatchCommandsEmptyRequest, BatchCommandsRequest, batch_commands_request,
@@ -24,6 +26,7 @@ use crate::exit::Kind;
 use crate::metrics::Metrics;
 use crate::runtime::fatal::exit_process;
 use crate::runtime::{Network, Node, Options, ReadFile, Ticket};
+use crate::services::replicas::ReplicasService;
 use crate::services::served;
 use crate::services::tikv::{Addresses, ApiVersion, Rules, TikvService};
 
@@ -138,11 +141,13 @@ impl Running {
             boot: identity.boot,
             format: identity.format,
         };
+        let replicas = ReplicasService::new(handle.clone(), 5);
         let peers = transport::PeerService::new(me, Incoming::new(handle.clone()));
         tokio::spawn(server::serve(
             listener,
             address.clone(),
             tikv,
+            replicas,
             peers,
             stopping,
             closing,
@@ -628,6 +633,37 @@ async fn wrong_requests_get_their_typed_answers() {
         .expect("an answer");
     assert!(!answer.into_inner().error.is_empty());
     store.end().await;
+}
+
+/// What tools ask: how the one replica is, and what is no question.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_are_verified() {
+    let mut store = Running::start(ApiVersion::V1).await;
+    for key in ["a", "b"] {
+        assert_eq!(store.put(1, key, "v", 0).await.error, "");
+    }
+    let mut replicas = ReplicasClient::new(store.channel.clone());
+    let ask = |cluster_id, region_id| VerifyRegionRequest {
+        cluster_id,
+        region_id,
+    };
+    for cluster in [0, 5] {
+        let answer = replicas.verify_region(ask(cluster, 1)).await;
+        let answer = answer.expect("an answer").into_inner();
+        assert_eq!(answer.region_error, None);
+        assert_eq!(answer.region.map(|region| region.id), Some(1));
+        let [peer] = &answer.peers[..] else {
+            panic!("one member, told {:?}", answer.peers)
+        };
+        assert_eq!((peer.outcome(), peer.keys), (Outcome::Read, 2));
+        assert!(!peer.differs);
+    }
+    let unknown = replicas.verify_region(ask(5, 99)).await;
+    let unknown = unknown.expect("an answer").into_inner().region_error;
+    assert!(unknown.expect("refused").region_not_found.is_some());
+    for wrong in [ask(6, 1), ask(5, 0)] {
+        replicas.verify_region(wrong).await.expect_err("refused");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
