@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use crate::group::settings::Plan;
 use crate::rule::Violation;
-use crate::run::{Outcome, replay_command, revision, run, shrink};
+use crate::run::{Outcome, replay_command, revision, run};
+use crate::shrink::{Shrunk, Size, shrink};
+use crate::watch::Watch;
 
 /// What came of a batch.
 #[derive(Debug, Default)]
@@ -49,23 +51,64 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Shrinks the failure and tells how to see it again.
+    /// Makes it smaller for so long at the most. `tell` hears before each try how many there were, and of the smallest plan.
+    pub fn shrink(&self, limit: Duration, mut tell: impl FnMut(u64, &Plan)) -> Option<Shrunk> {
+        let watch = Watch::start();
+        shrink(&self.plan, &mut |tries, smallest| {
+            tell(tries, smallest);
+            watch.elapsed() < limit
+        })
+    }
+
+    /// Tells what broke and how to see it again.
     pub fn explain(&self) -> String {
-        let small = shrink(&self.plan);
-        let again = run(&small);
-        let left = match again.violation {
-            Some(violation) => violation.to_string(),
-            None => "did not fail again: the run is not deterministic".to_owned(),
-        };
         format!(
-            "seed {} breaks {}\n  revision: {}\n  replay: {}\n  shrunk: {}\n  which breaks {left}",
+            "seed {} breaks {}\n  revision: {}\n  replay: {}",
             self.plan.seed,
             self.violation,
             revision(),
-            replay_command(&self.plan),
-            replay_command(&small)
+            replay_command(&self.plan)
         )
     }
+
+    /// Tells what came of making it smaller.
+    pub fn explain_shrunk(&self, shrunk: Option<&Shrunk>) -> String {
+        let Some(shrunk) = shrunk else {
+            return "  it did not fail again: the run is not deterministic".to_owned();
+        };
+        let Shrunk {
+            plan,
+            violation,
+            tries,
+            complete,
+        } = shrunk;
+        let more = if *complete { "" } else { ", when time was up" };
+        format!(
+            "  shrunk: {}\n    which breaks {violation}\n    {} instead of {}, after {tries} tries{more}",
+            replay_command(plan),
+            Size::of(plan),
+            Size::of(&self.plan)
+        )
+    }
+}
+
+/// How far a batch is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Seeds that were run.
+    pub seeds: u64,
+    /// Events in all.
+    pub events: u64,
+    /// Since it began.
+    pub elapsed: Duration,
+}
+
+/// Who is told how far a batch is, and how often.
+pub struct Listener<'a> {
+    /// Time between two.
+    pub period: Duration,
+    /// Who.
+    pub tell: &'a dyn Fn(Progress),
 }
 
 /// Runs the plans that `plan` makes of `seeds`, on `threads` threads, until one fails or, with a `budget`, time is up.
@@ -75,23 +118,35 @@ pub fn run_batch(
     budget: Option<Duration>,
     plan: impl Fn(u64) -> Plan + Sync,
 ) -> Report {
-    let next = AtomicU64::new(seeds.start);
+    run_batch_telling(seeds, threads, budget, plan, None)
+}
+
+/// As [`run_batch`]; tells meanwhile how far it is.
+pub fn run_batch_telling(
+    seeds: Range<u64>,
+    threads: usize,
+    budget: Option<Duration>,
+    plan: impl Fn(u64) -> Plan + Sync,
+    listener: Option<Listener<'_>>,
+) -> Report {
+    let (next, end) = (AtomicU64::new(seeds.start), seeds.end);
     let stop = AtomicBool::new(false);
+    let (seeds_run, events_run) = (AtomicU64::new(0), AtomicU64::new(0));
     let report = Mutex::new(Report::default());
-    #[expect(
-        clippy::disallowed_types,
-        reason = "the budget of a batch is real time; worlds have their own"
-    )]
-    let began = std::time::Instant::now();
+    let watch = Watch::start();
+    let (working, ended) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
-            scope.spawn(|| {
+            let working = working.clone();
+            let (next, stop, report, plan) = (&next, &stop, &report, &plan);
+            let (seeds_run, events_run) = (&seeds_run, &events_run);
+            scope.spawn(move || {
                 let mut sum = Report::default();
                 while !stop.load(Ordering::Relaxed)
-                    && budget.is_none_or(|budget| began.elapsed() < budget)
+                    && budget.is_none_or(|budget| watch.elapsed() < budget)
                 {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
+                    if seed >= end {
                         break;
                     }
                     let plan = plan(seed);
@@ -101,8 +156,8 @@ pub fn run_batch(
                         happened,
                         ..
                     } = run(&plan);
-                    sum.seeds += 1;
-                    sum.events += events;
+                    seeds_run.fetch_add(1, Ordering::Relaxed);
+                    events_run.fetch_add(events, Ordering::Relaxed);
                     sum.add(happened);
                     if let Some(violation) = violation {
                         stop.store(true, Ordering::Relaxed);
@@ -113,21 +168,32 @@ pub fn run_batch(
                 let mut report = report
                     .lock()
                     .expect("no thread panics while it holds the report");
-                report.seeds += sum.seeds;
-                report.events += sum.events;
                 report.add(sum.happened);
+                let first = report.failure.as_ref().map(|failure| failure.plan.seed);
                 if let Some(failure) = sum.failure
-                    && report
-                        .failure
-                        .as_ref()
-                        .is_none_or(|known| failure.plan.seed < known.plan.seed)
+                    && first.is_none_or(|first| failure.plan.seed < first)
                 {
                     report.failure = Some(failure);
                 }
+                drop(working);
             });
         }
+        drop(working);
+        if let Some(Listener { period, tell }) = listener {
+            // Ends when every thread has dropped its end.
+            while ended.recv_timeout(period) == Err(mpsc::RecvTimeoutError::Timeout) {
+                tell(Progress {
+                    seeds: seeds_run.load(Ordering::Relaxed),
+                    events: events_run.load(Ordering::Relaxed),
+                    elapsed: watch.elapsed(),
+                });
+            }
+        }
     });
-    report
+    let mut report = report
         .into_inner()
-        .expect("no thread panics while it holds the report")
+        .expect("no thread panics while it holds the report");
+    report.seeds = seeds_run.into_inner();
+    report.events = events_run.into_inner();
+    report
 }

@@ -1,4 +1,4 @@
-//! Running a plan at either scale, making a failure smaller, and telling how to see it again.
+//! Running a plan at either scale, and telling how to see it again.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -79,50 +79,6 @@ pub fn catching(body: impl FnOnce() -> Result<(), Violation>) -> Result<(), Viol
     })
 }
 
-/// Makes a failing plan smaller: fewer kinds of fault, fewer events, as long as the same rule breaks.
-pub fn shrink(plan: &Plan) -> Plan {
-    let mut best = plan.clone();
-    best.trace = false;
-    let Some(first) = run(&best).violation else {
-        return best;
-    };
-    let fails = |candidate: &Plan| {
-        let outcome = run(candidate);
-        outcome
-            .violation
-            .filter(|violation| violation.rule == first.rule)
-            .map(|_| outcome.events)
-    };
-    for fault in Fault::ALL {
-        if best.without.contains(&fault) {
-            continue;
-        }
-        let mut candidate = best.clone();
-        candidate.without.push(fault);
-        candidate.with.retain(|kept| *kept != fault);
-        if fails(&candidate).is_some() {
-            best = candidate;
-        }
-    }
-    // Whatever breaks within the faulty phase breaks as well when the phase ends right there; what breaks later, or not at
-    // all, needs a search.
-    if let Some(events) = fails(&best)
-        && events < best.events
-    {
-        best.events = events;
-    }
-    let mut step = best.events / 2;
-    while step > 0 {
-        let mut candidate = best.clone();
-        candidate.events = best.events.saturating_sub(step);
-        match fails(&candidate) {
-            Some(_) if candidate.events < best.events => best = candidate,
-            Some(_) | None => step /= 2,
-        }
-    }
-    best
-}
-
 /// The commit of the sources, with a `+` when the tree differs from it; `unknown` without git. Asked when something failed, so
 /// that what is printed says on what it was seen.
 pub fn revision() -> String {
@@ -148,8 +104,11 @@ pub fn replay_command(plan: &Plan) -> String {
         "cargo run --release -p sim -- --seed {} --events {} --trace",
         plan.seed, plan.events
     );
-    if plan.scale == Scale::Cluster {
-        command += " --cluster";
+    if plan.scale == Scale::Group {
+        command += " --group";
+    }
+    if let Some(stores) = plan.stores {
+        command += &format!(" --stores {stores}");
     }
     let names = |faults: &[Fault]| {
         faults
@@ -161,8 +120,8 @@ pub fn replay_command(plan: &Plan) -> String {
     if !plan.without.is_empty() {
         command += &format!(" --without {}", names(&plan.without));
     }
-    if !plan.with.is_empty() {
-        command += &format!(" --with {}", names(&plan.with));
+    if !plan.faults.is_empty() {
+        command += &format!(" --faults {}", names(&plan.faults));
     }
     if let Some(bug) = plan.bug {
         command += &format!(" --bug {bug:?}");

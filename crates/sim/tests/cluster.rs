@@ -63,7 +63,7 @@ fn clusters_hold_every_rule() {
 /// A world whose operator splits and merges all the time.
 fn of_merges(seed: u64, events: u64) -> Plan {
     Plan {
-        with: vec![Fault::Merge, Fault::Split],
+        faults: vec![Fault::Merge, Fault::Split],
         ..Plan::of_cluster(seed, events)
     }
 }
@@ -111,7 +111,7 @@ const MOMENTS: &[Fault] = &[
 
 /// The worlds in which a planted bug is looked for.
 struct Worlds {
-    with: &'static [Fault],
+    faults: &'static [Fault],
     without: &'static [Fault],
 }
 
@@ -119,7 +119,7 @@ fn worlds_of(bug: store::Bug) -> Worlds {
     match bug {
         // A source that has not applied its log yet, as often as can be.
         store::Bug::AbsorbWithoutWaiting => Worlds {
-            with: &[
+            faults: &[
                 Fault::Merge,
                 Fault::Split,
                 Fault::SlowReplay,
@@ -133,12 +133,12 @@ fn worlds_of(bug: store::Bug) -> Worlds {
             without: &[],
         },
         store::Bug::CommitWithoutEpoch => Worlds {
-            with: &[Fault::Merge, Fault::Split],
+            faults: &[Fault::Merge, Fault::Split],
             without: &[],
         },
         // One store is past the merge, the others are late, clients ask both, and little else disturbs them.
         store::Bug::ReadOverFreeze => Worlds {
-            with: &[Fault::Merge, Fault::Split, Fault::Focus, Fault::SlowReplay],
+            faults: &[Fault::Merge, Fault::Split, Fault::Focus, Fault::SlowReplay],
             without: &[
                 Fault::Exile,
                 Fault::Untimely,
@@ -155,7 +155,7 @@ fn worlds_of(bug: store::Bug) -> Worlds {
         },
         // The first leader of a child loses power when it has spoken, and is back before anybody else leads.
         store::Bug::FirstTermTwice | store::Bug::SpeaksUnsynced => Worlds {
-            with: NEWBORN,
+            faults: NEWBORN,
             without: &[
                 Fault::Exile,
                 Fault::Merge,
@@ -170,11 +170,11 @@ fn worlds_of(bug: store::Bug) -> Worlds {
             ],
         },
         store::Bug::SumOfLater => Worlds {
-            with: VERIFYING,
+            faults: VERIFYING,
             without: &[],
         },
         _ => Worlds {
-            with: MOMENTS,
+            faults: MOMENTS,
             without: &[],
         },
     }
@@ -221,9 +221,9 @@ fn appends_and_deletes_hold_every_rule() {
         "empty piece led elsewhere",
         "split ahead of appends",
     ];
-    let with = [Fault::Split, Fault::Appends, Fault::Deletes];
+    let faults = [Fault::Split, Fault::Appends, Fault::Deletes];
     hold_every_rule(1, 20, &expected, |seed, events| {
-        of_moments(seed, events, &with)
+        of_moments(seed, events, &faults)
     });
 }
 
@@ -258,9 +258,9 @@ const LOST: &[Fault] = &[
     Fault::LostStore,
 ];
 
-fn of_moments(seed: u64, events: u64, with: &[Fault]) -> Plan {
+fn of_moments(seed: u64, events: u64, faults: &[Fault]) -> Plan {
     Plan {
-        with: with.to_vec(),
+        faults: faults.to_vec(),
         ..Plan::of_cluster(seed, events)
     }
 }
@@ -305,11 +305,11 @@ fn planted_bugs_of_merging_are_caught() {
         if bug == store::Bug::NoGate {
             continue;
         }
-        let Worlds { with, without } = worlds_of(bug);
+        let Worlds { faults, without } = worlds_of(bug);
         let report = run_batch(0..SEEDS_MAX, 2, None, |seed| Plan {
             store_bug: Some(bug),
             without: [without, without_apart(bug)].concat(),
-            ..of_moments(seed, 20_000, with)
+            ..of_moments(seed, 20_000, faults)
         });
         let failure = report
             .failure
@@ -430,10 +430,10 @@ const FOUND_LOSING: &[(u64, &str)] = &[(
 #[test]
 fn seeds_that_found_something_where_files_are_lost_pass() {
     for (seed, what) in FOUND_LOSING {
-        let with = [Fault::Merge, Fault::Split, Fault::LostFiles];
+        let faults = [Fault::Merge, Fault::Split, Fault::LostFiles];
         let plan = Plan {
             without: LATEST.to_vec(),
-            ..of_moments(*seed, 20_000, &with)
+            ..of_moments(*seed, 20_000, &faults)
         };
         passes(&plan, what);
     }
@@ -471,11 +471,11 @@ const FOUND_AT_MOMENTS: &[(u64, &[Fault], &str)] = &[
 
 #[test]
 fn seeds_that_found_something_at_moments_pass() {
-    for (seed, with, what) in FOUND_AT_MOMENTS {
-        let with = [MOMENTS, *with].concat();
+    for (seed, faults, what) in FOUND_AT_MOMENTS {
+        let faults = [MOMENTS, *faults].concat();
         let plan = Plan {
             without: LATEST.to_vec(),
-            ..of_moments(*seed, 20_000, &with)
+            ..of_moments(*seed, 20_000, &faults)
         };
         passes(&plan, what);
     }

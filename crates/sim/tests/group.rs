@@ -30,7 +30,7 @@ fn seeds_hold_every_rule() {
 /// A plan that found something, and what it was.
 struct Found {
     seed: u64,
-    with: &'static [Fault],
+    faults: &'static [Fault],
     without: &'static [Fault],
     what: &'static str,
 }
@@ -38,13 +38,13 @@ struct Found {
 const FOUND: &[Found] = &[
     Found {
         seed: 20_268,
-        with: &[],
+        faults: &[],
         without: &[],
         what: "an acknowledgement of entries that were cut before their write was made",
     },
     Found {
         seed: 199,
-        with: &[Fault::Lease, Fault::Orders, Fault::OneWay],
+        faults: &[Fault::Lease, Fault::Orders, Fault::OneWay],
         without: &[
             Fault::Membership,
             Fault::Limits,
@@ -67,7 +67,7 @@ const FOUND: &[Found] = &[
 fn plans_that_found_something_pass() {
     for found in FOUND {
         let plan = Plan {
-            with: found.with.to_vec(),
+            faults: found.faults.to_vec(),
             without: found.without.to_vec(),
             ..Plan::new(found.seed, 10_000)
         };
@@ -78,11 +78,14 @@ fn plans_that_found_something_pass() {
 /// The same seed gives the same trace, in two processes.
 #[test]
 fn equal_seeds_give_equal_traces() {
-    assert_equal_traces(20, &["--events", "10000"]);
-    assert_equal_traces(10, &["--cluster", "--events", "20000"]);
+    assert_equal_traces(&["--group", "--events", "10000"]);
+    assert_equal_traces(&["--events", "20000"]);
 }
 
-fn assert_equal_traces(seeds: u64, world: &[&str]) {
+/// So many seeds, run twice each (RELIABILITY §3).
+const RUN_TWICE: u64 = 20;
+
+fn assert_equal_traces(world: &[&str]) {
     let digest = |seed: u64| {
         let output = Command::new(env!("CARGO_BIN_EXE_sim"))
             .args(["--digest", "--seed", &seed.to_string()])
@@ -97,7 +100,7 @@ fn assert_equal_traces(seeds: u64, world: &[&str]) {
         output.stdout
     };
     let mut digests = Vec::new();
-    for seed in 0..seeds {
+    for seed in 0..RUN_TWICE {
         let (first, second) = (digest(seed), digest(seed));
         assert_eq!(first, second, "seed {seed}");
         digests.push(first);
@@ -106,7 +109,7 @@ fn assert_equal_traces(seeds: u64, world: &[&str]) {
     digests.dedup();
     assert_eq!(
         digests.len() as u64,
-        seeds,
+        RUN_TWICE,
         "different seeds give different traces"
     );
 }
@@ -114,29 +117,29 @@ fn assert_equal_traces(seeds: u64, world: &[&str]) {
 /// A bug, the faults that its worlds have besides what the seed says, and the checkers that may catch it.
 struct Planted {
     bug: Bug,
-    with: &'static [Fault],
+    faults: &'static [Fault],
     caught_by: &'static [Rule],
 }
 
 const PLANTED: &[Planted] = &[
     Planted {
         bug: Bug::OlderTermCommit,
-        with: &[],
+        faults: &[],
         caught_by: &[Rule::Commit],
     },
     Planted {
         bug: Bug::VoteBeforeSync,
-        with: &[],
+        faults: &[],
         caught_by: &[Rule::Durable],
     },
     Planted {
         bug: Bug::AckBeforeSync,
-        with: &[],
+        faults: &[],
         caught_by: &[Rule::Durable],
     },
     Planted {
         bug: Bug::TruncateWithoutConflict,
-        with: &[],
+        faults: &[],
         caught_by: &[
             Rule::Commit,
             Rule::AppendOnly,
@@ -146,72 +149,72 @@ const PLANTED: &[Planted] = &[
     },
     Planted {
         bug: Bug::CommitPastMatch,
-        with: &[],
+        faults: &[],
         caught_by: &[Rule::StateMachine],
     },
     Planted {
         bug: Bug::UnionQuorum,
-        with: &[Fault::Membership],
+        faults: &[Fault::Membership],
         caught_by: &[Rule::Calm, Rule::Commit, Rule::Election],
     },
     Planted {
         bug: Bug::ChangeBeforeApplied,
-        with: &[Fault::Membership],
+        faults: &[Fault::Membership],
         caught_by: &[Rule::Membership],
     },
     Planted {
         bug: Bug::LearnerCounted,
-        with: &[Fault::Membership],
+        faults: &[Fault::Membership],
         caught_by: &[Rule::Commit, Rule::Election, Rule::Calm, Rule::Healing],
     },
     Planted {
         bug: Bug::VoteKept,
-        with: &[],
+        faults: &[],
         caught_by: &[Rule::Election],
     },
     Planted {
         bug: Bug::StaleCompletion,
-        with: &[Fault::SlowDisk],
+        faults: &[Fault::SlowDisk],
         caught_by: &[Rule::Durable],
     },
     Planted {
         bug: Bug::OwnUnsyncedCounted,
-        with: &[Fault::SlowDisk],
+        faults: &[Fault::SlowDisk],
         caught_by: &[Rule::Commit],
     },
     Planted {
         bug: Bug::ReadBeforeOwnCommit,
-        with: &[],
+        faults: &[],
         caught_by: &[Rule::ReadIndex],
     },
     Planted {
         bug: Bug::ReadJoinsRound,
-        with: &[],
+        faults: &[],
         caught_by: &[Rule::ReadIndex],
     },
     Planted {
         bug: Bug::LeaseFromAck,
-        with: &[Fault::Lease, Fault::Lag, Fault::Batch],
+        faults: &[Fault::Lease, Fault::Lag, Fault::Batch],
         caught_by: &[Rule::ReadIndex],
     },
     Planted {
         bug: Bug::LeaseKeptOverTransfer,
-        with: &[Fault::Lease, Fault::Transfer],
+        faults: &[Fault::Lease, Fault::Transfer],
         caught_by: &[Rule::ReadIndex],
     },
     Planted {
         bug: Bug::SnapshotMovesBack,
-        with: &[Fault::Compact],
+        faults: &[Fault::Compact],
         caught_by: &[Rule::Snapshot],
     },
     Planted {
         bug: Bug::DoubleApply,
-        with: &[],
+        faults: &[],
         caught_by: &[Rule::StateMachine],
     },
     Planted {
         bug: Bug::OldPeerAccepted,
-        with: &[
+        faults: &[
             Fault::Membership,
             Fault::Readd,
             Fault::Replay,
@@ -221,32 +224,32 @@ const PLANTED: &[Planted] = &[
     },
     Planted {
         bug: Bug::JointNotLeft,
-        with: &[Fault::Membership],
+        faults: &[Fault::Membership],
         caught_by: &[Rule::Healing],
     },
     Planted {
         bug: Bug::ApplyBeforeDurableCommit,
-        with: &[],
+        faults: &[],
         caught_by: &[Rule::CommitFirst],
     },
     Planted {
         bug: Bug::NoPreVote,
-        with: &[],
+        faults: &[],
         caught_by: &[Rule::Calm],
     },
     Planted {
         bug: Bug::NoQuorumCheck,
-        with: &[],
+        faults: &[],
         caught_by: &[Rule::Calm],
     },
     Planted {
         bug: Bug::OlderLogVoted,
-        with: &[],
+        faults: &[],
         caught_by: &[Rule::Completeness],
     },
     Planted {
         bug: Bug::NoConsistencyCheck,
-        with: &[],
+        faults: &[],
         caught_by: &[Rule::Matching],
     },
 ];
@@ -276,9 +279,9 @@ fn planted_bugs_are_caught() {
     for planted in PLANTED {
         let report = run_batch(0..CAUGHT_WITHIN, 2, None, |seed| Plan {
             bug: Some(planted.bug),
-            with: planted.with.to_vec(),
+            faults: planted.faults.to_vec(),
             // A lease is easily outlived by other trouble: a restart, a pause, a change of members ends it.
-            without: if planted.with.contains(&Fault::Lag) {
+            without: if planted.faults.contains(&Fault::Lag) {
                 DISTRACTIONS.to_vec()
             } else {
                 Vec::new()
@@ -330,5 +333,4 @@ fn failures_tell_seed_revision_and_replay() {
         text.contains(&format!("replay: {}", replay_command(&failure.plan))),
         "{text}"
     );
-    assert!(!text.contains("did not fail again"), "{text}");
 }

@@ -120,14 +120,16 @@ impl Settings {
         }
         // Drawn apart, so that a seed's other settings are what they were before there were merges.
         let merges = &mut Stream::new(plan.seed, Purpose::Merges);
-        for fault in &plan.with {
+        for fault in &plan.faults {
             faults = faults.with(*fault);
         }
         for fault in &plan.without {
             faults = faults.without(*fault);
         }
+        let most = plan.stores.unwrap_or(u64::MAX).max(1);
         let replicas = random.pick(&[1, 3, 3, 3, 3, 5]);
-        let stores = replicas + random.below(3);
+        let stores = (replicas + random.below(3)).min(most);
+        let replicas = replicas.min(most);
         let heartbeat_ticks = random.between(1, 2) as u32;
         let election_ticks = (heartbeat_ticks * 5).max(random.between(5, 12) as u32);
         let drift = random.pick(&[2, 10, 30]);
@@ -232,14 +234,14 @@ impl Settings {
             settings.options.split = draw_split(random);
         }
         for fault in LATE {
-            let drawn = random.chance(permille) || plan.with.contains(fault);
+            let drawn = random.chance(permille) || plan.faults.contains(fault);
             if drawn && !plan.without.contains(fault) {
                 settings.faults = settings.faults.with(*fault);
             }
         }
         let writes = &mut Stream::new(plan.seed, Purpose::WriteSettings);
         for fault in APART {
-            let drawn = writes.chance(APART_PERMILLE) || plan.with.contains(fault);
+            let drawn = writes.chance(APART_PERMILLE) || plan.faults.contains(fault);
             if drawn && !plan.without.contains(fault) {
                 settings.faults = settings.faults.with(*fault);
             }
@@ -252,7 +254,7 @@ impl Settings {
             settings.options.split = draw_appends(writes);
         }
         let verify = &mut Stream::new(plan.seed, Purpose::VerifySettings);
-        let drawn = verify.chance(APART_PERMILLE) || plan.with.contains(&Fault::Verify);
+        let drawn = verify.chance(APART_PERMILLE) || plan.faults.contains(&Fault::Verify);
         if drawn && !plan.without.contains(&Fault::Verify) {
             settings.faults = settings.faults.with(Fault::Verify);
             settings.options.verify_every_ticks = verify.between(40, 400);

@@ -128,12 +128,59 @@ impl Fault {
         Fault::Verify,
     ];
 
+    /// Names for several at once.
+    pub const KINDS: [(&str, &[Fault]); 4] = [
+        ("disk", &[Fault::SlowDisk]),
+        (
+            "network",
+            &[
+                Fault::Loss,
+                Fault::Duplicate,
+                Fault::Reorder,
+                Fault::Replay,
+                Fault::OneWay,
+                Fault::Partition,
+                Fault::Lag,
+                Fault::Unreachable,
+            ],
+        ),
+        ("clock", &[Fault::Clocks]),
+        ("process", &[Fault::Pause, Fault::Crash, Fault::PowerLoss]),
+    ];
+
+    /// Whether it means something to a group.
+    pub fn is_of_groups(self) -> bool {
+        !matches!(
+            self,
+            Fault::SlowSnapshot
+                | Fault::Merge
+                | Fault::LostFiles
+                | Fault::Exile
+                | Fault::Untimely
+                | Fault::SlowReplay
+                | Fault::Focus
+                | Fault::Newborn
+                | Fault::LostStore
+                | Fault::Deletes
+                | Fault::Appends
+                | Fault::Verify
+        )
+    }
+
     /// The name on the command line.
     pub fn name(self) -> String {
         format!("{self:?}").to_lowercase()
     }
 
-    /// The kind of this name.
+    /// The faults that a name of [`KINDS`](Self::KINDS) stands for.
+    pub fn kind(name: &str) -> Option<&'static [Fault]> {
+        let mut kinds = Fault::KINDS.into_iter();
+        kinds
+            .find(|(kind, _)| *kind == name)
+            .map(|(_, faults)| faults)
+    }
+
+    /// The fault of this name.
     pub fn from_name(name: &str) -> Option<Fault> {
         Fault::ALL.into_iter().find(|fault| fault.name() == name)
     }
@@ -189,7 +236,9 @@ pub struct Plan {
     /// Faults that stay away whatever the seed says.
     pub without: Vec<Fault>,
     /// Faults that exist whatever the seed says.
-    pub with: Vec<Fault>,
+    pub faults: Vec<Fault>,
+    /// Stores, or peers of a group, at the most, whatever the seed says.
+    pub stores: Option<u64>,
     /// A bug to plant.
     pub bug: Option<Bug>,
     /// A bug of the stores to plant.
@@ -201,6 +250,25 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The kinds of fault that its world has.
+    pub fn world_faults(&self) -> Faults {
+        match self.scale {
+            Scale::Group => Settings::draw(self).faults,
+            Scale::Cluster => crate::cluster::settings::Settings::draw(self).faults,
+        }
+    }
+
+    /// Stores of its world, or peers of the group at the beginning.
+    pub fn world_stores(&self) -> u64 {
+        match self.scale {
+            Scale::Group => {
+                let settings = Settings::draw(self);
+                settings.voters + settings.learners
+            }
+            Scale::Cluster => crate::cluster::settings::Settings::draw(self).stores,
+        }
+    }
+
     /// The ordinary run of `seed`.
     pub fn new(seed: u64, events: u64) -> Self {
         Plan {
@@ -208,7 +276,8 @@ impl Plan {
             seed,
             events,
             without: Vec::new(),
-            with: Vec::new(),
+            faults: Vec::new(),
+            stores: None,
             bug: None,
             store_bug: None,
             stores_compare: false,
@@ -275,19 +344,8 @@ impl Settings {
         let permille = random.pick(&[300, 600, 850]);
         for fault in Fault::ALL {
             let rare = match fault {
-                // Groups have none; nothing is drawn for it.
-                Fault::SlowSnapshot
-                | Fault::Merge
-                | Fault::LostFiles
-                | Fault::Exile
-                | Fault::Untimely
-                | Fault::SlowReplay
-                | Fault::Focus
-                | Fault::Newborn
-                | Fault::LostStore
-                | Fault::Deletes
-                | Fault::Appends
-                | Fault::Verify => continue,
+                // Nothing is drawn for it.
+                fault if !fault.is_of_groups() => continue,
                 Fault::PowerLoss | Fault::Orders | Fault::Readd | Fault::Lease => 2,
                 _ => 1,
             };
@@ -295,15 +353,16 @@ impl Settings {
                 faults = faults.with(fault);
             }
         }
-        for fault in &plan.with {
+        for fault in &plan.faults {
             faults = faults.with(*fault);
         }
         for fault in &plan.without {
             faults = faults.without(*fault);
         }
 
-        let voters = random.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 7]);
-        let learners = random.pick(&[0, 0, 0, 1]);
+        let most = plan.stores.unwrap_or(u64::MAX).max(1);
+        let voters = random.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 7]).min(most);
+        let learners = random.pick(&[0, 0, 0, 1]).min(most - voters);
         let heartbeat_ticks = random.between(1, 3) as u32;
         let election_ticks = (heartbeat_ticks * 5).max(random.between(5, 20) as u32);
         let drift = random.pick(&[2, 10, 30]);

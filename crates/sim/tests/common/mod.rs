@@ -1,6 +1,8 @@
 //! What the gates share.
 
-use sim::batch::{Report, run_batch};
+use std::time::Duration;
+
+use sim::batch::{Failure, Report, run_batch};
 use sim::group::settings::Plan;
 
 /// A number that a variable overrides.
@@ -20,7 +22,7 @@ pub fn check(report: &Report, large: bool, expected: impl IntoIterator<Item = St
         report.seeds, report.events, report.happened
     );
     if let Some(failure) = &report.failure {
-        panic!("{}", failure.explain());
+        panic!("{}", explain(failure));
     }
     let missing = report.missing(expected);
     assert!(
@@ -30,10 +32,20 @@ pub fn check(report: &Report, large: bool, expected: impl IntoIterator<Item = St
     );
 }
 
+/// Tells of a failure, and of a smaller one, as the binary does.
+fn explain(failure: &Failure) -> String {
+    let shrunk = failure.shrink(Duration::from_secs(60), |_, _| {});
+    format!(
+        "{}\n{}",
+        failure.explain(),
+        failure.explain_shrunk(shrunk.as_ref())
+    )
+}
+
 /// That a world which found `what` once breaks no rule any more.
 pub fn passes(plan: &Plan, what: &str) {
     let report = run_batch(plan.seed..plan.seed + 1, 1, None, |_| plan.clone());
     if let Some(failure) = report.failure {
-        panic!("{what}: {}", failure.explain());
+        panic!("{what}: {}", explain(&failure));
     }
 }
