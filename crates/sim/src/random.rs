@@ -31,6 +31,10 @@ pub enum Purpose {
     Verify = 10,
     /// Whether anybody does.
     VerifySettings = 11,
+    /// Which of the latest faults exist.
+    TroubleSettings = 12,
+    /// When these happen, where, and for how long.
+    Trouble = 13,
 }
 
 /// A stream of random numbers.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use raft::Bug;
 use sim::batch::run_batch;
+use sim::cluster::settings::TROUBLES;
 use sim::group::settings::{Fault, Plan};
 use sim::rule::{Rule, Violation};
 
@@ -203,7 +204,12 @@ fn newborn_peers_hold_every_rule() {
 /// REGIONS §5: nothing waits for ever for a store that was lost during a merge and removed.
 #[test]
 fn lost_stores_hold_nothing_up() {
-    let expected = ["store lost", "told of a removed store", "merge committed"];
+    let expected = [
+        "merge committed",
+        "store lost",
+        "store replaced",
+        "told of a removed store",
+    ];
     hold_every_rule(1, 20, &expected, |seed, events| Plan {
         without: vec![Fault::Exile],
         ..of_moments(seed, events, LOST)
@@ -249,6 +255,70 @@ const VERIFYING: &[Fault] = &[
     Fault::Membership,
     Fault::SlowReplay,
 ];
+
+/// F10 to F13: disks that fail, hang and rot, under every other fault. What one store cannot read the others hold, so none is
+/// away or lost for ever.
+#[test]
+fn disks_hold_every_rule() {
+    let expected = [
+        "damaged peer replaced",
+        "disk flush failed",
+        "disk hung",
+        "disk sync failed",
+        "disk write failed",
+        "merge committed",
+        "rot applied over",
+        "rot found by a look",
+        "rot met by a task",
+        "rot read",
+        "value rotted",
+    ];
+    let faults = [
+        Fault::DiskFails,
+        Fault::DiskHangs,
+        Fault::Rot,
+        Fault::SlowDisk,
+        Fault::Split,
+        Fault::Merge,
+        Fault::Membership,
+    ];
+    hold_every_rule(1, 20, &expected, |seed, events| Plan {
+        without: vec![Fault::Exile, Fault::LostStore],
+        ..of_moments(seed, events, &faults)
+    });
+}
+
+/// F6, F7, F9, F15, F21: old frames that come again, stores that pause, clogged links, bridges, clocks that jump and stand still, and
+/// a placement that says nothing, under every other fault.
+#[test]
+fn troubles_hold_every_rule() {
+    let expected = [
+        "bridge",
+        "clock jumped",
+        "clock stood still",
+        "dial turned",
+        "frame held up",
+        "merge committed",
+        "old frame replayed",
+        "placement silent",
+        "store paused",
+    ];
+    let faults = [
+        Fault::Replay,
+        Fault::Pause,
+        Fault::Clog,
+        Fault::Bridge,
+        Fault::Jumps,
+        Fault::NoPlacement,
+        Fault::Dial,
+        Fault::Split,
+        Fault::Merge,
+        Fault::Membership,
+    ];
+    hold_every_rule(1, 20, &expected, |seed, events| {
+        of_moments(seed, events, &faults)
+    });
+}
 
 /// A store is lost for ever at a merge.
 const LOST: &[Fault] = &[
@@ -308,7 +378,7 @@ fn planted_bugs_of_merging_are_caught() {
         let Worlds { faults, without } = worlds_of(bug);
         let report = run_batch(0..SEEDS_MAX, 2, None, |seed| Plan {
             store_bug: Some(bug),
-            without: [without, without_apart(bug)].concat(),
+            without: [without, TROUBLES, without_apart(bug)].concat(),
             ..of_moments(seed, 20_000, faults)
         });
         let failure = report
@@ -403,7 +473,7 @@ const FOUND: &[(u64, &str)] = &[
 fn seeds_that_found_something_pass() {
     for (seed, what) in FOUND {
         let plan = Plan {
-            without: [LATER, &[Fault::Merge]].concat(),
+            without: [LATER, TROUBLES, &[Fault::Merge]].concat(),
             ..Plan::of_cluster(*seed, 50_000)
         };
         passes(&plan, what);
@@ -432,7 +502,7 @@ fn seeds_that_found_something_where_files_are_lost_pass() {
     for (seed, what) in FOUND_LOSING {
         let faults = [Fault::Merge, Fault::Split, Fault::LostFiles];
         let plan = Plan {
-            without: LATEST.to_vec(),
+            without: [LATEST, TROUBLES].concat(),
             ..of_moments(*seed, 20_000, &faults)
         };
         passes(&plan, what);
@@ -443,7 +513,7 @@ fn seeds_that_found_something_where_files_are_lost_pass() {
 fn seeds_that_found_something_in_merges_pass() {
     for (seed, without, what) in FOUND_MERGING {
         let plan = Plan {
-            without: [LATER, *without].concat(),
+            without: [LATER, TROUBLES, *without].concat(),
             ..of_merges(*seed, 20_000)
         };
         passes(&plan, what);
@@ -474,7 +544,7 @@ fn seeds_that_found_something_at_moments_pass() {
     for (seed, faults, what) in FOUND_AT_MOMENTS {
         let faults = [MOMENTS, *faults].concat();
         let plan = Plan {
-            without: LATEST.to_vec(),
+            without: [LATEST, TROUBLES].concat(),
             ..of_moments(*seed, 20_000, &faults)
         };
         passes(&plan, what);

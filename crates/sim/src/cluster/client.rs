@@ -357,7 +357,10 @@ impl World {
                 && keys::contains(&view.region.start_key, &view.region.end_key, &asked.key)
         });
         if fits {
-            let found = read::get(&engine_view, &asked.key, 0).map_err(super::world::broken)?;
+            let found = match read::get(&engine_view, &asked.key, 0) {
+                Ok(found) => found,
+                Err(error) => return self.read_fails(id, place, asked.region, error),
+            };
             let value = value_number(found.as_ref())?;
             self.trace.note(
                 self.schedule.now(),
@@ -414,7 +417,7 @@ impl World {
         }
     }
 
-    fn think(&mut self, place: usize) {
+    pub(super) fn think(&mut self, place: usize) {
         let (low, high) = self.settings.think;
         let delay = self.load_random.between(low, high);
         self.schedule.after(delay, Action::Client(place));

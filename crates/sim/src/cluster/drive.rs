@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use engine::{Engine, Logging};
+use engine::{CrashMode, Engine, Logging};
 use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId};
 use raft::{PeerId, Role};
@@ -44,6 +44,9 @@ impl World {
                 }
                 let rate = self.settings.ticks[id.0 as usize % self.settings.ticks.len()];
                 self.schedule.after(rate, Action::Tick(id, incarnation));
+                if self.schedule.now() < self.nodes[&id].clock_back {
+                    return Ok(());
+                }
                 self.step(id, Event::Tick)
             }
             Action::Settle(id, incarnation) => {
@@ -60,7 +63,10 @@ impl World {
                 }
                 let node = self.nodes.get_mut(&id).expect("a store of the cluster");
                 node.writing = false;
-                node.engine.sync().map_err(broken)?;
+                let synced = node.engine.sync();
+                if self.or_stop(id, synced)?.is_none() {
+                    return Ok(());
+                }
                 self.hard_states.sync(id);
                 for frames in then {
                     self.send(id, frames);
@@ -74,6 +80,13 @@ impl World {
             Action::Task(id, incarnation, task) => self.begin_task(id, incarnation, task),
             Action::Piece(id, incarnation, task, left) => {
                 self.do_piece(id, incarnation, task, left)
+            }
+            Action::Step(id, incarnation, event) => {
+                if self.nodes[&id].is_up(incarnation) {
+                    self.step(id, *event)
+                } else {
+                    Ok(())
+                }
             }
             Action::Progress(id, incarnation, transfer) => {
                 if self.nodes[&id].is_up(incarnation) {
@@ -98,7 +111,7 @@ impl World {
                 }
             }
             Action::Ids(id, incarnation, count) => {
-                if !self.nodes[&id].is_up(incarnation) {
+                if !self.nodes[&id].is_up(incarnation) || self.is_placement_silent() {
                     return Ok(());
                 }
                 let ids = (self.next_id..self.next_id + u64::from(count)).collect();
@@ -116,6 +129,7 @@ impl World {
             Action::Mend => {
                 self.cut = Default::default();
                 self.lagging = Default::default();
+                self.unclog();
                 self.trace.note(self.schedule.now(), [30, 0, 0, 0], || {
                     "links are mended".into()
                 });
@@ -137,6 +151,13 @@ impl World {
 
     /// Steps one event, checks the store, and takes effects now or, in worlds that batch, a little later.
     pub(super) fn step(&mut self, id: StoreId, event: Event) -> Result<(), Violation> {
+        let node = &self.nodes[&id];
+        if node.paused_until > self.schedule.now() {
+            let wait = node.paused_until - self.schedule.now() + 1;
+            let later = Action::Step(id, node.incarnation, Box::new(event));
+            self.schedule.after(wait, later);
+            return Ok(());
+        }
         let batch = self.settings.faults.has(Fault::Batch) && self.disk_random.chance(600);
         self.take_in(id, event);
         let node = self.nodes.get_mut(&id).expect("a store of the cluster");
@@ -367,19 +388,11 @@ impl World {
                 && self.network_random.chance(self.settings.duplicate_permille)
             {
                 let delay = self.network_delay(Some(to));
-                let frame = Box::new(frame.clone());
-                self.schedule
-                    .after(delay, Action::Frame { from, to, frame });
+                self.convey(delay, from, to, Box::new(frame.clone()));
             }
+            self.maybe_keep(from, to, &frame);
             let delay = self.network_delay(Some(to));
-            self.schedule.after(
-                delay,
-                Action::Frame {
-                    from,
-                    to,
-                    frame: Box::new(frame),
-                },
-            );
+            self.convey(delay, from, to, Box::new(frame));
         }
     }
 
@@ -401,18 +414,20 @@ impl World {
         }
         let (low, high) = self.settings.sync;
         let duration = self.disk_random.between(low, high);
-        let node = self.nodes.get_mut(&id).expect("a store of the cluster");
-        let count = self.disk_random.between(1, node.log.len().max(1) as u64);
+        let queued = self.nodes[&id].log.len().max(1) as u64;
+        let count = self.disk_random.between(1, queued);
         let mut synced = None;
         let mut then = Vec::new();
         for _ in 0..count {
+            let node = self.nodes.get_mut(&id).expect("a store of the cluster");
             let Some(batch) = node.log.pop_front() else {
                 break;
             };
             self.hard_states.write(id, &batch.batch.changes)?;
-            node.engine
-                .write(batch.batch, Logging::On)
-                .map_err(broken)?;
+            let written = node.engine.write(batch.batch, Logging::On);
+            if self.or_stop(id, written)?.is_none() {
+                return Ok(());
+            }
             if batch.sync {
                 synced = Some(batch.sequence);
                 then.push(batch.then);
@@ -423,6 +438,7 @@ impl World {
                 .schedule
                 .after(duration, Action::SyncLog(id, incarnation, sequence, then)),
             None => {
+                let node = self.nodes.get_mut(&id).expect("a store of the cluster");
                 node.writing = false;
                 self.begin_write(id);
             }
@@ -463,9 +479,16 @@ impl World {
                 _ => None,
             })
             .collect();
-        let applied = node.applier.run(tasks).map_err(broken)?;
+        let applied = node.applier.run(tasks);
+        // What failed is gone: nobody learned what it did.
+        let Some(applied) = self.or_stop_in(id, CrashMode::Kill, applied)? else {
+            return Ok(());
+        };
         for applied in &applied {
             self.sizes.learn(id, applied);
+            if applied.damage.is_some() {
+                self.count("rot applied over");
+            }
         }
         for (region, count) in counts {
             self.check_size(id, region, &count, &applied)?;

@@ -93,7 +93,11 @@ impl World {
                 removed: true,
                 ..loss
             });
-            return Ok(());
+            return if self.healing {
+                Ok(())
+            } else {
+                self.replace_store()
+            };
         }
         let (region, epoch, peer) = self.moment_random.pick(&left);
         let kind = match peer.role() {
@@ -117,6 +121,13 @@ impl World {
         self.step(leader, Event::Order(order))
     }
 
+    /// The lost store gets another disk: what is empty joins under a new id (R30), and the operator may use it.
+    fn replace_store(&mut self) -> Result<(), Violation> {
+        let last = self.nodes.keys().last().map_or(0, |id| id.0);
+        self.count("store replaced");
+        self.add_store(StoreId(last + 1), &[])
+    }
+
     /// Placement tells a store whether another was removed for good.
     pub(super) fn inquire(
         &mut self,
@@ -127,7 +138,7 @@ impl World {
         let removed = self
             .loss
             .is_some_and(|loss| loss.store == store && loss.removed);
-        if !removed || !self.nodes[&id].is_up(incarnation) {
+        if !removed || !self.nodes[&id].is_up(incarnation) || self.is_placement_silent() {
             return Ok(());
         }
         self.count("told of a removed store");

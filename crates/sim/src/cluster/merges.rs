@@ -242,7 +242,7 @@ impl World {
         incarnation: u32,
         key: Bytes,
     ) -> Result<(), Violation> {
-        if !self.nodes[&id].is_up(incarnation) {
+        if !self.nodes[&id].is_up(incarnation) || self.is_placement_silent() {
             return Ok(());
         }
         self.count("key located");
@@ -264,7 +264,7 @@ impl World {
         incarnation: u32,
         region: RegionId,
     ) -> Result<(), Violation> {
-        if !self.nodes[&id].is_up(incarnation) {
+        if !self.nodes[&id].is_up(incarnation) || self.is_placement_silent() {
             return Ok(());
         }
         self.count("members asked of placement");

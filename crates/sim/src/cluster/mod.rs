@@ -15,9 +15,11 @@ mod newborn;
 mod node;
 mod operator;
 mod orders;
+mod rot;
 pub mod run;
 pub mod settings;
 mod snapshots;
+mod trouble;
 mod verify;
 mod world;
 

@@ -9,6 +9,8 @@ use store::Store;
 use store::apply::Applier;
 use store::event::{ApplyTask, LogBatch, RegionView, Transfer};
 
+use crate::schedule::Time;
+
 /// A node.
 pub struct Node {
     /// Its disk.
@@ -35,6 +37,14 @@ pub struct Node {
     pub stalled: bool,
     /// Stalls when this region, which was just born, is led here.
     pub stalls_with: Option<RegionId>,
+    /// What its disk was told to fail at next.
+    pub failing: Option<engine::Fault>,
+    /// Nothing happens here before this time.
+    pub paused_until: Time,
+    /// No sync ends before this time.
+    pub hangs_until: Time,
+    /// The clock stands still until this time.
+    pub clock_back: Time,
     /// Whether effects wait to be taken.
     pub dirty: bool,
     /// Published views.
@@ -58,6 +68,8 @@ impl Node {
         self.transfers.clear();
         self.unheard.clear();
         self.stalls_with = None;
+        self.failing = None;
+        (self.paused_until, self.hangs_until, self.clock_back) = (0, 0, 0);
         (self.writing, self.applying, self.dirty, self.stalled) = (false, false, false, false);
     }
 }

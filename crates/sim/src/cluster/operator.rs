@@ -9,7 +9,7 @@ use store::event::{Event, Order, OrderKind, StepId, Transfer};
 use store::keys;
 
 use super::client::{KEYS, key};
-use super::settings::TICK;
+use super::settings::{TICK, TROUBLES};
 use super::world::{Action, World};
 use crate::group::settings::Fault;
 use crate::peers::PeerSet;
@@ -19,7 +19,7 @@ use crate::schedule::Time;
 impl World {
     /// The operator gives an order to some leader.
     pub(super) fn operate(&mut self) -> Result<(), Violation> {
-        if self.healing && self.loss.is_none() {
+        if self.healing && self.loss.is_none() && self.rot.is_none() {
             return Ok(());
         }
         let (low, high) = self.settings.operator;
@@ -28,6 +28,9 @@ impl World {
         self.order_late()?;
         if self.loss.is_some() && (self.healing || self.moment_random.chance(500)) {
             return self.mourn_step();
+        }
+        if self.rot.is_some() && (self.healing || self.trouble_random.chance(300)) {
+            return self.replace_step();
         }
         if self.exile.is_some() && self.moment_random.chance(800) {
             return self.exile_step();
@@ -154,7 +157,9 @@ impl World {
     pub(super) fn rearm(&mut self, fault: Fault) {
         let (low, high) = self.settings.fault;
         let factor = if fault == Fault::PowerLoss { 6 } else { 3 };
-        let random = if matches!(fault, Fault::Crash | Fault::PowerLoss) {
+        let random = if TROUBLES.contains(&fault) {
+            &mut self.trouble_random
+        } else if matches!(fault, Fault::Crash | Fault::PowerLoss) {
             &mut self.disk_random
         } else {
             &mut self.network_random
@@ -232,7 +237,7 @@ impl World {
                     format!("{id} hears everything late")
                 });
             }
-            _ => {}
+            fault => return self.begin_trouble(fault, &up),
         }
         Ok(())
     }

@@ -63,7 +63,8 @@ impl World {
         let rested = self
             .nodes
             .iter()
-            .filter(|(_, node)| node.store.is_some() && !node.dirty);
+            .filter(|(_, node)| node.store.is_some() && !node.dirty)
+            .filter(|(_, node)| node.paused_until <= self.schedule.now());
         let led = rested.flat_map(|(store, node)| node.views.values().map(|view| (*store, view)));
         let late = led
             .filter(|(_, view)| view.role == Role::Leader && view.owns_range)

@@ -42,6 +42,16 @@ pub const FAULTS: &[Fault] = &[
     Fault::Deletes,
     Fault::Appends,
     Fault::Verify,
+    Fault::Replay,
+    Fault::Pause,
+    Fault::DiskFails,
+    Fault::DiskHangs,
+    Fault::Rot,
+    Fault::Clog,
+    Fault::Bridge,
+    Fault::Jumps,
+    Fault::NoPlacement,
+    Fault::Dial,
 ];
 /// Those that were added later. They are drawn last, so that a seed's other settings are what they were before.
 const LATE: &[Fault] = &[
@@ -58,6 +68,20 @@ const LATE: &[Fault] = &[
 
 /// Those that have draws of their own, so that worlds without them are what they were before.
 const APART: &[Fault] = &[Fault::Deletes, Fault::Appends];
+
+/// The same, added after those: they begin by themselves now and then.
+pub const TROUBLES: &[Fault] = &[
+    Fault::Replay,
+    Fault::Pause,
+    Fault::DiskFails,
+    Fault::DiskHangs,
+    Fault::Rot,
+    Fault::Clog,
+    Fault::Bridge,
+    Fault::Jumps,
+    Fault::NoPlacement,
+    Fault::Dial,
+];
 
 /// Permille of worlds that have one of these.
 const APART_PERMILLE: u64 = 200;
@@ -110,7 +134,9 @@ impl Settings {
         let mut faults = Faults::default();
         let permille = random.pick(&[300, 600, 850]);
         let early = |fault: &&Fault| {
-            !LATE.contains(fault) && !APART.contains(fault) && **fault != Fault::Verify
+            [LATE, APART, TROUBLES, &[Fault::Verify]]
+                .iter()
+                .all(|later| !later.contains(fault))
         };
         for fault in FAULTS.iter().filter(early) {
             let rare = if *fault == Fault::PowerLoss { 2 } else { 1 };
@@ -245,6 +271,18 @@ impl Settings {
             if drawn && !plan.without.contains(fault) {
                 settings.faults = settings.faults.with(*fault);
             }
+        }
+        let troubles = &mut Stream::new(plan.seed, Purpose::TroubleSettings);
+        for fault in TROUBLES {
+            let drawn = troubles.chance(APART_PERMILLE) || plan.faults.contains(fault);
+            if drawn && !plan.without.contains(fault) {
+                settings.faults = settings.faults.with(*fault);
+            }
+        }
+        // Others must hold what one store cannot read.
+        let spare = settings.replicas >= 3;
+        if !spare || settings.faults.has(Fault::Exile) || settings.faults.has(Fault::LostStore) {
+            settings.faults = settings.faults.without(Fault::Rot);
         }
         if settings.faults.has(Fault::Deletes) {
             settings.options.count_bytes_min = 1;

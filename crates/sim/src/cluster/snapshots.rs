@@ -170,7 +170,10 @@ impl World {
         let goes_on = task
             .transfer()
             .is_none_or(|transfer| self.may_go_on(id, transfer));
-        let done = task::run(&self.nodes[&id].engine, task, &mut || goes_on).map_err(broken)?;
+        let done = task::run(&self.nodes[&id].engine, task, &mut || goes_on);
+        let Some(done) = self.or_stop(id, done)? else {
+            return Ok(());
+        };
         if let Some(done) = done {
             match &done {
                 TaskDone::SnapshotInstalled { region, peer, .. } => {
@@ -188,11 +191,11 @@ impl World {
                     self.unusable.insert((id, *region, *peer));
                     self.count("snapshot unusable");
                 }
+                TaskDone::Damaged { .. } => self.count("rot met by a task"),
                 TaskDone::SnapshotBuilt { .. }
                 | TaskDone::SnapshotSent { .. }
                 | TaskDone::Counted { .. }
-                | TaskDone::Verified { .. }
-                | TaskDone::Damaged { .. } => {}
+                | TaskDone::Verified { .. } => {}
             }
             let delay = match done {
                 // In some worlds much is applied until the store hears of it.

@@ -8,7 +8,7 @@ use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId, metapb};
 use raft::{PeerId, Role};
 use store::apply::Applier;
-use store::event::{Applied, OperationResult, Refusal, RequestId, Task, TaskDone, Transfer};
+use store::event::{Applied, Event, OperationResult, Refusal, RequestId, Task, TaskDone, Transfer};
 use store::{Store, identity};
 
 use super::check::content::Contents;
@@ -23,7 +23,9 @@ use super::loss::Loss;
 use super::merges::Pair;
 use super::node::Node;
 use super::orders::Orders;
-use super::settings::{Settings, TICK};
+use super::rot::Rot;
+use super::settings::{Settings, TICK, TROUBLES};
+use super::trouble::Trouble;
 use crate::group::settings::{Fault, Plan};
 use crate::peers::PeerSet;
 use crate::random::{Purpose, Stream};
@@ -61,6 +63,8 @@ pub enum Action {
     Task(StoreId, u32, Box<Task>),
     /// A piece of slow background work is done; so many are left.
     Piece(StoreId, u32, Box<Task>, u64),
+    /// A store learns something that could not be told at once.
+    Step(StoreId, u32, Box<Event>),
     /// A store learns that a snapshot makes progress.
     Progress(StoreId, u32, Transfer),
     /// The store learns how a task ended.
@@ -95,6 +99,39 @@ pub enum Action {
     PowerCut(StoreId, u32),
 }
 
+impl Action {
+    /// The store that has to be awake for it.
+    pub fn store(&self) -> Option<StoreId> {
+        match self {
+            Action::Frame { to, .. } | Action::Received(_, to, _) => Some(*to),
+            Action::Tick(store, _)
+            | Action::Settle(store, _)
+            | Action::WriteLog(store, _)
+            | Action::SyncLog(store, ..)
+            | Action::Apply(store, _)
+            | Action::Report(store, ..)
+            | Action::Task(store, ..)
+            | Action::Piece(store, ..)
+            | Action::Step(store, ..)
+            | Action::Progress(store, ..)
+            | Action::Done(store, ..)
+            | Action::Lost(store, ..)
+            | Action::Ids(store, ..)
+            | Action::Locate(store, ..)
+            | Action::Describe(store, ..)
+            | Action::Inquire(store, ..) => Some(*store),
+            Action::Client(_)
+            | Action::TimeUp(..)
+            | Action::Operator
+            | Action::Verify
+            | Action::Fault(_)
+            | Action::Mend
+            | Action::Restart(_)
+            | Action::PowerCut(..) => None,
+        }
+    }
+}
+
 /// A world.
 pub struct World {
     pub(super) settings: Settings,
@@ -107,6 +144,10 @@ pub struct World {
     pub(super) moment_random: Stream,
     pub(super) writes_random: Stream,
     pub(super) verify_random: Stream,
+    pub(super) trouble_random: Stream,
+    pub(super) trouble: Trouble,
+    /// The store whose data rots, once some did.
+    pub(super) rot: Option<Rot>,
     /// By sender: who does not hear it.
     pub(super) cut: [PeerSet; 16],
     /// Who hears everything late.
@@ -165,6 +206,9 @@ impl World {
             moment_random: Stream::new(plan.seed, Purpose::Moments),
             writes_random: Stream::new(plan.seed, Purpose::Writes),
             verify_random: Stream::new(plan.seed, Purpose::Verify),
+            trouble_random: Stream::new(plan.seed, Purpose::Trouble),
+            trouble: Trouble::default(),
+            rot: None,
             cut: [PeerSet::default(); 16],
             lagging: PeerSet::default(),
             exile: None,
@@ -217,35 +261,12 @@ impl World {
         };
         self.descriptors.learn(std::slice::from_ref(&region))?;
         for id in 1..=self.settings.stores {
-            let engine = MemoryEngine::with_options(MemoryOptions {
-                memtable_bytes_max: self.settings.memtable_bytes_max,
-            });
-            identity::create(&engine, 7, StoreId(id), 1).map_err(broken)?;
             let first = if id <= replicas {
                 std::slice::from_ref(&region)
             } else {
                 &[]
             };
-            identity::bootstrap(&engine, first).map_err(broken)?;
-            let node = Node {
-                applier: Applier::new(engine.clone(), &self.settings.options),
-                engine,
-                store: None,
-                incarnation: 0,
-                log: VecDeque::new(),
-                writing: false,
-                apply: VecDeque::new(),
-                applying: false,
-                unheard: BTreeSet::new(),
-                may_be_late: false,
-                stalled: false,
-                stalls_with: None,
-                dirty: false,
-                views: BTreeMap::new(),
-                transfers: BTreeSet::new(),
-            };
-            self.nodes.insert(StoreId(id), node);
-            self.start(StoreId(id))?;
+            self.add_store(StoreId(id), first)?;
         }
         for client in 0..self.clients.len() {
             let delay = self.load_random.below(10 * TICK);
@@ -261,12 +282,51 @@ impl World {
             Fault::Partition,
             Fault::OneWay,
             Fault::Lag,
-        ] {
-            if self.settings.faults.has(fault) {
-                self.rearm(fault);
+        ]
+        .iter()
+        .chain(TROUBLES)
+        {
+            if self.settings.faults.has(*fault) {
+                self.rearm(*fault);
             }
         }
         Ok(())
+    }
+
+    /// Adds a store whose disk is empty but for these first regions, and starts it.
+    pub(super) fn add_store(
+        &mut self,
+        id: StoreId,
+        first: &[metapb::Region],
+    ) -> Result<(), Violation> {
+        let engine = MemoryEngine::with_options(MemoryOptions {
+            memtable_bytes_max: self.settings.memtable_bytes_max,
+        });
+        identity::create(&engine, 7, id, 1).map_err(broken)?;
+        identity::bootstrap(&engine, first).map_err(broken)?;
+        let node = Node {
+            applier: Applier::new(engine.clone(), &self.settings.options),
+            engine,
+            store: None,
+            incarnation: 0,
+            log: VecDeque::new(),
+            writing: false,
+            apply: VecDeque::new(),
+            applying: false,
+            unheard: BTreeSet::new(),
+            may_be_late: false,
+            stalled: false,
+            stalls_with: None,
+            failing: None,
+            paused_until: 0,
+            hangs_until: 0,
+            clock_back: 0,
+            dirty: false,
+            views: BTreeMap::new(),
+            transfers: BTreeSet::new(),
+        };
+        self.nodes.insert(id, node);
+        self.start(id)
     }
 
     /// Opens a store from its disk and starts its clock.
@@ -310,6 +370,11 @@ impl World {
                 text: "nothing is left to happen".into(),
             });
         };
+        let wait = self.wait_for(&action);
+        if wait > 0 {
+            self.schedule.after(wait, action);
+            return Ok(());
+        }
         self.events += 1;
         self.carry_out(action)
     }
@@ -323,6 +388,7 @@ impl World {
         self.cut = [PeerSet::default(); 16];
         self.lagging = PeerSet::default();
         self.exile = None;
+        self.end_troubles();
         self.settings.faults = crate::group::settings::Faults::default();
         self.settings.sync = (100, 1000);
         self.settings.apply = (100, 1000);
@@ -343,7 +409,8 @@ impl World {
     /// The time within which a healed world must have converged.
     pub fn healing_limit(&self) -> Time {
         let timeout = Time::from(self.settings.options.raft.election_ticks) * TICK;
-        let mourning = if self.loss.is_some() { 1_000 * TICK } else { 0 };
+        let mourns = self.loss.is_some() || self.rot.is_some();
+        let mourning = if mourns { 1_000 * TICK } else { 0 };
         // Snapshots, given up and begun anew, take the longest.
         100 * timeout
             + 6 * self.settings.options.snapshot_ticks * TICK
@@ -395,6 +462,9 @@ impl World {
                 let view = node.views.get(&id);
                 if view.is_some_and(|view| view.frozen) {
                     return Err(format!("region {id} is frozen on store {}", peer.store_id));
+                }
+                if view.is_some_and(|view| view.damaged) {
+                    return Err(format!("region {id} is damaged on store {}", peer.store_id));
                 }
                 if !view.is_some_and(|view| {
                     view.peer.0 == peer.id && view.owns_range && view.region == *region

@@ -85,11 +85,27 @@ pub enum Fault {
     Appends,
     /// Leaders verify that all members store the same, each region in its turn and when somebody asks; in clusters.
     Verify,
+    /// A write, sync or flush of a disk fails, as when it is full, and the store stops (R14); in clusters.
+    DiskFails,
+    /// Syncs of a disk hang for a while; in clusters.
+    DiskHangs,
+    /// Data rots on the disk of one store (R13); in clusters.
+    Rot,
+    /// A link delivers nothing for a while, and then everything; in clusters.
+    Clog,
+    /// The network splits, but for one store that reaches both sides; in clusters.
+    Bridge,
+    /// Clocks jump forward, or stand still; in clusters.
+    Jumps,
+    /// Placement does not answer for a while; in clusters.
+    NoPlacement,
+    /// The dial of placement is turned; in clusters.
+    Dial,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 36] = [
+    pub const ALL: [Fault; 44] = [
         Fault::Loss,
         Fault::Duplicate,
         Fault::Reorder,
@@ -126,11 +142,27 @@ impl Fault {
         Fault::Deletes,
         Fault::Appends,
         Fault::Verify,
+        Fault::DiskFails,
+        Fault::DiskHangs,
+        Fault::Rot,
+        Fault::Clog,
+        Fault::Bridge,
+        Fault::Jumps,
+        Fault::NoPlacement,
+        Fault::Dial,
     ];
 
     /// Names for several at once.
     pub const KINDS: [(&str, &[Fault]); 4] = [
-        ("disk", &[Fault::SlowDisk]),
+        (
+            "disk",
+            &[
+                Fault::SlowDisk,
+                Fault::DiskFails,
+                Fault::DiskHangs,
+                Fault::Rot,
+            ],
+        ),
         (
             "network",
             &[
@@ -140,11 +172,13 @@ impl Fault {
                 Fault::Replay,
                 Fault::OneWay,
                 Fault::Partition,
+                Fault::Bridge,
                 Fault::Lag,
+                Fault::Clog,
                 Fault::Unreachable,
             ],
         ),
-        ("clock", &[Fault::Clocks]),
+        ("clock", &[Fault::Clocks, Fault::Jumps]),
         ("process", &[Fault::Pause, Fault::Crash, Fault::PowerLoss]),
     ];
 
@@ -164,6 +198,14 @@ impl Fault {
                 | Fault::Deletes
                 | Fault::Appends
                 | Fault::Verify
+                | Fault::DiskFails
+                | Fault::DiskHangs
+                | Fault::Rot
+                | Fault::Clog
+                | Fault::Bridge
+                | Fault::Jumps
+                | Fault::NoPlacement
+                | Fault::Dial
         )
     }
 

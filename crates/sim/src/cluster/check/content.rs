@@ -75,7 +75,7 @@ fn digest(region: RegionId, view: &dyn View) -> Option<(u64, u64)> {
         .ok()??;
     let state: RegionState = codec::decode_record(&state)?;
     let applied: AppliedState = codec::decode_record(&applied)?;
-    if state.state() != region_state::State::Normal {
+    if state.state() != region_state::State::Normal || state.damaged {
         return None;
     }
     let descriptor = state.region?;

@@ -51,7 +51,9 @@ impl Sizes {
         let written = self.written.entry((store, applied.region)).or_default();
         written.retain(|(index, _)| *index > count.index);
         let since: u64 = written.iter().map(|(_, keys)| keys).sum();
-        let (bytes, keys) = held(region, engine);
+        let Some((bytes, keys)) = held(region, engine) else {
+            return Ok(since > 0);
+        };
         let believed = applied.estimate;
         // Uncertain is what was deleted since, and a put may have been of a key that was there. Parts of a key are carried over.
         ensure!(
@@ -67,16 +69,18 @@ impl Sizes {
     }
 }
 
-/// The descriptor of a region as an engine has it; none of one that is frozen or gone, whose keys are its absorber's to write.
+/// The descriptor of a region as an engine has it; none of one that is frozen or gone, whose keys are its absorber's to write, nor
+/// of one whose data is damaged.
 pub fn region_of(engine: &MemoryEngine, region: RegionId) -> Option<metapb::Region> {
     let state = engine.get(Family::State, &keys::region_state(region));
     let state: RegionState = codec::decode_record(&state.expect("memory reads")?)?;
-    let alone = state.state() == region_state::State::Normal && state.freeze.is_none();
+    let alone =
+        state.state() == region_state::State::Normal && state.freeze.is_none() && !state.damaged;
     state.region.filter(|_| alone)
 }
 
-/// Bytes and keys of a region in an engine.
-fn held(region: &metapb::Region, engine: &MemoryEngine) -> (u64, u64) {
+/// Bytes and keys of a region in an engine, if all of it can be read.
+fn held(region: &metapb::Region, engine: &MemoryEngine) -> Option<(u64, u64)> {
     let (start, end) = (
         keys::data(&region.start_key),
         keys::data_end(&region.end_key),
@@ -95,6 +99,6 @@ fn held(region: &metapb::Region, engine: &MemoryEngine) -> (u64, u64) {
                 true
             },
         )
-        .expect("memory reads");
-    (bytes, count)
+        .ok()?;
+    Some((bytes, count))
 }
