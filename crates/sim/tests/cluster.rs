@@ -551,6 +551,31 @@ fn seeds_that_found_something_at_moments_pass() {
     }
 }
 
+/// The same, of worlds in which stores hear late of what was applied.
+const FOUND_UNHEARD: &[(u64, &str)] = &[(
+    197,
+    "a peer that died without data was born again by a split applied before, its votes forgotten",
+)];
+
+#[test]
+fn seeds_that_found_something_where_stores_hear_late_pass() {
+    for (seed, what) in FOUND_UNHEARD {
+        let faults = [
+            Fault::Merge,
+            Fault::Split,
+            Fault::Membership,
+            Fault::SlowReplay,
+            Fault::SlowApply,
+            Fault::Focus,
+        ];
+        let plan = Plan {
+            without: [LATEST, TROUBLES, &[Fault::Exile, Fault::Untimely]].concat(),
+            ..of_moments(*seed, 20_000, &faults)
+        };
+        passes(&plan, what);
+    }
+}
+
 /// Clients notice what the checkers of one group would: reads served too early are not linearizable.
 #[test]
 fn histories_show_a_planted_bug() {
