@@ -8,6 +8,7 @@ mod counts;
 mod damage;
 mod digests;
 mod durable;
+mod elsewhere;
 mod fetch;
 mod formats;
 mod life;
