@@ -80,6 +80,19 @@ fn a_failure_of_a_cluster_gets_smaller() {
     gets_smaller(&first_failure(of_cluster));
 }
 
+/// A bug that breaks several rules is not taken for another one of them.
+#[test]
+fn the_same_rule_breaks() {
+    for bug in [Bug::LearnerCounted, Bug::UnionQuorum] {
+        let failure = first_failure(|seed| Plan {
+            bug: Some(bug),
+            faults: vec![Fault::Membership],
+            ..Plan::new(seed, 10_000)
+        });
+        gets_smaller(&failure);
+    }
+}
+
 /// When time is up, the smallest so far is what is told.
 #[test]
 fn shrinking_ends_in_time() {
