@@ -167,6 +167,7 @@ impl News {
 #[cfg(test)]
 mod tests {
     use raft::PeerId;
+    use store::event::Difference;
 
     use super::*;
 
@@ -232,8 +233,10 @@ mod tests {
                 peer: PeerId(2),
                 other: None,
                 index: 9,
-                ours: digest,
-                theirs: digest,
+                difference: Difference::Applied {
+                    ours: digest,
+                    theirs: digest,
+                },
             };
             news.add(Told {
                 splits: vec![vec![]],
