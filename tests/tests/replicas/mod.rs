@@ -72,13 +72,16 @@ async fn replicas_are_verified_and_rot_is_found() -> Result<()> {
     );
     let peers = report["found"][0]["peers"].as_array().context("peers")?;
     for peer in peers {
-        let rotten = peer["store"].as_u64() == Some(store);
+        let of = peer["store"].as_u64().context("a store")?;
+        let rotten = of == store;
         let expected = if rotten { "unreadable" } else { "same" };
         ensure!(peer["outcome"] == expected, "{report}");
+        let name = cluster.store_name(of)?;
+        let found = cluster.counter(&name, "server_damage_found_total")?;
+        let verified = cluster.counter(&name, "server_verified_bytes_total")?;
+        ensure!((found > 0) == rotten, "{name} found {found} damages");
+        ensure!((verified > 0) != rotten, "{name} verified {verified} bytes");
     }
-    ensure!(cluster.counter(&name, "server_damage_found_total")? > 0);
-    ensure!(cluster.counter(&name, "server_verified_bytes_total")? > 0);
-
     repair("resume", &[])?;
     is_replaced(&cluster, region, store).await?;
     let (code, report) = verify(&cluster, region)?;
