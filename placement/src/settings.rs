@@ -90,7 +90,7 @@ pub struct MergeSettings {
     pub small_bytes: u64,
     /// Keys up to which it is.
     pub small_keys: u64,
-    /// Bytes of both at the most; more where one of them is hardly anything ([`MergeSettings::together`]).
+    /// Bytes of both at the most; more where one of them is hardly anything (`together`).
     pub bytes_max: u64,
     /// Keys of both at the most.
     pub keys_max: u64,
