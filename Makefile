@@ -32,7 +32,7 @@ export PROPTEST_RNG_SEED
 # The server's own tests: optimizing them takes minutes and shows nothing. What serves in cluster tests is the binary.
 QUICKLY := --config profile.release.package.server.opt-level=0
 
-.PHONY: demo test build tidy test-pure test-linked test-tikv-client check-peers power fuzz fmt lint bench needs
+.PHONY: demo test build tidy test-pure test-linked test-tikv-client check-outside power fuzz fmt lint bench needs
 .DEFAULT_GOAL := build
 
 ## Build, then show the main job: load, split, move, kill a store, verify every write. LOAD=DIR loads a folder.
@@ -40,7 +40,7 @@ demo: build
 	$(PONTOON) demo $(if $(LOAD),--load "$(LOAD)")
 
 ## The gate: format, lints, docs, structure, every test.
-test: tidy test-pure test-linked test-tikv-client check-peers
+test: tidy test-pure test-linked test-tikv-client check-outside
 
 ## The binary, target/release/pontoon or the like.
 build: needs
@@ -63,9 +63,10 @@ test-linked: build
 test-tikv-client: build
 	cargo test --manifest-path tests/tikv-client/Cargo.toml
 
-# The Raft core beside others, a workspace of its own for the same reason: it still compiles.
-check-peers:
+# Workspaces of their own for the same reason, or for their compiler flags: the Raft core beside others, and fuzzing. They still compile.
+check-outside: needs
 	cargo check --manifest-path benches/peers/Cargo.toml --benches
+	cargo check --manifest-path tests/fuzz/Cargo.toml
 
 ## Take the power of a whole cluster away, 20 times; then harm disks beside network and processes. With a server of its own.
 power: needs

@@ -180,6 +180,7 @@ pub fn command(input: &mut Input<'_>) -> wire::Command {
         },
         operations,
         structural: structural(input),
+        verify: (input.byte() == 255).then_some(wire::VerifyData {}),
     }
 }
 
