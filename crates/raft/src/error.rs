@@ -94,6 +94,17 @@ pub enum Error {
         /// Who sent it.
         from: PeerId,
     },
+    /// The sender claims to lead a term that another peer leads (R1). One of them does not tell the truth, or forgot what it had
+    /// said to be durable. Which one cannot be known here: whoever was heard first stays the leader.
+    #[error("peers {leader} and {other} both claim to lead term {term}")]
+    TwoLeaders {
+        /// The term.
+        term: Term,
+        /// Who leads it, as far as this peer knows; this peer, if it does.
+        leader: PeerId,
+        /// Who sent the message.
+        other: PeerId,
+    },
     /// What was restored contradicts itself; the peer's storage is damaged.
     #[error("restored state contradicts itself: {0:?}")]
     Restored(RestoreError),

@@ -213,8 +213,7 @@ impl Raft {
     /// A typed refusal; what is stale is ignored without one.
     ///
     /// # Panics
-    /// When an invariant is broken: by this code, by a driver that reports what did not happen, or by a peer that forgot what
-    /// it had said to be durable.
+    /// When an invariant is broken: by this code, or by a driver that reports what did not happen. No message does that (R34).
     pub fn step(&mut self, event: Event) -> Result<Option<LogPosition>, Error> {
         match event {
             Event::Propose(payload) => return self.on_propose(payload).map(Some),
@@ -250,7 +249,7 @@ impl Raft {
         if message.to != self.id {
             return Err(Error::Misaddressed { to: message.to });
         }
-        if !is_well_formed(&message) {
+        if message.from == self.id || !is_well_formed(&message) {
             return Err(Error::Malformed { from: message.from });
         }
         let from = message.from;
@@ -273,7 +272,7 @@ impl Raft {
                 if term < self.hard_state.term {
                     self.answer_stale_append(from, previous.index);
                 } else {
-                    self.follow(from, message.support);
+                    self.follow(from, message.support)?;
                     self.on_append(from, previous, entries, commit)?;
                 }
             }
@@ -281,7 +280,7 @@ impl Raft {
                 if term < self.hard_state.term {
                     self.answer_heartbeat(from, 0);
                 } else {
-                    self.follow(from, message.support);
+                    self.follow(from, message.support)?;
                     self.on_heartbeat(from, commit, round);
                 }
             }
@@ -434,24 +433,26 @@ impl Raft {
     }
 
     /// Follows `leader`, from whom a message of the present term came (Raft §5.2).
-    pub(crate) fn follow(&mut self, leader: PeerId, support: Option<crate::message::SupportId>) {
-        assert!(
-            !matches!(self.state, State::Leader(_)),
-            "peers {} and {leader} both lead term {}",
-            self.id,
-            self.hard_state.term
-        );
+    ///
+    /// # Errors
+    /// [`Error::TwoLeaders`] when another peer leads this term, or this one does; nothing changes.
+    pub(crate) fn follow(
+        &mut self,
+        leader: PeerId,
+        support: Option<crate::message::SupportId>,
+    ) -> Result<(), Error> {
+        if let Some(known) = self.leader.filter(|known| *known != leader) {
+            return Err(Error::TwoLeaders {
+                term: self.hard_state.term,
+                leader: known,
+                other: leader,
+            });
+        }
         if !matches!(self.state, State::Follower) {
             self.state = State::Follower;
             self.view_changed = true;
         }
-        if self.leader != Some(leader) {
-            assert!(
-                self.leader.is_none(),
-                "peers {:?} and {leader} both lead term {}",
-                self.leader,
-                self.hard_state.term
-            );
+        if self.leader.is_none() {
             self.leader = Some(leader);
             self.first_term = FirstTerm::Over;
             self.view_changed = true;
@@ -463,6 +464,7 @@ impl Raft {
             leader,
             support,
         });
+        Ok(())
     }
 
     /// Starts the election timer again, with a new draw from `[T, 2T)` (Raft §5.2).
@@ -767,6 +769,11 @@ impl Raft {
                 "leads with a vote for {:?}",
                 self.hard_state.vote
             );
+            assert!(
+                self.leader == Some(self.id),
+                "leads and follows {:?}",
+                self.leader
+            );
             leader.check(self.log.last().index, self.id, self.membership());
         }
     }
@@ -831,7 +838,7 @@ fn configurations(
 
 /// Terms and indexes stay below this: far above what any group reaches, and far enough from the end of the type that adding
 /// to what a peer was told never overflows.
-const NUMBER_MAX: u64 = 1 << 62;
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
 /// Whether a correct peer could have sent this at all. What passes may still be false, but breaks no arithmetic.
 fn is_well_formed(message: &Message) -> bool {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::planted::Bug;
 use crate::progress::Mode;
-use crate::raft::{Configuration, Raft, State};
+use crate::raft::{Configuration, NUMBER_MAX, Raft, State};
 use crate::types::{Index, LogPosition, Membership, PeerId, Term};
 
 impl Raft {
@@ -28,7 +28,9 @@ impl Raft {
                 current: self.hard_state.term,
             });
         }
-        if position.term > term || membership.is_empty() || from == self.id {
+        let bounded = term < NUMBER_MAX && position.index < NUMBER_MAX;
+        let foreign = from.0 != 0 && from != self.id;
+        if position.term > term || membership.is_empty() || !bounded || !foreign {
             return Err(Error::Malformed { from });
         }
         if self.behind() {
@@ -49,7 +51,7 @@ impl Raft {
             self.raise_term(term);
         }
         let support = self.pledge_to(from);
-        self.follow(from, support);
+        self.follow(from, support)?;
         let commit = self.hard_state.commit;
         if replaced.is_none()
             && !self.has_bug(Bug::SnapshotMovesBack)

@@ -6,6 +6,8 @@
 
 mod common;
 
+#[path = "claims/liars.rs"]
+mod liars;
 #[path = "claims/paper.rs"]
 mod paper;
 #[path = "claims/schedules.rs"]

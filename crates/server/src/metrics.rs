@@ -55,6 +55,8 @@ pub struct Metrics {
     pub damage_found: IntCounter,
     /// Times that two replicas of a region led here were found not to hold the same (R12).
     pub divergences: IntCounter,
+    /// Terms of regions with a peer here of which two peers claim to lead them (R1).
+    pub second_leaders: IntCounter,
     /// Times that all members of a region led here were asked to digest what they store, and were compared (R12).
     pub verified_regions: IntCounter,
     /// Bytes of peers here that were digested for that.
@@ -193,6 +195,11 @@ impl Metrics {
                 &registry,
                 "server_divergences_total",
                 "Times that two replicas of a region led here were found not to hold the same.",
+            ),
+            second_leaders: counter(
+                &registry,
+                "server_second_leaders_total",
+                "Times that a second peer claimed to lead a term of a region.",
             ),
             verified_regions: counter(
                 &registry,

@@ -319,6 +319,7 @@ impl<E: Engine> Context<E> {
             && out.splits.is_empty()
             && out.own_splits.is_empty()
             && out.divergences.is_empty()
+            && out.second_leaders.is_empty()
             && out.verified.is_empty()
             && out.locate.is_empty()
             && out.describe.is_empty()

@@ -263,6 +263,24 @@ pub struct OwnSplit {
     pub result: Result<(), NoSplit>,
 }
 
+/// A peer that claims to lead a term that another one leads (R1). Which of them does so rightly cannot be known here: whoever was
+/// heard first is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SecondLeader {
+    /// The region.
+    pub region: RegionId,
+    /// The peer here.
+    pub peer: PeerId,
+    /// The term.
+    pub term: Term,
+    /// Who leads it, as far as the peer here knows; that peer, if it does.
+    pub leader: PeerId,
+    /// Who claims to.
+    pub other: PeerId,
+    /// The store that speaks for it.
+    pub other_store: StoreId,
+}
+
 /// Two peers of a region that applied the same entries and did not do, or do not hold, the same (R12). Which of them is wrong cannot be known from
 /// these alone: it is the one that differs from the others, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -343,6 +361,9 @@ pub struct Effects {
     pub ids_wanted: u32,
     /// Peers that do not hold the same (R12). Each is told once, as long as the region is led here. Somebody must look.
     pub divergences: Vec<Divergence>,
+    /// Messages that were dropped because a second peer claims to lead a term (R1). Each term of a region is told once. Somebody
+    /// must look: that store lies, or forgot what it had synced.
+    pub second_leaders: Vec<SecondLeader>,
     /// Verifications that ended, with the requests that asked for them; without one it was a region's turn.
     pub verified: Vec<(Option<RequestId>, Verification)>,
     /// Keys of which a frozen source needs to know where they are now: placement knows. Asked again if no answer comes.

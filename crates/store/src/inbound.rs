@@ -7,8 +7,9 @@ use raft::{Event as RaftEvent, PeerId};
 
 use crate::codec::{self, Beat};
 use crate::context::Context;
+use crate::event::SecondLeader;
 use crate::peer::{Peer, Stage};
-use crate::store::{Store, step_quietly};
+use crate::store::Store;
 use crate::{Error, keys};
 
 /// A message's address.
@@ -73,7 +74,7 @@ impl<E: Engine> Store<E> {
         }
         if let Some(peer) = self.peers.get_mut(&region)
             && peer.id == to
-            && let Some(raft) = peer.raft.as_mut()
+            && let Some(raft) = &peer.raft
         {
             peer.stage.hear(conf_ver);
             // One of the present term or a later one comes from an elected leader, whoever that is; an older one from a
@@ -84,12 +85,11 @@ impl<E: Engine> Store<E> {
                 peer.send_notice(from, from_store, &mut self.cx);
                 return;
             }
-            step_quietly(raft, RaftEvent::Message(beat.into_message(response)));
+            let taken = peer.step_message(beat.into_message(response), from_store, &mut self.cx);
             peer.meet(from, from_store, &mut self.cx);
-            if !response && !stale {
+            if taken && !response && !stale {
                 peer.heard_leader(self.cx.tick);
             }
-            self.cx.touch(peer);
             return;
         }
         let address = Address {
@@ -107,10 +107,7 @@ impl<E: Engine> Store<E> {
             return;
         };
         peer.meet(from, from_store, &mut self.cx);
-        if let Some(raft) = peer.raft.as_mut() {
-            step_quietly(raft, RaftEvent::Message(beat.into_message(response)));
-            self.cx.touch(peer);
-        }
+        peer.step_message(beat.into_message(response), from_store, &mut self.cx);
     }
 
     fn on_message(&mut self, from_store: StoreId, message: wire::RaftMessage) {
@@ -163,18 +160,15 @@ impl<E: Engine> Store<E> {
         }
         let Some(message) = decoded else { return };
         peer.meet(address.from, from_store, &mut self.cx);
-        if let Some(raft) = peer.raft.as_mut() {
-            step_quietly(raft, RaftEvent::Message(message));
-            if leads {
-                peer.heard_leader(self.cx.tick);
-            }
-            self.cx.touch(peer);
+        let taken = peer.step_message(message, from_store, &mut self.cx);
+        if taken && leads {
+            peer.heard_leader(self.cx.tick);
         }
     }
 
     /// Whether a peer is a member on another store than the one that speaks for it. No correct store does that, and what it
     /// says could make two leaders of one term out of one (R34).
-    fn is_elsewhere(&self, region: RegionId, peer: PeerId, store: StoreId) -> bool {
+    pub(crate) fn is_elsewhere(&self, region: RegionId, peer: PeerId, store: StoreId) -> bool {
         self.peers
             .get(&region)
             .and_then(|local| local.member(peer))
@@ -322,6 +316,52 @@ impl<E: Engine> Store<E> {
 }
 
 impl Peer {
+    /// Gives Raft a message, and tells whether it was taken. A refusal needs no answer: Raft repeats what matters.
+    fn step_message<E: Engine>(
+        &mut self,
+        message: raft::Message,
+        from_store: StoreId,
+        cx: &mut Context<E>,
+    ) -> bool {
+        let Some(raft) = self.raft.as_mut() else {
+            return false;
+        };
+        let refused = raft.step(RaftEvent::Message(message)).err();
+        if let Some(refused) = &refused {
+            self.tell_second_leader(refused, from_store, cx);
+        }
+        cx.touch(self);
+        refused.is_none()
+    }
+
+    /// If that is why Raft refused what a store said: tells, once a term, that it claims a leadership that another peer has (R1).
+    pub fn tell_second_leader<E: Engine>(
+        &mut self,
+        refused: &raft::Error,
+        from_store: StoreId,
+        cx: &mut Context<E>,
+    ) {
+        let raft::Error::TwoLeaders {
+            term,
+            leader,
+            other,
+        } = *refused
+        else {
+            return;
+        };
+        if self.contradicted_term != term {
+            self.contradicted_term = term;
+            cx.out.second_leaders.push(SecondLeader {
+                region: self.region_id(),
+                peer: self.id,
+                term,
+                leader,
+                other,
+                other_store: from_store,
+            });
+        }
+    }
+
     /// Tells a stranger what the region's members are.
     pub fn send_notice<E: Engine>(&self, to: PeerId, to_store: StoreId, cx: &mut Context<E>) {
         let notice = wire::Notice {

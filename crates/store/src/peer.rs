@@ -206,6 +206,8 @@ pub(crate) struct Peer {
     pub heard_tick: u64,
     /// The members were asked, and no leader spoke since.
     pub asked_members: bool,
+    /// The last term of which it was told that two peers claim to lead it.
+    pub contradicted_term: Term,
     pub dirty: bool,
 }
 
@@ -254,6 +256,7 @@ impl Peer {
             verify_due_tick: None,
             heard_tick: tick,
             asked_members: false,
+            contradicted_term: 0,
             dirty: false,
         }
     }

@@ -295,6 +295,7 @@ pub(crate) fn refusal_of(error: &raft::Error) -> OrderRefusal {
         | raft::Error::StaleTerm { .. }
         | raft::Error::Misaddressed { .. }
         | raft::Error::Malformed { .. }
+        | raft::Error::TwoLeaders { .. }
         | raft::Error::Restored(_)
         | raft::Error::Options => OrderRefusal::Invalid("the command is not possible now"),
     }

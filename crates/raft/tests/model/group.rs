@@ -187,7 +187,11 @@ impl Group {
     pub fn step(&mut self, place: usize, event: Event) -> bool {
         let node = Arc::make_mut(&mut self.nodes[place]);
         let before = (node.raft.role(), node.raft.committed());
-        let taken = node.raft.step(event).is_ok();
+        let refused = node.raft.step(event).err();
+        let taken = refused.is_none();
+        if matches!(refused, Some(raft::Error::TwoLeaders { .. })) {
+            self.violate("election safety");
+        }
         self.watch(place, before.0, before.1);
         self.settle(place);
         taken

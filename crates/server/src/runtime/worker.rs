@@ -14,7 +14,7 @@ use prometheus::local::LocalHistogram;
 use proto::RegionId;
 use store::event::{
     ApplyTask, Difference, Divergence, Effects, Event, LogBatch, OperationResult, Proposal,
-    ReadRequest, Refusal, RequestId, Task, Verification,
+    ReadRequest, Refusal, RequestId, SecondLeader, Task, Verification,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -216,6 +216,7 @@ impl<E: Engine> Worker<E> {
             splits,
             own_splits,
             divergences,
+            second_leaders,
             verified,
             ids_wanted,
             locate,
@@ -306,6 +307,21 @@ impl<E: Engine> Worker<E> {
                 ),
             }
             self.metrics.divergences.inc();
+        }
+        for second in &second_leaders {
+            let SecondLeader {
+                region,
+                peer,
+                term,
+                leader,
+                other,
+                other_store,
+            } = second;
+            tracing::error!(
+                %region, %peer, term, %leader, %other, %other_store,
+                "two peers claim to lead one term: what the other says is not taken, its store is to be looked at"
+            );
+            self.metrics.second_leaders.inc();
         }
         for (request, verification) in verified {
             self.metrics.verified_regions.inc();

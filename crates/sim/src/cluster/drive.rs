@@ -228,6 +228,7 @@ impl World {
             splits,
             own_splits,
             divergences,
+            second_leaders,
             verified,
             locate,
             describe,
@@ -243,6 +244,12 @@ impl World {
             return Err(Violation {
                 rule: Rule::Determinism,
                 text: format!("store {id} tells that digests differ: {divergence:?}"),
+            });
+        }
+        if let Some(second) = second_leaders.first() {
+            return Err(Violation {
+                rule: Rule::Election,
+                text: format!("store {id} hears two leaders of a term: {second:?}"),
             });
         }
         let mut leads = false;

@@ -225,6 +225,12 @@ impl World {
                     }
                 )
             });
+        if let Err(error @ raft::Error::TwoLeaders { .. }) = &answer {
+            return Err(Violation {
+                rule: Rule::Election,
+                text: format!("peer {peer} refuses a message: {error}"),
+            });
+        }
         self.check_step(peer, before, ticked, ordered, named)?;
         Ok(answer)
     }

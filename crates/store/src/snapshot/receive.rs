@@ -75,6 +75,9 @@ impl<E: Engine> Store<E> {
         if region.0 == 0 || offer.from_store != from_store.0 || !is_well_formed(&descriptor) {
             return;
         }
+        if self.is_elsewhere(region, address.from, from_store) {
+            return;
+        }
         if !self.find_receiver(address) {
             return;
         }
@@ -423,6 +426,9 @@ impl<E: Engine> Store<E> {
             membership: codec::membership(&descriptor),
         };
         let refused = raft.step(event).err();
+        if let Some(refused) = &refused {
+            peer.tell_second_leader(refused, StoreId(head.from_store), &mut self.cx);
+        }
         self.cx.touch(peer);
         match refused {
             None => {

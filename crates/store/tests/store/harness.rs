@@ -15,7 +15,8 @@ use store::apply::Applier;
 use store::event::{
     ApplyTask, Divergence, Effects, Event, Keys, LogBatch, OperationResult, Order, OrderAnswer,
     OrderKind, OrderRefusal, OwnSplit, Proposal, ReadRequest, Refusal, RegionReport, RequestId,
-    StepId, Target, Task, TaskDone, Transfer, TransferChange, Verification, ViewChange,
+    SecondLeader, StepId, Target, Task, TaskDone, Transfer, TransferChange, Verification,
+    ViewChange,
 };
 use store::{Options, Store, identity, read, task};
 
@@ -44,6 +45,7 @@ pub struct Node {
     pub splits: Vec<Vec<metapb::Region>>,
     pub own_splits: Vec<OwnSplit>,
     pub divergences: Vec<Divergence>,
+    pub second_leaders: Vec<SecondLeader>,
     pub verified: Vec<(Option<RequestId>, Verification)>,
     pub drained: bool,
     /// Regions whose members were asked of placement.
@@ -166,6 +168,7 @@ impl Cluster {
             splits: Vec::new(),
             own_splits: Vec::new(),
             divergences: Vec::new(),
+            second_leaders: Vec::new(),
             verified: Vec::new(),
             drained: false,
             asked: Vec::new(),
@@ -264,6 +267,7 @@ impl Cluster {
             splits,
             own_splits,
             divergences,
+            second_leaders,
             verified,
             describe,
             inquire,
@@ -302,6 +306,7 @@ impl Cluster {
         node.splits.extend(splits);
         node.own_splits.extend(own_splits);
         node.divergences.extend(divergences);
+        node.second_leaders.extend(second_leaders);
         node.verified.extend(verified);
         node.drained = drained;
         node.asked.extend(describe);

@@ -11,6 +11,7 @@ mod durable;
 mod elsewhere;
 mod fetch;
 mod formats;
+mod liars;
 mod life;
 mod load;
 mod membership;
