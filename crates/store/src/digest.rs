@@ -217,6 +217,20 @@ mod tests {
         digest
     }
 
+    /// Bytes of one checksum and other lengths.
+    #[test]
+    fn lengths_count_as_well() {
+        let empty = [0xab, 0x9b, 0xe0, 0x9b];
+        assert_eq!(crc32c::crc32c(&empty), crc32c::crc32c(b""));
+        let of = |first: &[u8], second: &[u8]| {
+            let mut digest = Digest::starting(1);
+            digest.note(2, Effect::Put, first, second);
+            digest.value
+        };
+        assert_ne!(of(&empty, b"v"), of(b"", b"v"));
+        assert_ne!(of(b"k", &empty), of(b"k", b""));
+    }
+
     proptest! {
         /// Whatever differs: order, index, kind, where the key ends and the value begins.
         #[test]

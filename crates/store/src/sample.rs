@@ -204,6 +204,20 @@ mod tests {
         assert_eq!(sample.halving_key(b"", |_| true, 16), hot, "31 of 51");
     }
 
+    /// A few keys tell nothing, however few are asked for.
+    #[test]
+    fn too_few_keys_name_none() {
+        let mut sample = Sample::new(1);
+        sample.offer(&key(1));
+        assert_eq!(sample.halving_key(b"", |_| true, 0), Err(NoKey::TooFew));
+        for number in 2..16 {
+            sample.offer(&key(number));
+        }
+        let halving = |keys_min| sample.halving_key(b"", |_| true, keys_min);
+        assert_eq!(halving(16), Err(NoKey::TooFew), "15 of 16");
+        assert!(halving(15).is_ok());
+    }
+
     proptest! {
         /// Against trying every key of the sample.
         #[test]

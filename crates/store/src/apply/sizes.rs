@@ -243,6 +243,19 @@ impl Sizes {
 mod tests {
     use super::*;
 
+    /// A merge brings what is uncertain of its source, and takes nothing of what the target is uncertain of.
+    #[test]
+    fn a_merge_adds_what_is_uncertain() {
+        let estimate = |bytes, keys, uncertain_bytes| Estimate {
+            bytes,
+            keys,
+            uncertain_bytes,
+        };
+        let mut sizes = Sizes::new(estimate(1_000, 10, 100));
+        sizes.absorb(estimate(500, 5, 30));
+        assert_eq!(sizes.estimate(), estimate(1_500, 15, 130));
+    }
+
     /// What is deleted where nothing is counted any more is counted elsewhere, and may be as large as what is there.
     #[test]
     fn a_delete_where_nothing_is_counted_is_uncertain() {

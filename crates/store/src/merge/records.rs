@@ -343,3 +343,36 @@ impl Peer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than half of the voters, and of nobody else.
+    #[test]
+    fn a_quorum_is_more_than_half_of_the_voters() {
+        let of = |voters: u64, learners: u64| {
+            let member = |id| metapb::Peer {
+                id,
+                role: if id > voters {
+                    PeerRole::Learner as i32
+                } else {
+                    PeerRole::Voter as i32
+                },
+                ..Default::default()
+            };
+            metapb::Region {
+                peers: (1..=voters + learners).map(member).collect(),
+                ..Default::default()
+            }
+        };
+        let quorum = |region: &metapb::Region, ids: &[u64]| {
+            let peers: Vec<PeerId> = ids.iter().copied().map(PeerId).collect();
+            has_quorum(region, &peers)
+        };
+        assert!(!quorum(&of(4, 0), &[1, 2]), "half");
+        assert!(quorum(&of(4, 0), &[1, 2, 4]));
+        assert!(!quorum(&of(3, 2), &[1, 4, 5]), "learners do not vote");
+        assert!(quorum(&of(3, 2), &[1, 3]), "nor are they needed");
+    }
+}

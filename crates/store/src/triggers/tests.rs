@@ -102,6 +102,56 @@ fn bytes_are_load_as_well() {
     assert_eq!(wishes(&found), [false, false, true]);
 }
 
+/// A limit of 0 is none: neither of the two, or one of them alone.
+#[test]
+fn without_a_limit_no_load_splits() {
+    for (requests_per_second, bytes_per_second) in [(0, 0), (0, 1_000_000), (1_000, 0)] {
+        let options = SplitOptions {
+            requests_per_second,
+            bytes_per_second,
+            ..options()
+        };
+        let mut triggers = Triggers::new(0, 1, &options);
+        for second in 1..=8 {
+            for request in 0..200 {
+                triggers.count_read(&get(format!("k{request}")), (b"", b""), &options);
+            }
+            triggers.count_bytes(100_000);
+            let wish = triggers.tick(now(second * SECOND, 0), &options);
+            assert_eq!(wish, None, "{requests_per_second} {bytes_per_second}");
+        }
+    }
+}
+
+/// Appends that are too much load as well are split ahead: where the load halves, all would go on to one side.
+#[test]
+fn appends_go_before_load() {
+    let options = options();
+    let mut triggers = Triggers::new(0, 1, &options);
+    let mut last = "k00000".to_owned();
+    let mut first = None;
+    for second in 0..8 {
+        let known = last.clone();
+        for insert in 1..=150 {
+            last = format!("k{:05}", second * 150 + insert);
+            let keys = Keys::Points(vec![last.clone().into()]);
+            // Nothing can be split for load before the pattern is known.
+            let keys = if second < 5 {
+                Keys::Points(vec![])
+            } else {
+                keys
+            };
+            triggers.count_write(&keys, &[put(&last, 94)], (b"", b""), &options);
+        }
+        let now = Now {
+            last_key: Some(known.as_bytes()),
+            ..now((second + 1) * SECOND, 80_000)
+        };
+        first = first.or(triggers.tick(now, &options));
+    }
+    assert_eq!(first.map(|wish| wish.cause), Some(SplitCause::Appends));
+}
+
 #[test]
 fn one_hot_key_is_not_divided() {
     let mut triggers = Triggers::new(0, 1, &options());

@@ -432,6 +432,52 @@ fn what_is_certain_enough_is_not_counted() {
     assert!(!counted(100, 0), "it is off");
 }
 
+/// Much may be uncertain and yet little of what is there.
+#[test]
+fn what_is_uncertain_must_be_as_much_as_what_is_there() {
+    let mut cluster = counting(&[region(1, "", "", &[1, 2, 3])], 1 << 20);
+    cluster.elect_at(r(1), 1);
+    let leader = s(1);
+    cluster.hold_task = Some((leader, |task| matches!(task, Task::Count { .. })));
+    for number in 0..20 {
+        cluster.put(r(1), &key(number), &"v".repeat(100));
+    }
+    for number in 0..3 {
+        cluster.propose_at(leader, r(1), vec![delete(&key(number))]);
+    }
+    cluster.settle();
+    cluster.ticks(5);
+    assert_eq!(waiting(&cluster), [0; 0], "300 of 1700 bytes");
+    for number in 3..12 {
+        cluster.propose_at(leader, r(1), vec![delete(&key(number))]);
+    }
+    cluster.settle();
+    cluster.ticks(5);
+    assert_eq!(waiting(&cluster), [1], "1200 of 800 bytes");
+}
+
+/// What an applier makes of a count is told late: more is applied by then, and what that left is not undone.
+#[test]
+fn a_count_that_is_told_late_does_not_take_back_what_is_applied_since() {
+    let mut cluster = counting(&[region(1, "", "", &[1, 2, 3])], 1 << 20);
+    cluster.elect_at(r(1), 1);
+    let is_count: TaskFilter = |task| matches!(task, Task::Count { .. });
+    cluster.hold_task = Some((s(1), is_count));
+    delete_large(&mut cluster, r(1), "a");
+    cluster.until("it is due", |cluster| !waiting(cluster).is_empty());
+    cluster.hold_task = None;
+    cluster.hold_apply.insert(s(1));
+    while cluster.run_task(s(1)) {}
+    let late = cluster.apply_unheard(s(1));
+    assert!(late.iter().any(|applied| applied.counted == Some(true)));
+    cluster.hold_apply.clear();
+    cluster.put(r(1), "b", "as long as a value may be here");
+    let exact = content(&cluster.nodes[&s(1)].engine);
+    cluster.step(s(1), Event::Applied(late));
+    cluster.ticks(cluster.options.report_ticks as usize + 1);
+    assert_eq!(reported(&cluster, 1, 1), exact);
+}
+
 /// However a count ends, the next region has its turn; and damaged data is not counted.
 #[test]
 fn a_count_that_comes_to_nothing_makes_room() {

@@ -309,6 +309,47 @@ fn strangers_are_not_compared() {
     assert_eq!(tell(3, wrong(13, 11, BASE)), 1, "told before");
 }
 
+/// What a member told before it was removed is compared no more, though the leader gets there only now.
+#[test]
+fn members_that_are_gone_are_not_compared() {
+    for stays in [true, false] {
+        let options = store::Options {
+            digest_entries: 4,
+            ..options()
+        };
+        let regions = [region(1, "", "", &[1, 2, 3])];
+        let mut cluster = Cluster::with(4, &regions, options, Default::default());
+        cluster.elect_at(r(1), 1);
+        cluster.add_learner(r(1), 14, 4);
+        let index = (record(&cluster, 1, r(1)).index + 40) / 4 * 4;
+        let digests = vec![wire::PeerDigest {
+            region_id: 1,
+            from_peer: 14,
+            to_peer: 11,
+            index,
+            digest: Some(wire::Digest {
+                since: BASE,
+                value: 1,
+            }),
+        }];
+        cluster.crash(s(4), KILL);
+        let frame = wire::Frame {
+            digests,
+            ..Default::default()
+        };
+        let from = s(4);
+        cluster.step(s(1), Event::Frame { from, frame });
+        if !stays {
+            cluster.remove_learner(r(1), 14);
+        }
+        while record(&cluster, 1, r(1)).index <= index {
+            cluster.put(r(1), "k", "new");
+        }
+        cluster.ticks(5);
+        assert_eq!(told(&cluster, 1).len(), usize::from(stays));
+    }
+}
+
 /// A write was lost on one store before the source froze.
 #[test]
 fn a_merge_finds_a_source_that_differs() {

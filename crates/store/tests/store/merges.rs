@@ -394,6 +394,44 @@ fn busy_regions_do_not_freeze() {
     assert_eq!(asked(8, 800, 0), Ok(()));
 }
 
+/// What is hardly anything merges into a neighbour that is nearly full: one of the two must be tiny, in bytes and in keys, and
+/// together they may have twice as much then (REGIONS §5).
+#[test]
+fn tiny_regions_freeze_beside_large_ones() {
+    let large = Err(OrderRefusal::Invalid("the regions are too large to merge"));
+    // Keys, and the bytes of the value of each, in the source and in the target.
+    let asked = |source: (usize, usize), target: (usize, usize)| {
+        let mut cluster = pair_with(Options {
+            merge_bytes_max: 16_000,
+            merge_keys_max: 160,
+            merge_requests_max: u64::MAX,
+            merge_load_bytes_max: u64::MAX,
+            ..options()
+        });
+        for (region, prefix, (keys, bytes)) in [(1, "b", source), (2, "y", target)] {
+            for number in 0..keys {
+                let key = format!("{prefix}{number:03}");
+                cluster.put(r(region), &key, &"v".repeat(bytes));
+            }
+        }
+        let target = r(2);
+        let result = cluster.order(r(1), OrderKind::Merge { target });
+        assert_eq!(cluster.view(1, r(1)).frozen, result.is_ok());
+        result
+    };
+    let tiny = (1, 800);
+    let (bytes, keys) = ((20, 1_000), (200, 1));
+    assert_eq!(asked(tiny, bytes), Ok(()), "20 kB of 32");
+    assert_eq!(asked(bytes, tiny), Ok(()), "either may be the tiny one");
+    assert_eq!(asked(tiny, keys), Ok(()), "200 keys of 320");
+    assert_eq!(asked(tiny, (35, 1_000)), large, "35 kB of 32");
+    assert_eq!(asked(tiny, (330, 1)), large, "330 keys of 320");
+    // Not tiny, in one way.
+    assert_eq!(asked((1, 2_000), bytes), large, "2 kB, of 16 together");
+    assert_eq!(asked((20, 1), bytes), large, "20 keys, of 160 together");
+    assert_eq!(asked((1, 2_000), (1, 12_000)), Ok(()), "14 kB of 16");
+}
+
 fn the_source_does_not_freeze_after(first: OrderKind) {
     let mut cluster = pair();
     let epoch = cluster.view(1, r(1)).region.region_epoch.expect("an epoch");

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use engine::MemoryOptions;
 use proto::RegionId;
+use proto::pontoon::v1 as wire;
 use store::event::{NoSplit, OrderRefusal, OwnSplit};
 use store::{Options, SplitCause, SplitOptions};
 
@@ -351,6 +353,33 @@ fn appends_split_ahead_and_are_led_elsewhere() {
     }
     assert!(cluster.local_get(first.0, &key(at + 10)).is_some());
     cluster.assert_same_data(&[1, 2, 3]);
+}
+
+/// How far a region goes is told when that grows, and holds on when something else is written.
+#[test]
+fn what_is_deleted_between_appends_does_not_hide_them() {
+    let mut cluster = one(SplitOptions {
+        bytes: 60_000,
+        ahead: true,
+        ..limits()
+    });
+    let leader = cluster.elect(r(1));
+    let value = "v".repeat(100);
+    let mut number = 0;
+    while own_splits(&cluster).is_empty() {
+        for _ in 0..5 {
+            put_anywhere(&mut cluster, &key(number), &value);
+            number += 1;
+        }
+        let kind = wire::operation::Kind::Delete(wire::Delete {
+            key: Bytes::from_static(b"a"),
+        });
+        cluster.propose_at(leader, r(1), vec![wire::Operation { kind: Some(kind) }]);
+        cluster.settle();
+        cluster.tick();
+        assert!(number < 600, "nothing splits ahead");
+    }
+    assert_eq!(own_splits(&cluster)[0].cause, SplitCause::Appends);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The end of records of merges, where stores do not come back (REGIONS §5).
 
+use proto::pontoon::v1 as wire;
 use store::event::{Event, OrderKind};
 
 use crate::harness::*;
@@ -77,6 +78,42 @@ fn a_record_waits_for_every_store() {
             cluster.records(1, r(2)) == 0
         });
     }
+}
+
+/// Nor is it enough that a store says so of another peer than the one that the record names.
+#[test]
+fn a_record_waits_for_the_peer_that_it_names() {
+    let mut cluster = merged(&[3]);
+    let record = cluster.merge_state(1, r(2)).records[0].clone();
+    let merge = wire::MergeId {
+        source_id: 1,
+        freeze_index: record.freeze_index,
+    };
+    let dies = |cluster: &mut Cluster, from: u64, peer_id: u64| {
+        let message = wire::MergeMessage {
+            merge: Some(merge),
+            kind: Some(wire::merge_message::Kind::Death(wire::MergeDeath {
+                holder_id: 2,
+                peer_id,
+            })),
+        };
+        let frame = wire::Frame {
+            merges: vec![message],
+            ..Default::default()
+        };
+        cluster.step(
+            s(1),
+            Event::Frame {
+                from: s(from),
+                frame,
+            },
+        );
+        cluster.ticks(100);
+        cluster.records(1, r(2)) == 0
+    };
+    assert!(!dies(&mut cluster, 3, 12), "another one");
+    assert!(!dies(&mut cluster, 4, 13), "told by a stranger");
+    assert!(dies(&mut cluster, 3, 13));
 }
 
 /// A restart forgets what placement said, and it is asked again; also by another leader.

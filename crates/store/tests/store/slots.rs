@@ -1,5 +1,8 @@
 //! Slots of snapshots: held by progress, on either side, and by nothing else (REGIONS §7).
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use bytes::Bytes;
 use engine::{Batch, Change, Engine, Family, Logging, MemoryEngine};
 use proto::StoreId;
@@ -386,6 +389,94 @@ fn a_grant_says_how_fast() {
     cluster.until("both arrive", |cluster| {
         cluster.owns(3, r(1)) && cluster.owns(3, r(2))
     });
+}
+
+/// Tells store 3 that a store offers a snapshot of region 1 to its peer 13.
+fn offer(cluster: &mut Cluster, from: u64, reason: wire::SnapshotReason) {
+    let offer = wire::SnapshotOffer {
+        region: Some(region(1, "", "", &[1, 2, 3])),
+        from_peer: 10 + from,
+        to_peer: 13,
+        from_store: from,
+        term: 6,
+        index: 50,
+        reason: reason as i32,
+        ..Default::default()
+    };
+    let frame = wire::Frame {
+        offers: vec![offer],
+        ..Default::default()
+    };
+    cluster.step(
+        s(3),
+        Event::Frame {
+            from: s(from),
+            frame,
+        },
+    );
+}
+
+/// A region takes one slot at the most, so the one that an earlier leader has is free for the next.
+#[test]
+fn the_slot_of_a_region_is_free_for_its_next_leader() {
+    let options = Options {
+        snapshot_slots: 1,
+        ..options()
+    };
+    let mut cluster = Cluster::with(3, &[], options, Default::default());
+    offer(&mut cluster, 1, wire::SnapshotReason::Move);
+    let first = incoming(&cluster);
+    assert_eq!(first.len(), 1);
+    offer(&mut cluster, 2, wire::SnapshotReason::Move);
+    let second = incoming(&cluster);
+    assert_eq!(second.len(), 1);
+    assert_ne!(first, second);
+}
+
+/// A learner that was moved may be wanted for repair by now, and goes as fast from then on.
+#[test]
+fn a_slot_has_the_reason_that_was_given_last() {
+    let mut cluster = Cluster::new(3, &[]);
+    let rates = Rc::new(RefCell::new(Vec::new()));
+    let seen = Rc::clone(&rates);
+    cluster.filter(move |_, _, frame| {
+        for answer in &frame.answers {
+            if let Some(wire::snapshot_answer::Kind::Grant(grant)) = &answer.kind {
+                seen.borrow_mut().push(grant.rate);
+            }
+        }
+    });
+    let Dial {
+        balance_bytes,
+        repair_bytes,
+    } = cluster.options.dial;
+    for reason in [wire::SnapshotReason::Move, wire::SnapshotReason::Repair] {
+        offer(&mut cluster, 1, reason);
+        cluster.settle();
+    }
+    assert_eq!(rates.take(), [balance_bytes, repair_bytes]);
+}
+
+/// What a learner is for is known to the leader that was told, as long as it leads; later nobody can say whether that still holds.
+#[test]
+fn a_leader_forgets_what_learners_are_for() {
+    let mut cluster = Cluster::new(3, &[region(1, "", "", &[1, 2])]);
+    cluster.elect_at(r(1), 1);
+    cluster.hold_tasks.insert(s(1));
+    cluster.hold_tasks.insert(s(2));
+    add_learner(&mut cluster, 1, Purpose::Repair);
+    ticks_with_progress(&mut cluster, 5);
+    let pace = |cluster: &Cluster| {
+        let node = &cluster.nodes[&s(1)];
+        let paces = node.transfers.iter().map(|transfer| node.paces[transfer]);
+        paces.collect::<Vec<_>>()
+    };
+    let dial = cluster.options.dial;
+    assert_eq!(pace(&cluster), [dial.repair_bytes]);
+    cluster.elect_at(r(1), 2);
+    cluster.elect_at(r(1), 1);
+    cluster.until("it is offered again", |cluster| !pace(cluster).is_empty());
+    assert_eq!(pace(&cluster), [dial.balance_bytes]);
 }
 
 /// What a learner was ordered for an earlier leader knew. Beside a member that is down it is for repair.
