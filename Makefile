@@ -24,6 +24,9 @@ export PONTOON
 PURE := proto raft engine store placement client transport history workload sim
 PURE_FLAGS := $(addprefix -p ,$(PURE))
 
+# Packages with a workspace of their own, which no command for the whole workspace sees.
+OUTSIDE := benches/peers crates/server/protoc tests/fuzz tests/tikv-client
+
 # The gate draws the same cases every time: the seed of proptest. Set it to another, or to nothing at all in a plain `cargo test`,
 # to look at others; PROPTEST_CASES sets how many.
 PROPTEST_RNG_SEED ?= 1
@@ -82,10 +85,12 @@ fuzz: needs
 ## Format everything.
 fmt:
 	cargo fmt --all
-	cargo fmt --manifest-path tests/fuzz/Cargo.toml
+	for package in $(OUTSIDE); do cargo fmt --manifest-path $$package/Cargo.toml; done
 
-## What the gate says about lints, without the tests.
+## What the gate says about format and lints, without the tests.
 lint: needs
+	cargo fmt --all --check
+	for package in $(OUTSIDE); do cargo fmt --check --manifest-path $$package/Cargo.toml; done
 	cargo clippy --release --workspace --all-targets -- -D warnings
 
 ## A quick look at throughput; BENCHMARKS.md has the real ones.

@@ -63,6 +63,14 @@ const ARROWS: [(&str, &[&str]); 14] = [
 const PURE: [&str; 6] = ["raft", "store", "placement", "sim", "proto", "history"];
 const IMPURE: [&str; 4] = ["tokio", "rocksdb", "librocksdb-sys", "axum"];
 
+/// Packages with a workspace of their own.
+const OUTSIDE: [&str; 4] = [
+    "benches/peers",
+    "crates/server/protoc",
+    "tests/fuzz",
+    "tests/tikv-client",
+];
+
 /// Lines of a file at most.
 const LINES_MAX: usize = 1000;
 
@@ -214,9 +222,27 @@ fn text(value: &Value) -> String {
 #[test]
 fn the_format_is_that_of_rustfmt() {
     cargo(&["fmt", "--all", "--check"], &[]);
-    // Outside the workspace.
-    let fuzz = ["--manifest-path", "tests/fuzz/Cargo.toml"];
-    cargo(&[&["fmt", "--check"], &fuzz[..]].concat(), &[]);
+    for package in OUTSIDE {
+        let manifest = format!("{package}/Cargo.toml");
+        cargo(&["fmt", "--check", "--manifest-path", &manifest], &[]);
+    }
+}
+
+/// Packages that commands for the whole workspace do not see are known, and so looked at one by one.
+#[test]
+fn packages_outside_the_workspace_are_listed() {
+    let folder = |manifest: PathBuf| {
+        let text = fs::read_to_string(&manifest).expect("manifests are UTF-8");
+        let folder = manifest.parent().expect("it is a file").to_owned();
+        let own = text.lines().any(|line| line == "[workspace]") && folder != root();
+        let inside = folder.strip_prefix(root()).expect("in the repository");
+        own.then(|| inside.to_string_lossy().into_owned())
+    };
+    let found: BTreeSet<String> = sources("/Cargo.toml")
+        .into_iter()
+        .filter_map(folder)
+        .collect();
+    assert_eq!(found, OUTSIDE.map(String::from).into());
 }
 
 #[test]

@@ -10,11 +10,17 @@ fn propose_to_apply(criterion: &mut Criterion) {
     for batch in [1usize, 64, 256] {
         group.throughput(Throughput::Elements(batch as u64));
         let mut nodes = ours::Group::default();
-        group.bench_function(BenchmarkId::new("pontoon", batch), |bench| bench.iter(|| nodes.run(black_box(batch))));
+        group.bench_function(BenchmarkId::new("pontoon", batch), |bench| {
+            bench.iter(|| nodes.run(black_box(batch)))
+        });
         let mut nodes = raft_rs::Group::default();
-        group.bench_function(BenchmarkId::new("raft-0.7", batch), |bench| bench.iter(|| nodes.run(black_box(batch))));
+        group.bench_function(BenchmarkId::new("raft-0.7", batch), |bench| {
+            bench.iter(|| nodes.run(black_box(batch)))
+        });
         let mut nodes = open_raft::Group::default();
-        group.bench_function(BenchmarkId::new("openraft-0.9", batch), |bench| bench.iter(|| nodes.run(black_box(batch))));
+        group.bench_function(BenchmarkId::new("openraft-0.9", batch), |bench| {
+            bench.iter(|| nodes.run(black_box(batch)))
+        });
     }
     group.finish();
 }

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex};
 use openraft::error::{InstallSnapshotError, RPCError, RaftError};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
 };
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage, RaftStateMachine, Snapshot};
 use openraft::{
-    BasicNode, Config, Entry, EntryPayload, LogId, OptionalSend, Raft, RaftLogReader, RaftSnapshotBuilder,
-    SnapshotMeta, StorageError, StoredMembership, Vote,
+    BasicNode, Config, Entry, EntryPayload, LogId, OptionalSend, Raft, RaftLogReader,
+    RaftSnapshotBuilder, SnapshotMeta, StorageError, StoredMembership, Vote,
 };
 use tokio::runtime::Runtime;
 
@@ -54,7 +54,12 @@ impl RaftLogReader<Types> for Log {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry<Types>>, StorageError<u64>> {
-        Ok(self.with(|log| log.entries.range(range).map(|(_, entry)| entry.clone()).collect()))
+        Ok(self.with(|log| {
+            log.entries
+                .range(range)
+                .map(|(_, entry)| entry.clone())
+                .collect()
+        }))
     }
 }
 
@@ -64,7 +69,11 @@ impl RaftLogStorage<Types> for Log {
     async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError<u64>> {
         Ok(self.with(|log| LogState {
             last_purged_log_id: log.purged,
-            last_log_id: log.entries.last_key_value().map(|(_, entry)| entry.log_id).or(log.purged),
+            last_log_id: log
+                .entries
+                .last_key_value()
+                .map(|(_, entry)| entry.log_id)
+                .or(log.purged),
         }))
     }
 
@@ -81,12 +90,19 @@ impl RaftLogStorage<Types> for Log {
         Ok(self.with(|log| log.vote))
     }
 
-    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError<u64>>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<Types>,
+    ) -> Result<(), StorageError<u64>>
     where
         I: IntoIterator<Item = Entry<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        self.with(|log| log.entries.extend(entries.into_iter().map(|entry| (entry.log_id.index, entry))));
+        self.with(|log| {
+            log.entries
+                .extend(entries.into_iter().map(|entry| (entry.log_id.index, entry)))
+        });
         callback.log_io_completed(Ok(()));
         Ok(())
     }
@@ -119,7 +135,10 @@ impl RaftSnapshotBuilder<Types> for Machine {
             last_membership: self.membership.clone(),
             snapshot_id: format!("{:?}", self.applied),
         };
-        Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(Vec::new())) })
+        Ok(Snapshot {
+            meta,
+            snapshot: Box::new(Cursor::new(Vec::new())),
+        })
     }
 }
 
@@ -152,7 +171,9 @@ impl RaftStateMachine<Types> for Machine {
         self.clone()
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError<u64>> {
+    async fn begin_receiving_snapshot(
+        &mut self,
+    ) -> Result<Box<Cursor<Vec<u8>>>, StorageError<u64>> {
         Ok(Box::new(Cursor::new(Vec::new())))
     }
 
@@ -188,7 +209,10 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, _: &BasicNode) -> Link {
-        Link { target, peers: self.0.clone() }
+        Link {
+            target,
+            peers: self.0.clone(),
+        }
     }
 }
 
@@ -204,7 +228,10 @@ impl RaftNetwork<Types> for Link {
         request: AppendEntriesRequest<Types>,
         _: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Failure> {
-        self.node().append_entries(request).await.map_err(|error| RPCError::Network(failed(error)))
+        self.node()
+            .append_entries(request)
+            .await
+            .map_err(|error| RPCError::Network(failed(error)))
     }
 
     async fn install_snapshot(
@@ -212,11 +239,21 @@ impl RaftNetwork<Types> for Link {
         request: InstallSnapshotRequest<Types>,
         _: RPCOption,
     ) -> Result<InstallSnapshotResponse<u64>, Failure<RaftError<u64, InstallSnapshotError>>> {
-        self.node().install_snapshot(request).await.map_err(|error| RPCError::Network(failed(error)))
+        self.node()
+            .install_snapshot(request)
+            .await
+            .map_err(|error| RPCError::Network(failed(error)))
     }
 
-    async fn vote(&mut self, request: VoteRequest<u64>, _: RPCOption) -> Result<VoteResponse<u64>, Failure> {
-        self.node().vote(request).await.map_err(|error| RPCError::Network(failed(error)))
+    async fn vote(
+        &mut self,
+        request: VoteRequest<u64>,
+        _: RPCOption,
+    ) -> Result<VoteResponse<u64>, Failure> {
+        self.node()
+            .vote(request)
+            .await
+            .map_err(|error| RPCError::Network(failed(error)))
     }
 }
 
@@ -228,7 +265,10 @@ pub struct Group {
 
 impl Default for Group {
     fn default() -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let leader = runtime.block_on(async {
             let config = Config {
                 heartbeat_interval: 100,
@@ -240,13 +280,23 @@ impl Default for Group {
             let config = Arc::new(config.validate().expect("a valid configuration"));
             let peers = Peers::default();
             for id in 1..=3 {
-                let node = Raft::new(id, config.clone(), Network(peers.clone()), Log::default(), Machine::default())
-                    .await
-                    .expect("a fresh node");
-                peers.lock().expect("nobody panics under this lock").insert(id, node);
+                let node = Raft::new(
+                    id,
+                    config.clone(),
+                    Network(peers.clone()),
+                    Log::default(),
+                    Machine::default(),
+                )
+                .await
+                .expect("a fresh node");
+                peers
+                    .lock()
+                    .expect("nobody panics under this lock")
+                    .insert(id, node);
             }
             let leader = peers.lock().expect("nobody panics under this lock")[&1].clone();
-            let members: BTreeMap<u64, BasicNode> = (1..=3).map(|id| (id, BasicNode::default())).collect();
+            let members: BTreeMap<u64, BasicNode> =
+                (1..=3).map(|id| (id, BasicNode::default())).collect();
             leader.initialize(members).await.expect("an empty group");
             leader
                 .wait(None)
@@ -266,7 +316,12 @@ impl Group {
         self.runtime.block_on(async {
             let mut answers = Vec::with_capacity(count);
             for _ in 0..count {
-                answers.push(leader.client_write_ff(vec![7; PAYLOAD_BYTES]).await.expect("the leader takes proposals"));
+                answers.push(
+                    leader
+                        .client_write_ff(vec![7; PAYLOAD_BYTES])
+                        .await
+                        .expect("the leader takes proposals"),
+                );
             }
             for answer in answers {
                 answer.await.expect("an answer").expect("the leader stays");

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use pontoon_raft::{
-    CampaignReason, Event, HardState, LogPosition, MemberKind, Membership, Message, Options, Payload, PeerId, Raft,
-    Restored, Role,
+    CampaignReason, Event, HardState, LogPosition, MemberKind, Membership, Message, Options,
+    Payload, PeerId, Raft, Restored, Role,
 };
 
 use crate::PAYLOAD_BYTES;
@@ -18,12 +18,17 @@ pub struct Group {
 
 impl Default for Group {
     fn default() -> Self {
-        let membership =
-            Membership { members: (1..=3).map(|id| (PeerId(id), MemberKind::Voter)).collect() };
+        let membership = Membership {
+            members: (1..=3).map(|id| (PeerId(id), MemberKind::Voter)).collect(),
+        };
         let nodes = (1..=3)
             .map(|id| {
                 let restored = Restored {
-                    hard_state: HardState { term: 1, vote: None, commit: 1 },
+                    hard_state: HardState {
+                        term: 1,
+                        vote: None,
+                        commit: 1,
+                    },
                     compacted: LogPosition { term: 1, index: 1 },
                     membership: membership.clone(),
                     applied: 1,
@@ -38,7 +43,9 @@ impl Default for Group {
             payload: Bytes::from(vec![7; PAYLOAD_BYTES]),
             messages: Vec::new(),
         };
-        group.nodes[0].step(Event::Campaign(CampaignReason::Paced)).expect("a voter may campaign");
+        group.nodes[0]
+            .step(Event::Campaign(CampaignReason::Paced))
+            .expect("a voter may campaign");
         group.settle();
         assert_eq!(group.nodes[0].role(), Role::Leader);
         group
@@ -58,7 +65,8 @@ impl Group {
         assert_eq!(self.applied[0], goal);
         for node in &mut self.nodes {
             let applied = node.applied();
-            node.step(Event::Compact(applied)).expect("applied entries may go");
+            node.step(Event::Compact(applied))
+                .expect("applied entries may go");
         }
     }
 
@@ -72,7 +80,9 @@ impl Group {
             }
             for message in std::mem::take(&mut self.messages) {
                 let to = message.to.0 as usize - 1;
-                self.nodes[to].step(Event::Message(message)).expect("a message of the group");
+                self.nodes[to]
+                    .step(Event::Message(message))
+                    .expect("a message of the group");
             }
         }
     }
@@ -89,11 +99,13 @@ impl Group {
                     .iter()
                     .filter(|entry| matches!(entry.payload, Payload::Command(_)))
                     .count() as u64;
-                node.step(Event::Applied(last)).expect("handed out for applying");
+                node.step(Event::Applied(last))
+                    .expect("handed out for applying");
             }
             if let Some(write) = effects.write {
                 self.messages.extend(write.after);
-                node.step(Event::Written(write.id)).expect("a write of this node");
+                node.step(Event::Written(write.id))
+                    .expect("a write of this node");
             }
         }
     }

@@ -32,7 +32,11 @@ impl Default for Group {
                 RawNode::new(&config, storage, &logger).expect("a valid configuration")
             })
             .collect();
-        let mut group = Self { nodes, applied: vec![0; 3], payload: Bytes::from(vec![7; PAYLOAD_BYTES]) };
+        let mut group = Self {
+            nodes,
+            applied: vec![0; 3],
+            payload: Bytes::from(vec![7; PAYLOAD_BYTES]),
+        };
         group.nodes[0].campaign().expect("a voter may campaign");
         group.settle();
         assert_eq!(group.nodes[0].raft.state, raft_rs::StateRole::Leader);
@@ -45,13 +49,18 @@ impl Group {
     pub fn run(&mut self, count: usize) {
         let goal = self.applied[0] + count as u64;
         for _ in 0..count {
-            self.nodes[0].propose(vec![], self.payload.to_vec()).expect("the leader takes proposals");
+            self.nodes[0]
+                .propose(vec![], self.payload.to_vec())
+                .expect("the leader takes proposals");
         }
         self.settle();
         assert_eq!(self.applied[0], goal);
         for node in &mut self.nodes {
             let compact = node.raft.raft_log.applied;
-            node.mut_store().wl().compact(compact).expect("applied entries may go");
+            node.mut_store()
+                .wl()
+                .compact(compact)
+                .expect("applied entries may go");
         }
     }
 
@@ -66,7 +75,9 @@ impl Group {
             }
             for message in messages.drain(..) {
                 let to = message.to as usize - 1;
-                self.nodes[to].step(message).expect("a message of the group");
+                self.nodes[to]
+                    .step(message)
+                    .expect("a message of the group");
             }
         }
     }
@@ -80,7 +91,10 @@ impl Group {
         out.extend(ready.take_messages());
         apply(&mut self.applied[index], ready.take_committed_entries());
         if !ready.entries().is_empty() {
-            node.mut_store().wl().append(ready.entries()).expect("contiguous entries");
+            node.mut_store()
+                .wl()
+                .append(ready.entries())
+                .expect("contiguous entries");
         }
         if let Some(state) = ready.hs() {
             node.mut_store().wl().set_hardstate(state.clone());
@@ -97,5 +111,8 @@ impl Group {
 }
 
 fn apply(applied: &mut u64, entries: Vec<Entry>) {
-    *applied += entries.iter().filter(|entry| !entry.data.is_empty()).count() as u64;
+    *applied += entries
+        .iter()
+        .filter(|entry| !entry.data.is_empty())
+        .count() as u64;
 }

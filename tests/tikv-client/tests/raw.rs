@@ -16,7 +16,9 @@ async fn client(cluster: &Cluster, api_version: u32) -> Result<RawClient> {
         1 => Config::default(),
         _ => Config::default().with_default_keyspace(),
     };
-    RawClient::new_with_config(cluster.placement(), config).await.context("the client opens")
+    RawClient::new_with_config(cluster.placement(), config)
+        .await
+        .context("the client opens")
 }
 
 fn key(number: u32) -> String {
@@ -35,33 +37,65 @@ async fn basics(cluster: &Cluster, client: &RawClient) -> Result<()> {
     for boundary in [100, 200, 300, 400, 500] {
         cluster.split(&key(boundary)).await?;
     }
-    let pairs: Vec<(String, String)> = (0..500).map(|number| (key(number), format!("value {number}"))).collect();
+    let pairs: Vec<(String, String)> = (0..500)
+        .map(|number| (key(number), format!("value {number}")))
+        .collect();
     client.batch_put(pairs.clone()).await?;
-    let found = client.batch_get(pairs.iter().map(|(key, _)| key.clone())).await?;
+    let found = client
+        .batch_get(pairs.iter().map(|(key, _)| key.clone()))
+        .await?;
     ensure!(found.len() == 500, "batch_get found {}", found.len());
 
     let scanned = client.scan(key(50)..key(450), 1000).await?;
     ensure!(scanned.len() == 400, "scan found {}", scanned.len());
-    ensure!(scanned.windows(2).all(|pair| pair[0].0 < pair[1].0), "scan is in order");
+    ensure!(
+        scanned.windows(2).all(|pair| pair[0].0 < pair[1].0),
+        "scan is in order"
+    );
     ensure!(scanned[0].1 == b"value 50");
     let limited = client.scan(key(90)..key(450), 25).await?;
-    ensure!(limited.len() == 25, "limit over a region edge: {}", limited.len());
+    ensure!(
+        limited.len() == 25,
+        "limit over a region edge: {}",
+        limited.len()
+    );
     // It walks regions upwards even when it scans downwards, so the order holds within a region.
     let reversed = client.scan_reverse(key(110)..key(190), 1000).await?;
-    ensure!(reversed.len() == 80, "reverse scan found {}", reversed.len());
-    ensure!(reversed.windows(2).all(|pair| pair[0].0 > pair[1].0), "reverse scan is in order");
+    ensure!(
+        reversed.len() == 80,
+        "reverse scan found {}",
+        reversed.len()
+    );
+    ensure!(
+        reversed.windows(2).all(|pair| pair[0].0 > pair[1].0),
+        "reverse scan is in order"
+    );
     let both = client.scan_reverse(key(150)..key(250), 1000).await?;
-    ensure!(both.len() == 100, "reverse scan over a region edge found {}", both.len());
+    ensure!(
+        both.len() == 100,
+        "reverse scan over a region edge found {}",
+        both.len()
+    );
     let keys = client.scan_keys(key(0)..key(500), 1000).await?;
     ensure!(keys.len() == 500);
-    let batches = client.batch_scan([key(10)..key(20), key(210)..key(230)], 15).await?;
-    ensure!(batches.len() == 10 + 15, "batch scan found {}", batches.len());
+    let batches = client
+        .batch_scan([key(10)..key(20), key(210)..key(230)], 15)
+        .await?;
+    ensure!(
+        batches.len() == 10 + 15,
+        "batch scan found {}",
+        batches.len()
+    );
 
     client.batch_delete((0..10).map(key)).await?;
     ensure!(client.batch_get((0..20).map(key)).await?.len() == 10);
     client.delete_range(key(150)..key(350)).await?;
     let left = client.scan_keys(key(0)..key(500), 1000).await?;
-    ensure!(left.len() == 500 - 10 - 200, "after deleting a range {} are left", left.len());
+    ensure!(
+        left.len() == 500 - 10 - 200,
+        "after deleting a range {} are left",
+        left.len()
+    );
     Ok(())
 }
 
@@ -70,7 +104,11 @@ async fn compare_and_swap(client: &RawClient) -> Result<()> {
     let client = client.with_atomic_for_cas();
     let swap = async |previous: Option<&str>, value: &str| {
         client
-            .compare_and_swap("cas".to_owned(), previous.map(|value| value.as_bytes().to_vec()), value.to_owned())
+            .compare_and_swap(
+                "cas".to_owned(),
+                previous.map(|value| value.as_bytes().to_vec()),
+                value.to_owned(),
+            )
             .await
     };
     ensure!(swap(None, "1").await? == (None, true));
@@ -89,19 +127,37 @@ async fn time_to_live(client: &RawClient, api_version: u32) -> Result<()> {
         return Ok(());
     }
     put?;
-    client.put_with_ttl("long".to_owned(), "lived", 1000).await?;
+    client
+        .put_with_ttl("long".to_owned(), "lived", 1000)
+        .await?;
     client.put("endless".to_owned(), "lived").await?;
-    let left = client.get_key_ttl_secs("long".to_owned()).await?.context("it lives")?;
+    let left = client
+        .get_key_ttl_secs("long".to_owned())
+        .await?
+        .context("it lives")?;
     ensure!((990..=1000).contains(&left), "{left} s left of 1000");
     ensure!(client.get_key_ttl_secs("endless".to_owned()).await? == Some(0));
-    ensure!(client.get_key_ttl_secs("never put".to_owned()).await?.is_none());
+    ensure!(
+        client
+            .get_key_ttl_secs("never put".to_owned())
+            .await?
+            .is_none()
+    );
     let mut pause = tokio::time::interval(std::time::Duration::from_millis(100));
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while client.get("short".to_owned()).await?.is_some() {
-        ensure!(std::time::Instant::now() < deadline, "a key outlived its time");
+        ensure!(
+            std::time::Instant::now() < deadline,
+            "a key outlived its time"
+        );
         pause.tick().await;
     }
-    ensure!(client.scan_keys("short".to_owned().."short\0".to_owned(), 10).await?.is_empty());
+    ensure!(
+        client
+            .scan_keys("short".to_owned().."short\0".to_owned(), 10)
+            .await?
+            .is_empty()
+    );
     Ok(())
 }
 
@@ -121,17 +177,28 @@ async fn under_change(cluster: &Cluster, client: &RawClient, api_version: u32) -
     // Splits alone cost no operation: what the client meets on the way it retries by itself.
     work.none_given_up()?;
     cluster.dev(&["add-store"])?;
-    wait_for("the fourth store is known", async || Ok(cluster.stores()?.len() == 4)).await?;
+    wait_for("the fourth store is known", async || {
+        Ok(cluster.stores()?.len() == 4)
+    })
+    .await?;
     let fourth = *cluster.stores()?.iter().max().context("stores")?;
     for key in ["b9", "c9", "d9", "p5", "s5", "t9"] {
         let region = cluster.region(cluster.find(key)?)?;
-        cluster.move_replica(region.id, region.stores[0], fourth).await?;
+        cluster
+            .move_replica(region.id, region.stores[0], fourth)
+            .await?;
     }
     work.make_progress().await?;
 
-    let leaders: Vec<u64> = cluster.regions()?.iter().filter_map(|region| region.leader_store).collect();
-    let busiest =
-        *leaders.iter().max_by_key(|store| leaders.iter().filter(|other| other == store).count()).context("leaders")?;
+    let leaders: Vec<u64> = cluster
+        .regions()?
+        .iter()
+        .filter_map(|region| region.leader_store)
+        .collect();
+    let busiest = *leaders
+        .iter()
+        .max_by_key(|store| leaders.iter().filter(|other| other == store).count())
+        .context("leaders")?;
     let name = cluster.store_name(busiest)?;
     cluster.dev(&["kill", &name])?;
     work.make_progress().await?;
@@ -145,8 +212,15 @@ async fn under_change(cluster: &Cluster, client: &RawClient, api_version: u32) -
 async fn everything(api_version: u32) -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     // Scans must not reach the region without an end, so the boundary before it stays.
-    let environment = vec![("PONTOON_CONFIG_PLACEMENT_MERGE__ENABLED".to_owned(), "false".to_owned())];
-    let cluster = Cluster::start(Wanted { api_version, environment, ..Wanted::default() })?;
+    let environment = vec![(
+        "PONTOON_CONFIG_PLACEMENT_MERGE__ENABLED".to_owned(),
+        "false".to_owned(),
+    )];
+    let cluster = Cluster::start(Wanted {
+        api_version,
+        environment,
+        ..Wanted::default()
+    })?;
     let client = client(&cluster, api_version).await?;
     basics(&cluster, &client).await?;
     compare_and_swap(&client).await?;

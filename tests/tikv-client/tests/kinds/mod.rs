@@ -54,7 +54,10 @@ struct Expected {
 
 impl Expected {
     fn new(value: impl Into<String>, certain: bool) -> Self {
-        Self { any_of: vec![value.into()], certain }
+        Self {
+            any_of: vec![value.into()],
+            certain,
+        }
     }
 
     fn allows(&self, value: &str) -> bool {
@@ -101,7 +104,10 @@ impl State {
             Ok(answer) => Ok(Some(answer)),
             Err(error) => {
                 let said = format!("{error:?}");
-                ensure!(!said.contains("KvError") && !said.contains("KeyError("), "{kind:?} was refused: {said}");
+                ensure!(
+                    !said.contains("KvError") && !said.contains("KeyError("),
+                    "{kind:?} was refused: {said}"
+                );
                 self.gave_up[kind as usize].fetch_add(1, Ordering::Relaxed);
                 Ok(None)
             }
@@ -138,8 +144,16 @@ impl Work {
             run!(expiry);
         }
         let expires = |kind| matches!(kind, Kind::TimeToLive | Kind::Expiry);
-        let kinds = KINDS.into_iter().filter(|(kind, _)| api_version == 2 || !expires(*kind)).collect();
-        Self { state, client: client.clone(), kinds, tasks }
+        let kinds = KINDS
+            .into_iter()
+            .filter(|(kind, _)| api_version == 2 || !expires(*kind))
+            .collect();
+        Self {
+            state,
+            client: client.clone(),
+            kinds,
+            tasks,
+        }
     }
 
     /// Waits until more operations of each kind are acknowledged.
@@ -147,9 +161,10 @@ impl Work {
         for (kind, more) in &self.kinds {
             self.check()?;
             let goal = self.state.acknowledged(*kind) + more;
-            wait_for(&format!("{more} more of {kind:?} are acknowledged"), async || {
-                Ok(self.check().is_err() || self.state.acknowledged(*kind) >= goal)
-            })
+            wait_for(
+                &format!("{more} more of {kind:?} are acknowledged"),
+                async || Ok(self.check().is_err() || self.state.acknowledged(*kind) >= goal),
+            )
             .await?;
         }
         self.check()
@@ -159,14 +174,19 @@ impl Work {
     pub fn none_given_up(&self) -> Result<()> {
         for (kind, _) in &self.kinds {
             let gave_up = self.state.gave_up[*kind as usize].load(Ordering::Relaxed);
-            ensure!(gave_up == 0, "the client gave {gave_up} operations of {kind:?} up");
+            ensure!(
+                gave_up == 0,
+                "the client gave {gave_up} operations of {kind:?} up"
+            );
         }
         Ok(())
     }
 
     fn check(&self) -> Result<()> {
         let wrong = self.state.wrong.lock().expect("no one panics");
-        wrong.as_ref().map_or(Ok(()), |wrong| Err(anyhow::anyhow!(wrong.clone())))
+        wrong
+            .as_ref()
+            .map_or(Ok(()), |wrong| Err(anyhow::anyhow!(wrong.clone())))
     }
 
     /// Ends the clients and reads back all they wrote.
@@ -182,7 +202,11 @@ impl Work {
         for some in keys.chunks(200) {
             let mut pairs = None;
             wait_for("what was written is read", async || {
-                pairs = Some(self.client.batch_get(some.iter().map(|key| (*key).clone())).await?);
+                pairs = Some(
+                    self.client
+                        .batch_get(some.iter().map(|key| (*key).clone()))
+                        .await?,
+                );
                 Ok(true)
             })
             .await?;
@@ -190,23 +214,36 @@ impl Work {
         }
         for (key, expected) in &known {
             match found.get(key) {
-                Some(found) => ensure!(expected.allows(found), "{key} holds {found}, not one of {:?}", expected.any_of),
+                Some(found) => ensure!(
+                    expected.allows(found),
+                    "{key} holds {found}, not one of {:?}",
+                    expected.any_of
+                ),
                 None => ensure!(!expected.certain, "acknowledged write of {key} is lost"),
             }
         }
         for (kind, _) in &self.kinds {
             let gave_up = self.state.gave_up[*kind as usize].load(Ordering::Relaxed);
-            println!("{kind:?}: {} acknowledged, {gave_up} given up by the client", self.state.acknowledged(*kind));
+            println!(
+                "{kind:?}: {} acknowledged, {gave_up} given up by the client",
+                self.state.acknowledged(*kind)
+            );
         }
         let short = self.state.short_scans.load(Ordering::Relaxed);
-        println!("{short} scans were short at first; {} keys verified", known.len());
+        println!(
+            "{short} scans were short at first; {} keys verified",
+            known.len()
+        );
         Ok(())
     }
 }
 
 fn texts(pairs: Vec<KvPair>) -> Vec<(String, String)> {
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    pairs.into_iter().map(|KvPair(key, value)| (text(key.into()), text(value))).collect()
+    pairs
+        .into_iter()
+        .map(|KvPair(key, value)| (text(key.into()), text(value)))
+        .collect()
 }
 
 /// Puts a key and gets it.
@@ -219,9 +256,14 @@ async fn put(state: &State, client: &RawClient, known: &mut Known, writer: u32) 
         let value = format!("{writer}/{number}");
         let put = state.outcome(Kind::Put, client.put(key.clone(), value.clone()).await)?;
         known.insert(key.clone(), Expected::new(value.clone(), put.is_some()));
-        let Some(found) = state.outcome(Kind::Put, client.get(key.clone()).await)? else { continue };
+        let Some(found) = state.outcome(Kind::Put, client.get(key.clone()).await)? else {
+            continue;
+        };
         if put.is_some() {
-            ensure!(found.as_deref() == Some(value.as_bytes()), "get of {key} found {found:?}");
+            ensure!(
+                found.as_deref() == Some(value.as_bytes()),
+                "get of {key} found {found:?}"
+            );
             state.acknowledge(Kind::Put);
         }
     }
@@ -234,16 +276,34 @@ async fn batch(state: &State, client: &RawClient, known: &mut Known) -> Result<(
         if !state.runs() {
             break;
         }
-        let pairs: Vec<(String, String)> =
-            (0..BATCH).map(|each| (format!("b{}-{number:06}-{each}", each % 10), format!("{number}"))).collect();
+        let pairs: Vec<(String, String)> = (0..BATCH)
+            .map(|each| {
+                (
+                    format!("b{}-{number:06}-{each}", each % 10),
+                    format!("{number}"),
+                )
+            })
+            .collect();
         let put = state.outcome(Kind::Batch, client.batch_put(pairs.clone()).await)?;
-        known.extend(pairs.iter().map(|(key, value)| (key.clone(), Expected::new(value.clone(), put.is_some()))));
+        known.extend(
+            pairs
+                .iter()
+                .map(|(key, value)| (key.clone(), Expected::new(value.clone(), put.is_some()))),
+        );
         let keys = pairs.iter().map(|(key, _)| key.clone());
-        let Some(found) = state.outcome(Kind::Batch, client.batch_get(keys).await)? else { continue };
+        let Some(found) = state.outcome(Kind::Batch, client.batch_get(keys).await)? else {
+            continue;
+        };
         if put.is_some() {
-            let (found, wanted): (BTreeMap<_, _>, BTreeMap<_, _>) =
-                (texts(found).into_iter().collect(), pairs.into_iter().collect());
-            ensure!(found == wanted, "of batch {number} {} keys were found", found.len());
+            let (found, wanted): (BTreeMap<_, _>, BTreeMap<_, _>) = (
+                texts(found).into_iter().collect(),
+                pairs.into_iter().collect(),
+            );
+            ensure!(
+                found == wanted,
+                "of batch {number} {} keys were found",
+                found.len()
+            );
             state.acknowledge(Kind::Batch);
         }
     }
@@ -259,28 +319,44 @@ async fn scan(state: &State, client: &RawClient, known: &mut Known) -> Result<()
         }
         if number < SCANNED {
             let key = format!("s{}-{number:06}", number % 10);
-            let put = state.outcome(Kind::Scan, client.put(key.clone(), number.to_string()).await)?;
+            let put = state.outcome(
+                Kind::Scan,
+                client.put(key.clone(), number.to_string()).await,
+            )?;
             known.insert(key, Expected::new(number.to_string(), put.is_some()));
         }
         let scanned = client.scan("s0".to_owned().."s:".to_owned(), 1000).await;
         let Some(scanned) = state.outcome(Kind::Scan, scanned)? else {
             // A scan that finds a dead store keeps it in the client's cache; other operations forget it.
-            let forget = client.batch_get((0..10).map(|digit| format!("s{digit}"))).await;
+            let forget = client
+                .batch_get((0..10).map(|digit| format!("s{digit}")))
+                .await;
             state.outcome(Kind::Scan, forget)?;
             continue;
         };
         let scanned = texts(scanned);
-        ensure!(scanned.windows(2).all(|pair| pair[0].0 < pair[1].0), "a scan is not in order");
+        ensure!(
+            scanned.windows(2).all(|pair| pair[0].0 < pair[1].0),
+            "a scan is not in order"
+        );
         for (key, value) in &scanned {
-            let wanted = known.get(key).with_context(|| format!("a scan found {key}, which nobody put"))?;
+            let wanted = known
+                .get(key)
+                .with_context(|| format!("a scan found {key}, which nobody put"))?;
             ensure!(wanted.allows(value), "a scan found {value} at {key}");
         }
         let scanned: BTreeMap<_, _> = scanned.into_iter().collect();
-        match known.iter().find(|(key, expected)| expected.certain && !scanned.contains_key(*key)) {
+        match known
+            .iter()
+            .find(|(key, expected)| expected.certain && !scanned.contains_key(*key))
+        {
             Some((key, _)) => {
                 short += 1;
                 state.short_scans.fetch_add(1, Ordering::Relaxed);
-                ensure!(short < SHORT_MAX, "{short} scans in a row missed keys, as {key}");
+                ensure!(
+                    short < SHORT_MAX,
+                    "{short} scans in a row missed keys, as {key}"
+                );
             }
             None => {
                 short = 0;
@@ -294,21 +370,30 @@ async fn scan(state: &State, client: &RawClient, known: &mut Known) -> Result<()
 /// Fills a range that goes over several regions and empties it; what is beside it stays.
 async fn delete_range(state: &State, client: &RawClient, known: &mut Known) -> Result<()> {
     for beside in ["d-before", "d:after"] {
-        let put = state.outcome(Kind::DeleteRange, client.put(beside.to_owned(), "stays").await)?;
+        let put = state.outcome(
+            Kind::DeleteRange,
+            client.put(beside.to_owned(), "stays").await,
+        )?;
         known.insert(beside.to_owned(), Expected::new("stays", put.is_some()));
     }
     for number in 0u64.. {
         if !state.runs() {
             break;
         }
-        let keys: Vec<String> = (0..10).map(|digit| format!("d{digit}-{number:06}")).collect();
+        let keys: Vec<String> = (0..10)
+            .map(|digit| format!("d{digit}-{number:06}"))
+            .collect();
         let pairs = keys.iter().map(|key| (key.clone(), "goes"));
         let put = state.outcome(Kind::DeleteRange, client.batch_put(pairs).await)?;
         let deleted = client.delete_range("d0".to_owned().."d:".to_owned()).await;
         let deleted = state.outcome(Kind::DeleteRange, deleted)?;
         let left = state.outcome(Kind::DeleteRange, client.batch_get(keys).await)?;
         if let (Some(()), Some(()), Some(left)) = (put, deleted, left) {
-            ensure!(left.is_empty(), "{} keys are left in a deleted range", left.len());
+            ensure!(
+                left.is_empty(),
+                "{} keys are left in a deleted range",
+                left.len()
+            );
             state.acknowledge(Kind::DeleteRange);
         }
     }
@@ -317,25 +402,45 @@ async fn delete_range(state: &State, client: &RawClient, known: &mut Known) -> R
 
 /// Counts by compare-and-swap. A step whose outcome is unknown is taken again: it finds the count before or after it, and
 /// can do no harm when it arrives late. So the count is exact.
-async fn compare_and_swap(state: &State, client: &RawClient, known: &mut Known, key: &str) -> Result<()> {
+async fn compare_and_swap(
+    state: &State,
+    client: &RawClient,
+    known: &mut Known,
+    key: &str,
+) -> Result<()> {
     let client = client.with_atomic_for_cas();
     let mut count = None;
     while state.runs() {
         let next = count.map_or(0, |count: u64| count + 1);
-        let (before, after) = (count.map(|count| count.to_string().into_bytes()), next.to_string());
-        let swapped = client.compare_and_swap(key.to_owned(), before.clone(), after.clone()).await;
+        let (before, after) = (
+            count.map(|count| count.to_string().into_bytes()),
+            next.to_string(),
+        );
+        let swapped = client
+            .compare_and_swap(key.to_owned(), before.clone(), after.clone())
+            .await;
         match state.outcome(Kind::CompareAndSwap, swapped)? {
             // The last step may stay unknown; then the count is one of two.
             None => {
                 let certain = count.is_some();
-                let any_of = count.into_iter().chain([next]).map(|count| count.to_string()).collect();
+                let any_of = count
+                    .into_iter()
+                    .chain([next])
+                    .map(|count| count.to_string())
+                    .collect();
                 known.insert(key.to_owned(), Expected { any_of, certain });
                 continue;
             }
-            Some((found, true)) => ensure!(found == before, "{key}: swapped {found:?} instead of {before:?}"),
+            Some((found, true)) => ensure!(
+                found == before,
+                "{key}: swapped {found:?} instead of {before:?}"
+            ),
             // An attempt that the client repeated on its own.
             Some((found, false)) => {
-                ensure!(found.as_deref() == Some(after.as_bytes()), "{key}: found {found:?} instead of {before:?}");
+                ensure!(
+                    found.as_deref() == Some(after.as_bytes()),
+                    "{key}: found {found:?} instead of {before:?}"
+                );
             }
         }
         state.acknowledge(Kind::CompareAndSwap);
@@ -352,9 +457,14 @@ async fn time_to_live(state: &State, client: &RawClient, known: &mut Known) -> R
             break;
         }
         let key = format!("t{}-{number:06}", number % 10);
-        let put = client.put_with_ttl(key.clone(), number.to_string(), 1000).await;
+        let put = client
+            .put_with_ttl(key.clone(), number.to_string(), 1000)
+            .await;
         let put = state.outcome(Kind::TimeToLive, put)?;
-        known.insert(key.clone(), Expected::new(number.to_string(), put.is_some()));
+        known.insert(
+            key.clone(),
+            Expected::new(number.to_string(), put.is_some()),
+        );
         let left = state.outcome(Kind::TimeToLive, client.get_key_ttl_secs(key.clone()).await)?;
         if let (Some(()), Some(left)) = (put, left) {
             let left = left.with_context(|| format!("{key} is lost"))?;
@@ -386,7 +496,11 @@ async fn expiry(state: &State, client: &RawClient, _: &mut Known) -> Result<()> 
                 _ => ensure!(put.elapsed() < EXPIRY_MAX, "{key} outlived its time"),
             }
         }
-        ensure!(begun.elapsed() >= Duration::from_secs(1), "{key} was gone after {:?}", begun.elapsed());
+        ensure!(
+            begun.elapsed() >= Duration::from_secs(1),
+            "{key} was gone after {:?}",
+            begun.elapsed()
+        );
         state.acknowledge(Kind::Expiry);
     }
     Ok(())
