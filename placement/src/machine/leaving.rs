@@ -103,7 +103,7 @@ impl Leader {
         self.drains.watch(drained.into_iter(), now);
     }
 
-    /// Refuses when peers of a store would have no other place. Regions are looked at as they will be when what is under way
+    /// Refuses when peers of a store would have no other place, or would take that of others. Regions are looked at as they will be when what is under way
     /// with them has ended: a peer that is on the move takes one place, and not two.
     fn check_places(&mut self, id: StoreId, now: Now) -> Result<(), Refusal> {
         if !self.stores.contains(id) || self.stores.is_tombstone(id) {
@@ -117,22 +117,38 @@ impl Leader {
         }
         let checker = self.checker(Duration::ZERO, now);
         let others: Vec<_> = self.stores.ids().filter(|store| *store != id).collect();
+        let all: Vec<_> = self.stores.ids().collect();
+        let waits = |store: StoreId| self.stores.leaving(store);
+        // Those that wait for a place already are before this one.
+        let goes = |store: StoreId| store == id || waits(store);
         let (mut homeless, mut example, mut bytes) = (0u64, None, 0u64);
+        let mut outdone = None;
         for region in self.regions.after(proto::RegionId(0)) {
-            if region.peer_on(id).is_none() {
+            let mut peers = region.region.peers.iter();
+            if !peers.any(|peer| goes(StoreId(peer.store_id))) {
                 continue;
             }
             let region = checker.settled(region, id);
             if region.peer_on(id).is_none() {
+                // It may be the store that others are to go to.
+                if outdone.is_none()
+                    && !checker.has_places(&region, waits, &others)
+                    && checker.has_places(&region, waits, &all)
+                {
+                    outdone = Some(region.id());
+                }
                 continue;
             }
             bytes = bytes.saturating_add(region.bytes);
-            // Those that wait for a place already are before this one.
-            let goes = |store: StoreId| store == id || self.stores.leaving(store);
             if !checker.has_places(&region, goes, &others) {
                 homeless += 1;
                 example.get_or_insert(region);
             }
+        }
+        if let Some(region) = outdone {
+            return Err(Refusal::Invalid(format!(
+                "peers of other stores that leave would have no place without it, for example that of region {region}"
+            )));
         }
         if let Some(region) = example {
             let why = self
