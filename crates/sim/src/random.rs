@@ -35,6 +35,10 @@ pub enum Purpose {
     TroubleSettings = 12,
     /// When these happen, where, and for how long.
     Trouble = 13,
+    /// The settings of worlds with the real placement driver.
+    PlacementSettings = 14,
+    /// What its members, administrators and messages draw.
+    Placement = 15,
 }
 
 /// A stream of random numbers.

@@ -37,12 +37,20 @@ pub enum Rule {
     Epoch,
     /// R21 Merge.
     Merge,
+    /// R22 Placement moves.
+    Moves,
     /// R23 Linearizable keys.
     Linearizable,
     /// R24 Read index (and R25, where leases serve).
     ReadIndex,
     /// R26 At most once.
     AtMostOnce,
+    /// R28 Timestamps.
+    Timestamps,
+    /// R30 Identity.
+    Identity,
+    /// R31 Ids.
+    Ids,
     /// R37 Healing.
     Healing,
     /// STORAGE §7, sizes.
@@ -70,9 +78,13 @@ impl fmt::Display for Rule {
             Rule::Tiling => "R17 tiling",
             Rule::Epoch => "R18 epoch",
             Rule::Merge => "R21 merge",
+            Rule::Moves => "R22 placement moves",
             Rule::Linearizable => "R23 linearizable keys",
             Rule::ReadIndex => "R24 read index",
             Rule::AtMostOnce => "R26 at most once",
+            Rule::Timestamps => "R28 timestamps",
+            Rule::Identity => "R30 identity",
+            Rule::Ids => "R31 ids",
             Rule::Healing => "R37 healing",
             Rule::Sizes => "sizes",
             Rule::Assertion => "assertion in the code",

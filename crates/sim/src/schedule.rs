@@ -35,6 +35,11 @@ impl<A> Schedule<A> {
         self.now
     }
 
+    /// The time of the next action.
+    pub fn due(&self) -> Option<Time> {
+        self.queue.peek().map(|Reverse((time, ..))| *time)
+    }
+
     /// Puts `action` at `delay` from now.
     pub fn after(&mut self, delay: Time, action: A) {
         let slot = match self.free.pop() {

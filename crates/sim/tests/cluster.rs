@@ -1,5 +1,7 @@
 //! The gate of clusters: seeds over several stores, with splits, moves and power losses.
 
+#[path = "common/clusters.rs"]
+mod clusters;
 mod common;
 
 use std::time::Duration;
@@ -10,6 +12,7 @@ use sim::cluster::settings::TROUBLES;
 use sim::group::settings::{Fault, Plan};
 use sim::rule::{Rule, Violation};
 
+use self::clusters::of_moments;
 use self::common::{check, from_environment, passes};
 
 /// What a batch must have seen.
@@ -73,22 +76,18 @@ fn of_merges(seed: u64, events: u64) -> Plan {
     }
 }
 
-/// Worlds for the seeds below `SIM_MERGE_SEEDS`, of `SIM_MERGE_EVENTS` events, or as many as so many halves of `SIM_MERGE_SECONDS`
-/// allow. What is expected has happened once `enough` of them ran.
+/// As [`clusters::hold_every_rule`], with the invented operator: these worlds are about what stores do.
 fn hold_every_rule(
     halves: u64,
     enough: u64,
     expected: &[&str],
     world: impl Fn(u64, u64) -> Plan + Sync,
 ) {
-    let seeds = from_environment("SIM_MERGE_SEEDS", 100);
-    let events = from_environment("SIM_MERGE_EVENTS", 20_000);
-    let seconds = from_environment("SIM_MERGE_SECONDS", 60) * halves / 2;
-    let report = run_batch(0..seeds, 2, Some(Duration::from_secs(seconds)), |seed| {
-        world(seed, events)
+    clusters::hold_every_rule(halves, enough, expected, |seed, events| {
+        let mut plan = world(seed, events);
+        plan.without.push(Fault::Placement);
+        plan
     });
-    let expected = expected.iter().map(|what| (*what).to_owned());
-    check(&report, report.seeds >= enough, expected);
 }
 
 /// R21: regions that split and merge all the time.
@@ -331,13 +330,6 @@ const LOST: &[Fault] = &[
     Fault::Membership,
     Fault::LostStore,
 ];
-
-fn of_moments(seed: u64, events: u64, faults: &[Fault]) -> Plan {
-    Plan {
-        faults: faults.to_vec(),
-        ..Plan::of_cluster(seed, events)
-    }
-}
 
 /// The worlds in which planted bugs are looked for break no rule without them.
 #[test]

@@ -13,7 +13,7 @@ use store::event::{
 use store::{keys, read};
 
 use super::settings::TICK;
-use super::world::{Action, Answer, World};
+use super::world::{Action, Answer, Reply, World};
 use crate::group::settings::Fault;
 use crate::rule::{Rule, Violation};
 
@@ -286,6 +286,9 @@ impl World {
     /// A write was answered, or a read refused.
     pub(super) fn answer(&mut self, request: RequestId, answer: Answer) {
         let Some(place) = self.waiting.remove(&request) else {
+            if let Some(replies) = &mut self.replies {
+                replies.push((request, Reply::Answered(answer)));
+            }
             return;
         };
         let now = self.schedule.now();
@@ -340,6 +343,9 @@ impl World {
     /// A read may be served: the engine's view first, then the published view once more (LIVENESS B5).
     pub(super) fn serve_read(&mut self, id: StoreId, request: RequestId) -> Result<(), Violation> {
         let Some(place) = self.waiting.remove(&request) else {
+            if let Some(replies) = &mut self.replies {
+                replies.push((request, Reply::Permitted));
+            }
             return Ok(());
         };
         let Some(mut asked) = self.clients[place]

@@ -14,6 +14,7 @@ use store::event::{
 
 use super::check::sizes::region_of;
 use super::exile::Moment;
+use super::placement::News;
 use super::settings::TICK;
 use super::world::{Action, World, broken};
 use crate::group::settings::Fault;
@@ -146,6 +147,7 @@ impl World {
                 self.power_cut(id, incarnation);
                 Ok(())
             }
+            Action::Placement(errand) => self.run_errand(errand),
         }
     }
 
@@ -223,7 +225,7 @@ impl World {
             tasks,
             refusals,
             reads,
-            reports: _,
+            reports,
             orders,
             splits,
             own_splits,
@@ -300,6 +302,7 @@ impl World {
         for request in reads {
             self.serve_read(id, request)?;
         }
+        let told_orders = orders.clone();
         for answer in orders {
             self.orders.check(id, &answer)?;
             let OrderAnswer { region, result, .. } = answer;
@@ -314,6 +317,7 @@ impl World {
                 "order refused"
             });
         }
+        let (told_pieces, told_splits) = (splits.clone(), own_splits.clone());
         for _ in splits {
             self.count("split");
         }
@@ -329,6 +333,20 @@ impl World {
                 (SplitCause::Load, true) => "split for load",
                 (SplitCause::Appends, true) => "split ahead of appends",
             });
+        }
+        if self.placed.is_some() {
+            let news = News {
+                reports,
+                orders: told_orders,
+                own_splits: told_splits,
+                splits: told_pieces,
+                locate,
+                describe,
+                inquire,
+                ids_wanted,
+            };
+            self.tell_news(id, news);
+            return Ok(());
         }
         for key in locate {
             let delay = self.network_delay(None);

@@ -53,6 +53,11 @@ impl World {
             .map(|peer| StoreId(peer.store_id))
             .collect();
         let store = self.moment_random.pick(&stores);
+        self.lose(store, region.id);
+    }
+
+    /// A store is lost, if all regions can do without it; near a region, for the trace.
+    pub(super) fn lose(&mut self, store: StoreId, near: u64) {
         let needed = self.descriptors.newest().any(|region| {
             let voters = region.peers.iter();
             voters.filter(|peer| peer.role() == PeerRole::Voter).count() < 3
@@ -62,9 +67,8 @@ impl World {
         }
         self.count("store lost");
         let now = self.schedule.now();
-        self.trace.note(now, [34, store.0, region.id, 0], || {
-            format!("{store} is lost")
-        });
+        self.trace
+            .note(now, [34, store.0, near, 0], || format!("{store} is lost"));
         if self.nodes[&store].store.is_some() {
             let keep = Keep::Nothing;
             self.stop_in(store, CrashMode::PowerLoss { keep });

@@ -231,6 +231,7 @@ impl World {
         if !applied.children.is_empty() {
             moment = Some(Moment::Split(pieces.clone()));
         }
+        self.check_members(changed)?;
         self.descriptors.learn(&pieces)?;
         Ok(moment)
     }

@@ -15,6 +15,7 @@ mod newborn;
 mod node;
 mod operator;
 mod orders;
+mod placement;
 mod rot;
 pub mod run;
 pub mod settings;

@@ -19,13 +19,17 @@ use crate::schedule::Time;
 impl World {
     /// The operator gives an order to some leader.
     pub(super) fn operate(&mut self) -> Result<(), Violation> {
-        if self.healing && self.loss.is_none() && self.rot.is_none() {
+        let acts = self.loss.is_some() || self.rot.is_some() || self.placed.is_some();
+        if self.healing && !acts {
             return Ok(());
         }
         let (low, high) = self.settings.operator;
         let delay = self.load_random.between(low, high);
         self.schedule.after(delay, Action::Operator);
         self.order_late()?;
+        if self.placed.is_some() {
+            return self.administer();
+        }
         if self.loss.is_some() && (self.healing || self.moment_random.chance(500)) {
             return self.mourn_step();
         }

@@ -129,7 +129,7 @@ impl World {
     }
 
     /// Tells the store of everything that rotted and was not written over.
-    fn look_through(&mut self) -> Result<(), Violation> {
+    pub(super) fn look_through(&mut self) -> Result<(), Violation> {
         let Some(rot) = self.rot.clone() else {
             return Ok(());
         };

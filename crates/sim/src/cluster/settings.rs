@@ -2,6 +2,7 @@
 
 use store::{Options, SplitOptions};
 
+use super::placement::adapt;
 use crate::group::settings::{Fault, Faults, Plan};
 use crate::random::{Purpose, Stream};
 use crate::schedule::Time;
@@ -52,6 +53,7 @@ pub const FAULTS: &[Fault] = &[
     Fault::Jumps,
     Fault::NoPlacement,
     Fault::Dial,
+    Fault::Placement,
 ];
 /// Those that were added later. They are drawn last, so that a seed's other settings are what they were before.
 const LATE: &[Fault] = &[
@@ -81,6 +83,7 @@ pub const TROUBLES: &[Fault] = &[
     Fault::Jumps,
     Fault::NoPlacement,
     Fault::Dial,
+    Fault::Placement,
 ];
 
 /// Permille of worlds that have one of these.
@@ -298,6 +301,9 @@ impl Settings {
             settings.options.verify_every_ticks = verify.between(40, 400);
             settings.options.verify_bytes_per_second = verify.pick(&[200, 2_000, 1 << 20]);
             settings.options.verify_ticks = verify.between(40, 200);
+        }
+        if settings.faults.has(Fault::Placement) {
+            adapt(&mut settings, plan);
         }
         settings
     }

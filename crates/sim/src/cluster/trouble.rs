@@ -106,6 +106,7 @@ impl World {
                 return self.step(id, Event::Dial(dial));
             }
             Fault::Replay => self.replay(),
+            Fault::Placement => return self.begin_placement_trouble(id, duration),
             _ => debug_assert!(false, "{fault:?} does not begin by itself"),
         }
         Ok(())

@@ -23,6 +23,7 @@ use super::loss::Loss;
 use super::merges::Pair;
 use super::node::Node;
 use super::orders::Orders;
+use super::placement::{Errand, Placed};
 use super::rot::Rot;
 use super::settings::{Settings, TICK, TROUBLES};
 use super::trouble::Trouble;
@@ -35,6 +36,15 @@ use crate::trace::Trace;
 
 /// What came of a write.
 pub type Answer = Result<Vec<OperationResult>, Refusal>;
+
+/// What came of a request that is no client's.
+#[derive(Debug)]
+pub enum Reply {
+    /// A write was answered, or a request refused.
+    Answered(Answer),
+    /// A read may be served now.
+    Permitted,
+}
 
 /// What can happen next. What belongs to a store carries the incarnation it was made for.
 pub enum Action {
@@ -97,6 +107,8 @@ pub enum Action {
     Restart(StoreId),
     /// The power of a store fails, for a moment.
     PowerCut(StoreId, u32),
+    /// Stores, administrators and placement talk.
+    Placement(Errand),
 }
 
 impl Action {
@@ -120,6 +132,7 @@ impl Action {
             | Action::Locate(store, ..)
             | Action::Describe(store, ..)
             | Action::Inquire(store, ..) => Some(*store),
+            Action::Placement(errand) => errand.store(),
             Action::Client(_)
             | Action::TimeUp(..)
             | Action::Operator
@@ -146,6 +159,10 @@ pub struct World {
     pub(super) verify_random: Stream,
     pub(super) trouble_random: Stream,
     pub(super) trouble: Trouble,
+    /// The real placement driver, where it is there.
+    pub(super) placed: Option<Box<Placed>>,
+    /// What came of requests that are no client's, where somebody has such.
+    pub(super) replies: Option<Vec<(RequestId, Reply)>>,
     /// The store whose data rots, once some did.
     pub(super) rot: Option<Rot>,
     /// By sender: who does not hear it.
@@ -196,7 +213,32 @@ impl World {
     /// When a store does not open.
     pub fn new(plan: &Plan) -> Result<World, Violation> {
         let settings = Settings::draw(plan);
-        let mut world = World {
+        let placed = Placed::new(plan, &settings)?.map(Box::new);
+        let mut world = World::with(plan, settings);
+        world.placed = placed;
+        world.bootstrap()?;
+        Ok(world)
+    }
+
+    /// The stores of placement members: one region, all stores have it, and no client asks.
+    ///
+    /// # Errors
+    /// When a store does not open.
+    pub(super) fn of_members(plan: &Plan) -> Result<World, Violation> {
+        let drawn = Settings::draw(plan);
+        let settings = Settings {
+            stores: drawn.replicas,
+            clients: 0,
+            ..drawn
+        };
+        let mut world = World::with(plan, settings);
+        world.replies = Some(Vec::new());
+        world.bootstrap()?;
+        Ok(world)
+    }
+
+    fn with(plan: &Plan, settings: Settings) -> World {
+        World {
             schedule: Schedule::default(),
             nodes: BTreeMap::new(),
             network_random: Stream::new(plan.seed, Purpose::Network),
@@ -208,6 +250,8 @@ impl World {
             verify_random: Stream::new(plan.seed, Purpose::Verify),
             trouble_random: Stream::new(plan.seed, Purpose::Trouble),
             trouble: Trouble::default(),
+            placed: None,
+            replies: None,
             rot: None,
             cut: [PeerSet::default(); 16],
             lagging: PeerSet::default(),
@@ -237,9 +281,7 @@ impl World {
             healing: false,
             alive: BTreeSet::new(),
             settings,
-        };
-        world.bootstrap()?;
-        Ok(world)
+        }
     }
 
     fn bootstrap(&mut self) -> Result<(), Violation> {
@@ -260,6 +302,7 @@ impl World {
             ..Default::default()
         };
         self.descriptors.learn(std::slice::from_ref(&region))?;
+        self.found_placement(&region)?;
         for id in 1..=self.settings.stores {
             let first = if id <= replicas {
                 std::slice::from_ref(&region)
@@ -339,7 +382,7 @@ impl World {
         let node = self.nodes.get_mut(&id).expect("a store of the cluster");
         self.hard_states.reopen(id, &node.engine)?;
         self.sizes.reopen(id);
-        identity::bump_boot(&node.engine).map_err(broken)?;
+        let identity = identity::bump_boot(&node.engine).map_err(broken)?;
         let store = Store::open(node.engine.clone(), options).map_err(|error| Violation {
             rule: Rule::Durable,
             text: format!("store {id} does not open after a stop: {error:?}"),
@@ -356,6 +399,7 @@ impl World {
         let rate = self.settings.ticks[id.0 as usize % self.settings.ticks.len()];
         let first = self.clock_random.between(1, rate);
         self.schedule.after(first, Action::Tick(id, incarnation));
+        self.begin_link(id, incarnation, identity.boot);
         self.settle(id)
     }
 
@@ -375,6 +419,7 @@ impl World {
             self.schedule.after(wait, action);
             return Ok(());
         }
+        self.run_placement()?;
         self.events += 1;
         self.carry_out(action)
     }
@@ -389,6 +434,7 @@ impl World {
         self.lagging = PeerSet::default();
         self.exile = None;
         self.end_troubles();
+        self.heal_placement()?;
         self.settings.faults = crate::group::settings::Faults::default();
         self.settings.sync = (100, 1000);
         self.settings.apply = (100, 1000);
@@ -416,6 +462,7 @@ impl World {
             + 6 * self.settings.options.snapshot_ticks * TICK
             + 4 * self.settings.slow_delay.1
             + mourning
+            + self.settling_limit()
     }
 
     /// Whether every region acknowledged a write since faults ended.
@@ -486,6 +533,7 @@ impl World {
                 }
             }
         }
+        self.placement_rests()?;
         self.all_records_dropped()?;
         if let Some(store) = self.stored.owing() {
             return Err(format!(
@@ -529,7 +577,7 @@ impl World {
             self.contents
                 .check(store, RegionId(region), &self.nodes[&StoreId(store)].engine)?;
         }
-        Ok(())
+        self.count_rest()
     }
 
     /// Checks what clients saw, key by key.
@@ -567,6 +615,11 @@ impl World {
         self.events
     }
 
+    /// The time of what happens next.
+    pub(super) fn due(&self) -> Option<Time> {
+        self.schedule.due()
+    }
+
     /// Virtual time.
     pub fn now(&self) -> Time {
         self.schedule.now()
@@ -574,12 +627,16 @@ impl World {
 
     /// Hash of everything that happened.
     pub fn digest(&self) -> u64 {
-        self.trace.digest()
+        let of_group = self.placed.as_ref().map_or(0, |placed| placed.digest());
+        self.trace.digest() ^ of_group.rotate_left(7)
     }
 
     /// The text of the trace, when it was asked for.
     pub fn into_trace(self) -> Vec<String> {
-        self.trace.into_lines()
+        let of_group = self.placed.map(|placed| placed.into_trace());
+        let of_group = of_group.into_iter().flatten();
+        let of_group = of_group.map(|line| format!("placement group: {line}"));
+        of_group.chain(self.trace.into_lines()).collect()
     }
 }
 

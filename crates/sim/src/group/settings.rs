@@ -101,11 +101,13 @@ pub enum Fault {
     NoPlacement,
     /// The dial of placement is turned; in clusters.
     Dial,
+    /// The real placement driver orders, over links that fail, and not an invented operator. Not a fault by itself; in clusters.
+    Placement,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 44] = [
+    pub const ALL: [Fault; 45] = [
         Fault::Loss,
         Fault::Duplicate,
         Fault::Reorder,
@@ -150,6 +152,7 @@ impl Fault {
         Fault::Jumps,
         Fault::NoPlacement,
         Fault::Dial,
+        Fault::Placement,
     ];
 
     /// Names for several at once.
@@ -206,6 +209,7 @@ impl Fault {
                 | Fault::Jumps
                 | Fault::NoPlacement
                 | Fault::Dial
+                | Fault::Placement
         )
     }
 

@@ -3,6 +3,7 @@
 pub mod content;
 pub mod digests;
 pub mod hard_state;
+pub mod placement;
 pub mod regions;
 pub mod sizes;
 pub mod stored;
