@@ -26,7 +26,7 @@ const BOXED: [&str; 8] = [
 ];
 
 /// Services whose messages carry a checksum.
-const CHECKED: [&str; 1] = ["pontoon.v1.Peer"];
+const CHECKED: [&str; 2] = ["pontoon.v1.Peer", "pontoon.v1.Liveness"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={ROOT}");

@@ -17,7 +17,8 @@
 //! One module per operation, each from request to aftermath: `propose`, `read_index` and [`read`], `split`, `own_split`
 //! with `triggers`, [`merge`], `conf_change`, `transfer`, `snapshot`, `destroy`, `compact`, `verify`, `report`. `inbound` takes frames
 //! apart and gives birth to peers, `route` says who may serve what, `recover` opens a directory, `peer` and `context` hold state only. [`codec`] is the one place
-//! where Raft's types meet wire types, [`keys`] and [`value`] the layout on disk, [`identity`] who the store is.
+//! where Raft's types meet wire types, [`keys`] and [`value`] the layout on disk, [`identity`] who the store is. [`liveness`] is a machine of
+//! its own, beside the store: which other stores live.
 //!
 //! # Not here yet
 //!
@@ -29,6 +30,7 @@ pub mod codec;
 pub mod event;
 pub mod identity;
 pub mod keys;
+pub mod liveness;
 pub mod merge;
 pub mod read;
 pub mod task;
