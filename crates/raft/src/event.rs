@@ -212,6 +212,8 @@ pub struct MemberStatus {
     pub in_snapshot: bool,
     /// The commit index it knows.
     pub commit: Index,
+    /// The support under which it pledged, whether or not that is the one held now (LIVENESS P2).
+    pub record: Option<SupportId>,
 }
 
 /// The leader's members, without itself.

@@ -68,6 +68,17 @@ impl Raft {
         self.pledge
     }
 
+    /// Goes on with the pledge of an earlier instance of this peer in the same incarnation of its store: a split filled it, and
+    /// whoever recorded the pledge relies on it (LIVENESS §4, split). One of another term was never told.
+    pub fn keep_pledge(&mut self, pledge: Pledge) {
+        let free = self.leader.is_none() && matches!(self.state, State::Follower);
+        if free && pledge.term == self.hard_state.term {
+            self.leader = Some(pledge.leader);
+            self.pledge = Some(pledge);
+            self.view_changed = true;
+        }
+    }
+
     /// The id to put into a response to `leader`.
     pub(crate) fn pledge_to(&self, leader: PeerId) -> Option<SupportId> {
         self.pledge

@@ -698,6 +698,7 @@ impl Raft {
                             silent_ticks: progress.silent_ticks,
                             in_snapshot: progress.mode == crate::progress::Mode::Snapshot,
                             commit: progress.commit,
+                            record: progress.record,
                         },
                     )
                 })

@@ -39,6 +39,10 @@ pub enum Purpose {
     PlacementSettings = 14,
     /// What its members, administrators and messages draw.
     Placement = 15,
+    /// Whether followers pledge.
+    SupportSettings = 16,
+    /// Beats between stores, and what happens to support.
+    Support = 17,
 }
 
 /// A stream of random numbers.

@@ -55,6 +55,8 @@ pub enum Rule {
     Healing,
     /// STORAGE §7, sizes.
     Sizes,
+    /// LIVENESS L3, S1, P2.
+    Pledge,
     /// An assertion of the code itself.
     Assertion,
 }
@@ -87,6 +89,7 @@ impl fmt::Display for Rule {
             Rule::Ids => "R31 ids",
             Rule::Healing => "R37 healing",
             Rule::Sizes => "sizes",
+            Rule::Pledge => "LIVENESS L3 pledges",
             Rule::Assertion => "assertion in the code",
         })
     }

@@ -102,6 +102,29 @@ fn merges_hold_every_rule() {
     hold_every_rule(2, 50, &expected, of_merges);
 }
 
+/// Worlds whose followers pledge. No store is lost for ever: a peer without data whose only contact was there, and whose region was
+/// merged since, has nobody left to ask, pledges or not.
+fn of_pledges(seed: u64, events: u64) -> Plan {
+    Plan {
+        faults: vec![Fault::Pledges],
+        without: vec![Fault::LostStore],
+        ..Plan::of_cluster(seed, events)
+    }
+}
+
+/// LIVENESS L3: support begins and ends all the time, and followers rest on it.
+#[test]
+fn pledges_hold_every_rule() {
+    let expected = [
+        "leader deposed unknowingly",
+        "pledge recorded",
+        "quorum pledged",
+        "support ended",
+        "support given",
+    ];
+    hold_every_rule(1, 20, &expected, of_pledges);
+}
+
 /// The happenings that planted bugs of merging need, in every world.
 const MOMENTS: &[Fault] = &[
     Fault::Merge,

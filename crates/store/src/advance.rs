@@ -27,6 +27,7 @@ impl<E: Engine> Store<E> {
         peer.dirty = false;
         peer.flush_writes(cx);
         peer.flush_reads(cx);
+        peer.tell_support(cx);
         while let Some(raft) = peer.raft.as_mut().filter(|raft| raft.has_effects()) {
             let led = peer
                 .published
@@ -65,6 +66,7 @@ impl<E: Engine> Store<E> {
             for member in effects.snapshots {
                 peer.begin_sending(member, cx);
             }
+            peer.tell_support(cx);
         }
         peer.tell_caught_up(cx);
         self.unpark(region);

@@ -10,7 +10,7 @@ use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId, metapb};
 use raft::{
     AppendResult, Body, Entry, HardState, Index, LogPosition, MemberKind, Membership,
-    MembershipChange, Message, Payload, PeerId, RefusalReason,
+    MembershipChange, Message, Payload, PeerId, RefusalReason, SupportId,
 };
 
 /// Format byte of a record of the store's own: protobuf follows.
@@ -306,6 +306,8 @@ pub struct Beat {
     pub round: u64,
     /// The sender's applied `conf_ver`, unless its version does not tell.
     pub conf_ver: Option<u64>,
+    /// Of a response: the pledge it tells.
+    pub pledge: Option<SupportId>,
 }
 
 impl Beat {
@@ -318,6 +320,10 @@ impl Beat {
         batch.commits.push(self.commit);
         batch.rounds.push(self.round);
         batch.conf_vers.extend(self.conf_ver);
+        if self.pledge.is_some() || !batch.pledges.is_empty() {
+            batch.pledges.resize(batch.region_ids.len() - 1, 0);
+            batch.pledges.push(self.pledge.map_or(0, SupportId::get));
+        }
     }
 
     /// The rows of a batch; none when its columns differ in length.
@@ -331,6 +337,7 @@ impl Beat {
             &batch.rounds,
         ];
         let told = batch.conf_vers.is_empty() || batch.conf_vers.len() == rows;
+        let told = told && (batch.pledges.is_empty() || batch.pledges.len() == rows);
         let rows = if told && columns.iter().all(|column| column.len() == rows) {
             rows
         } else {
@@ -344,6 +351,7 @@ impl Beat {
             commit: batch.commits[row],
             round: batch.rounds[row],
             conf_ver: batch.conf_vers.get(row).copied(),
+            pledge: batch.pledges.get(row).copied().and_then(SupportId::new),
         })
     }
 
@@ -355,13 +363,14 @@ impl Beat {
             term,
             commit,
             round,
+            pledge,
             ..
         } = self;
         let body = if response {
             Body::HeartbeatResponse {
                 round,
                 commit,
-                pledge: None,
+                pledge,
             }
         } else {
             Body::Heartbeat { commit, round }
@@ -386,7 +395,7 @@ pub fn message_to_wire(message: Message, route: Route) -> Outgoing {
         support: _,
         body,
     } = message;
-    let beat = |commit, round| Beat {
+    let beat = |commit, round, pledge| Beat {
         region: route.region,
         from,
         to,
@@ -394,14 +403,17 @@ pub fn message_to_wire(message: Message, route: Route) -> Outgoing {
         commit,
         round,
         conf_ver: Some(route.epoch.conf_ver),
+        pledge,
     };
     let body = match body {
-        Body::Heartbeat { commit, round } => return Outgoing::Heartbeat(beat(commit, round)),
+        Body::Heartbeat { commit, round } => {
+            return Outgoing::Heartbeat(beat(commit, round, None));
+        }
         Body::HeartbeatResponse {
             round,
             commit,
-            pledge: _,
-        } => return Outgoing::HeartbeatResponse(beat(commit, round)),
+            pledge,
+        } => return Outgoing::HeartbeatResponse(beat(commit, round, pledge)),
         Body::PreVoteRequest { last, released } => {
             Wire::PreVoteRequest(vote_request(last, released, false))
         }
@@ -572,7 +584,7 @@ pub fn message_from_wire(message: wire::RaftMessage) -> Result<Option<Message>, 
                 AppendResult::Matched(response.matched)
             },
             commit: response.commit,
-            pledge: std::num::NonZeroU64::new(response.pledge),
+            pledge: SupportId::new(response.pledge),
         },
         Wire::ReadIndexRequest(request) => Body::ReadIndexRequest {
             request: request.request,

@@ -13,6 +13,7 @@ use crate::digest::Checkpoint;
 use crate::event::{Effects, LogBatch, Refusal, RequestId, Transfer};
 use crate::options::Options;
 use crate::peer::Peer;
+use crate::pledge::{Neighbours, Support};
 use crate::ranges::Ranges;
 use crate::snapshot::{Slot, SlotQueue};
 use crate::verify::Verifier;
@@ -145,6 +146,10 @@ pub(crate) struct Context<E> {
     /// When the next may be.
     pub count_due_tick: u64,
     pub verifier: Verifier,
+    /// What other stores are to this one, and whom that concerns.
+    pub support: Support,
+    /// Which stores peers of regions here are on.
+    pub neighbours: Neighbours,
     next_generation: u64,
     next_sequence: u64,
     synced_sequence: u64,
@@ -185,6 +190,8 @@ impl<E: Engine> Context<E> {
             counted: RegionId(0),
             count_due_tick: 0,
             verifier: Verifier::default(),
+            support: Support::default(),
+            neighbours: Neighbours::default(),
             next_generation: 1,
             next_sequence: 1,
             synced_sequence: 0,
@@ -310,6 +317,7 @@ impl<E: Engine> Context<E> {
             && out.views.is_empty()
             && out.transfers.is_empty()
             && out.frames.is_empty()
+            && !self.neighbours.has_changed()
             && out.apply.is_empty()
             && out.tasks.is_empty()
             && out.refusals.is_empty()

@@ -89,7 +89,9 @@ impl<E: Engine> Store<E> {
             let merged = RegionId(tombstone.region.as_ref().map_or(0, |merged| merged.id));
             parked.extend(self.bury(merged, PeerId(tombstone.peer_id), tombstone));
         }
-        self.peers.remove(&region);
+        if let Some(mut peer) = self.peers.remove(&region) {
+            peer.leave(&mut self.cx);
+        }
         for request in parked {
             self.resume(request);
         }

@@ -3,7 +3,7 @@
 //! The driver feeds [`Event`]s in any order they happen, then takes [`Effects`] and carries them out in the order of the
 //! fields. Long work leaves as a task and returns as an event that names what it was made for. Nothing here blocks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use raft::{Entry, Index, LogPosition, PeerId, Role, Term};
 
 use crate::apply::Buckets;
 use crate::digest::{Checkpoint, Digest};
+use crate::liveness::Change;
 use crate::load::Load;
 use crate::merge::MergeState;
 pub use crate::order::{Half, Order, OrderAnswer, OrderKind, OrderRefusal, Purpose, StepId};
@@ -41,6 +42,8 @@ pub enum Event {
     },
     /// Something for this store was lost on the way.
     Unreachable(StoreId),
+    /// What [`crate::liveness::Liveness`] says is different, in its order. Not while [`crate::Options::pledges`] is off.
+    Support(Change),
     /// A client wants to write.
     Propose(Proposal),
     /// A client wants to read; answered by [`Effects::reads`] or a refusal.
@@ -341,6 +344,9 @@ pub struct Effects {
     pub frames: BTreeMap<StoreId, wire::Frame>,
     /// What must be written and synced, with the frames that wait for it.
     pub log: Option<LogBatch>,
+    /// All stores that regions here have peers on, whenever they are others than before: for
+    /// [`crate::liveness::Liveness::share`].
+    pub shared: Option<BTreeSet<StoreId>>,
     /// Work for the appliers, per region in this order.
     pub apply: Vec<ApplyTask>,
     /// Work for the background pool.

@@ -57,6 +57,12 @@ impl<E: Engine> Store<E> {
         for noted in &frame.sums_noted {
             self.on_sum_noted(from, noted);
         }
+        for held in frame.pledges_held {
+            self.on_pledge_held(from, held);
+        }
+        for void in &frame.pledges_void {
+            self.on_pledge_void(from, void);
+        }
     }
 
     fn on_beat(&mut self, from_store: StoreId, beat: Beat, response: bool) {
@@ -326,10 +332,13 @@ impl Peer {
         let Some(raft) = self.raft.as_mut() else {
             return false;
         };
+        let from = message.from;
+        let message = cx.support.beside(from_store, message);
         let refused = raft.step(RaftEvent::Message(message)).err();
         if let Some(refused) = &refused {
             self.tell_second_leader(refused, from_store, cx);
         }
+        self.index_pledge(from, from_store, cx);
         cx.touch(self);
         refused.is_none()
     }

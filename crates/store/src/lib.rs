@@ -15,14 +15,14 @@
 //! # Where things are
 //!
 //! One module per operation, each from request to aftermath: `propose`, `read_index` and [`read`], `split`, `own_split`
-//! with `triggers`, [`merge`], `conf_change`, `transfer`, `snapshot`, `destroy`, `compact`, `verify`, `report`. `inbound` takes frames
+//! with `triggers`, [`merge`], `conf_change`, `transfer`, `snapshot`, `destroy`, `compact`, `verify`, `report`, `pledge`. `inbound` takes frames
 //! apart and gives birth to peers, `route` says who may serve what, `recover` opens a directory, `peer` and `context` hold state only. [`codec`] is the one place
 //! where Raft's types meet wire types, [`keys`] and [`value`] the layout on disk, [`identity`] who the store is. [`liveness`] is a machine of
 //! its own, beside the store: which other stores live.
 //!
 //! # Not here yet
 //!
-//! Quiet regions and barrier reads (LIVENESS). With the apply tier off the engine's log (D3) snapshots would need a flush
+//! Quiet regions, the pace of elections and barrier reads (LIVENESS §5, §6, §8). With the apply tier off the engine's log (D3) snapshots would need a flush
 //! before they cut the log.
 
 pub mod apply;
@@ -53,6 +53,7 @@ mod own_split;
 mod park;
 mod peer;
 mod planted;
+mod pledge;
 mod propose;
 mod ranges;
 mod read_index;

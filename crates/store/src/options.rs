@@ -115,6 +115,9 @@ pub struct Options {
     /// Entries between two indices at which peers compare what they applied (R12), the same on all stores. Default 256; 0 never
     /// compares.
     pub digest_entries: u64,
+    /// Whether followers pledge to leaders whose stores are supported (LIVENESS §4), as [`crate::event::Event::Support`] tells.
+    /// Default false: plain Raft, whatever is told.
+    pub pledges: bool,
     /// Length of a tick in milliseconds, for times told to placement. Default 50.
     pub tick_ms: u64,
     /// A rule broken on purpose. For tests.
@@ -214,6 +217,7 @@ impl Default for Options {
             verify_bytes_per_second: 16 << 20,
             verify_ticks: 1_200,
             digest_entries: 256,
+            pledges: false,
             tick_ms: 50,
             bug: None,
         }

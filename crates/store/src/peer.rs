@@ -18,6 +18,7 @@ use crate::merge::{MergeState, Merging};
 use crate::order::StepId;
 use crate::park::Parked;
 use crate::planted::Bug;
+use crate::pledge::Pledging;
 use crate::snapshot::Sending;
 use crate::triggers::Triggers;
 
@@ -209,6 +210,8 @@ pub(crate) struct Peer {
     /// The last term of which it was told that two peers claim to lead it.
     pub contradicted_term: Term,
     pub dirty: bool,
+    /// Where the index of pledges has it.
+    pub pledging: Pledging,
 }
 
 impl Peer {
@@ -258,6 +261,7 @@ impl Peer {
             asked_members: false,
             contradicted_term: 0,
             dirty: false,
+            pledging: Pledging::default(),
         }
     }
 
@@ -406,6 +410,9 @@ impl Peer {
             leader,
             damaged,
         });
+        let before = self.published.as_ref().map(|view| &view.region.peers[..]);
+        cx.neighbours
+            .count(before.unwrap_or_default(), &view.region.peers);
         self.published = Some(Arc::clone(&view));
         cx.out.views.push(ViewChange::Set(view));
     }

@@ -161,8 +161,10 @@ fn start_child<E: Engine>(
     let region = RegionId(child.region.id);
     let base = identity::BASE;
     let mut entries = Vec::new();
+    let mut pledge = None;
     let (mut state, contacts) = match earlier {
-        Some(earlier) => {
+        Some(mut earlier) => {
+            pledge = earlier.leave(cx);
             if matches!(earlier.stage, Stage::Dormant) {
                 let first = earlier.state.compacted_index + 1;
                 entries =
@@ -216,6 +218,7 @@ fn start_child<E: Engine>(
         .map(|entry| entry.payload.size_bytes() as u64)
         .sum();
     peer.start_raft(entries, first_term, cx)?;
+    peer.keep_pledge(pledge, cx);
     peer.put_mark(cx);
     cx.log.put(&keys::raft_state(region), &peer.state);
     // Nothing leaves before the first term and vote are durable, nor before what an earlier instance wrote is.

@@ -69,6 +69,7 @@ impl<E: Engine> Store<E> {
                 self.on_frame(from, frame);
             }
             Event::Unreachable(store) => self.on_unreachable(store),
+            Event::Support(change) => self.on_support(change),
             Event::Propose(proposal) => self.on_propose(proposal),
             Event::Read(read) => self.on_read(read),
             Event::LogWritten(sequence) => self.on_log_written(sequence),
@@ -115,6 +116,7 @@ impl<E: Engine> Store<E> {
         self.ask_for_ids();
         self.tell_drained();
         self.cx.reports.clear();
+        self.cx.out.shared = self.cx.neighbours.take_changed();
         let mut effects = std::mem::take(&mut self.cx.out);
         effects.log = self.cx.take_log_batch();
         effects
@@ -163,6 +165,7 @@ impl<E: Engine> Store<E> {
             peer.tick_sending(&mut self.cx);
             peer.tick_report(&mut self.cx);
             peer.tick_leaderless(&mut self.cx);
+            peer.tick_pledge(&mut self.cx);
             peer.tick_damage(&mut self.cx);
             wishes.extend(peer.tick_triggers(&self.cx));
             self.cx.out.own_splits.extend(peer.take_hot());
@@ -450,8 +453,9 @@ impl<E: Engine> Store<E> {
     /// Forgets what is published of a region.
     pub(crate) fn unpublish(&mut self, region: RegionId) {
         if let Some(peer) = self.peers.get_mut(&region)
-            && peer.published.take().is_some()
+            && let Some(view) = peer.published.take()
         {
+            self.cx.neighbours.count(&view.region.peers, &[]);
             self.cx.out.views.push(ViewChange::Removed(region));
         }
     }
@@ -480,6 +484,7 @@ impl<E: Engine> Store<E> {
                 .push((start.clone(), end.clone()));
         }
         let mut pending_bytes = 0;
+        self.check_pledges();
         for (region, peer) in &self.peers {
             assert!(
                 *region == peer.region_id(),

@@ -119,6 +119,23 @@ impl World {
                 self.next_id += u64::from(count);
                 self.step(id, Event::Ids(ids))
             }
+            Action::Beat(beat) => {
+                self.hear(StoreId(beat.to_store), &beat);
+                Ok(())
+            }
+            Action::Breathe(id, incarnation) => {
+                self.breathe(id, incarnation);
+                Ok(())
+            }
+            Action::Support(id, incarnation) => self.support(id, incarnation),
+            Action::Unrest => {
+                self.unrest();
+                Ok(())
+            }
+            Action::Recover(id) => {
+                self.recover(id);
+                Ok(())
+            }
             Action::Client(client) => self.client(client),
             Action::TimeUp(client, request) => self.time_up(client, request),
             Action::Locate(id, incarnation, key) => self.locate(id, incarnation, key),
@@ -236,6 +253,7 @@ impl World {
             describe,
             inquire,
             ids_wanted,
+            shared,
             drained: _,
             failure,
         } = effects;
@@ -259,6 +277,9 @@ impl World {
             match view {
                 ViewChange::Set(view) => {
                     let region = RegionId(view.region.id);
+                    if view.role == Role::Leader {
+                        self.pledges.lead(region, view.term);
+                    }
                     leads |= view.role == Role::Leader && node.stalls_with == Some(region);
                     node.views.insert(region, view)
                 }
@@ -272,6 +293,11 @@ impl World {
                 TransferChange::Ended(transfer) => node.transfers.remove(&transfer),
             };
         }
+        self.check_pledges()?;
+        if let Some(stores) = shared {
+            self.share(id, &stores);
+        }
+        let node = self.nodes.get_mut(&id).expect("a store of the cluster");
         node.log.extend(log);
         node.apply.extend(apply);
         if leads {
@@ -367,6 +393,23 @@ impl World {
             let delay = self.network_delay(None);
             self.schedule
                 .after(delay, Action::Ids(id, incarnation, ids_wanted));
+        }
+        Ok(())
+    }
+
+    /// Looks at all pledges, in worlds that have any.
+    fn check_pledges(&mut self) -> Result<(), Violation> {
+        if self.settings.options.pledges {
+            let seen = self.pledges.check(&self.nodes)?;
+            for (what, count) in [
+                ("pledge recorded", seen.recorded),
+                ("quorum pledged", seen.quorums),
+                ("leader deposed unknowingly", seen.deposed),
+            ] {
+                if count > 0 {
+                    self.count(what);
+                }
+            }
         }
         Ok(())
     }
@@ -722,6 +765,7 @@ fn event_word(event: &Event) -> u64 {
         Event::Progress(_) => 14,
         Event::Damaged { region, .. } => 16 ^ region.0 << 8,
         Event::Dial(_) => 19,
+        Event::Support(_) => 21,
         Event::Verify { region, .. } => 20 ^ region.0 << 8,
     }
 }

@@ -20,6 +20,7 @@ mod rot;
 pub mod run;
 pub mod settings;
 mod snapshots;
+mod support;
 mod trouble;
 mod verify;
 mod world;

@@ -8,6 +8,7 @@ use proto::RegionId;
 use store::Store;
 use store::apply::Applier;
 use store::event::{ApplyTask, LogBatch, RegionView, Transfer};
+use store::liveness::{Change, Liveness};
 
 use crate::schedule::Time;
 
@@ -47,6 +48,12 @@ pub struct Node {
     pub clock_back: Time,
     /// Whether effects wait to be taken.
     pub dirty: bool,
+    /// Its liveness, in worlds where stores support each other.
+    pub live: Option<Liveness>,
+    /// What that said, and the store does not know yet.
+    pub changes: VecDeque<Change>,
+    /// Whether it gave an id twice.
+    pub repeated: bool,
     /// Published views.
     pub views: BTreeMap<RegionId, Arc<RegionView>>,
     /// Snapshots that may be worked on.
@@ -62,6 +69,8 @@ impl Node {
     /// Forgets everything that is not on disk.
     pub fn stop(&mut self) {
         self.store = None;
+        self.live = None;
+        self.changes.clear();
         self.log.clear();
         self.apply.clear();
         self.views.clear();

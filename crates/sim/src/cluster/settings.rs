@@ -54,6 +54,7 @@ pub const FAULTS: &[Fault] = &[
     Fault::NoPlacement,
     Fault::Dial,
     Fault::Placement,
+    Fault::Pledges,
 ];
 /// Those that were added later. They are drawn last, so that a seed's other settings are what they were before.
 const LATE: &[Fault] = &[
@@ -137,7 +138,7 @@ impl Settings {
         let mut faults = Faults::default();
         let permille = random.pick(&[300, 600, 850]);
         let early = |fault: &&Fault| {
-            [LATE, APART, TROUBLES, &[Fault::Verify]]
+            [LATE, APART, TROUBLES, &[Fault::Verify, Fault::Pledges]]
                 .iter()
                 .all(|later| !later.contains(fault))
         };
@@ -301,6 +302,12 @@ impl Settings {
             settings.options.verify_every_ticks = verify.between(40, 400);
             settings.options.verify_bytes_per_second = verify.pick(&[200, 2_000, 1 << 20]);
             settings.options.verify_ticks = verify.between(40, 200);
+        }
+        let support = &mut Stream::new(plan.seed, Purpose::SupportSettings);
+        let drawn = support.chance(APART_PERMILLE) || plan.faults.contains(&Fault::Pledges);
+        if drawn && !plan.without.contains(&Fault::Pledges) {
+            settings.faults = settings.faults.with(Fault::Pledges);
+            settings.options.pledges = true;
         }
         if settings.faults.has(Fault::Placement) {
             adapt(&mut settings, plan);

@@ -14,6 +14,7 @@ use store::{Store, identity};
 use super::check::content::Contents;
 use super::check::digests::Digests;
 use super::check::hard_state::HardStates;
+use super::check::pledges::Pledges;
 use super::check::regions::Descriptors;
 use super::check::sizes::Sizes;
 use super::check::stored::Stored;
@@ -26,6 +27,7 @@ use super::orders::Orders;
 use super::placement::{Errand, Placed};
 use super::rot::Rot;
 use super::settings::{Settings, TICK, TROUBLES};
+use super::support::Beats;
 use super::trouble::Trouble;
 use crate::group::settings::{Fault, Plan};
 use crate::peers::PeerSet;
@@ -109,6 +111,16 @@ pub enum Action {
     PowerCut(StoreId, u32),
     /// Stores, administrators and placement talk.
     Placement(Errand),
+    /// A beat arrives.
+    Beat(Box<wire::Beat>),
+    /// Time passes for the liveness of a store.
+    Breathe(StoreId, u32),
+    /// A store learns what its liveness says.
+    Support(StoreId, u32),
+    /// Something happens to support.
+    Unrest,
+    /// A store wants support again.
+    Recover(StoreId),
 }
 
 impl Action {
@@ -131,14 +143,19 @@ impl Action {
             | Action::Ids(store, ..)
             | Action::Locate(store, ..)
             | Action::Describe(store, ..)
-            | Action::Inquire(store, ..) => Some(*store),
+            | Action::Inquire(store, ..)
+            | Action::Breathe(store, _)
+            | Action::Support(store, _)
+            | Action::Recover(store) => Some(*store),
             Action::Placement(errand) => errand.store(),
+            Action::Beat(beat) => Some(StoreId(beat.to_store)),
             Action::Client(_)
             | Action::TimeUp(..)
             | Action::Operator
             | Action::Verify
             | Action::Fault(_)
             | Action::Mend
+            | Action::Unrest
             | Action::Restart(_)
             | Action::PowerCut(..) => None,
         }
@@ -186,6 +203,8 @@ pub struct World {
     pub(super) orders: Orders,
     pub(super) hard_states: HardStates,
     pub(super) sizes: Sizes,
+    pub(super) pledges: Pledges,
+    pub(super) beats: Beats,
     /// Keys that clients inserted at the end of all.
     pub(super) appended: u64,
     /// Epochs at which regions were frozen.
@@ -269,6 +288,8 @@ impl World {
             orders: Orders::default(),
             hard_states: HardStates::default(),
             sizes: Sizes::default(),
+            pledges: Pledges::default(),
+            beats: Beats::new(plan.seed),
             appended: 0,
             frozen: BTreeSet::new(),
             merged_at: BTreeMap::new(),
@@ -316,6 +337,9 @@ impl World {
             self.schedule.after(delay, Action::Client(client));
         }
         self.schedule.after(5 * TICK, Action::Operator);
+        if self.settings.options.pledges {
+            self.schedule.after(5 * TICK, Action::Unrest);
+        }
         if self.settings.faults.has(Fault::Verify) {
             self.schedule.after(5 * TICK, Action::Verify);
         }
@@ -365,6 +389,9 @@ impl World {
             hangs_until: 0,
             clock_back: 0,
             dirty: false,
+            live: None,
+            changes: VecDeque::new(),
+            repeated: false,
             views: BTreeMap::new(),
             transfers: BTreeSet::new(),
         };
@@ -382,7 +409,7 @@ impl World {
         let node = self.nodes.get_mut(&id).expect("a store of the cluster");
         self.hard_states.reopen(id, &node.engine)?;
         self.sizes.reopen(id);
-        let identity = identity::bump_boot(&node.engine).map_err(broken)?;
+        let boot = identity::bump_boot(&node.engine).map_err(broken)?.boot;
         let store = Store::open(node.engine.clone(), options).map_err(|error| Violation {
             rule: Rule::Durable,
             text: format!("store {id} does not open after a stop: {error:?}"),
@@ -399,7 +426,8 @@ impl World {
         let rate = self.settings.ticks[id.0 as usize % self.settings.ticks.len()];
         let first = self.clock_random.between(1, rate);
         self.schedule.after(first, Action::Tick(id, incarnation));
-        self.begin_link(id, incarnation, identity.boot);
+        self.begin_link(id, incarnation, boot);
+        self.begin_breathing(id, boot);
         self.settle(id)
     }
 
@@ -435,6 +463,7 @@ impl World {
         self.exile = None;
         self.end_troubles();
         self.heal_placement()?;
+        self.end_unrest();
         self.settings.faults = crate::group::settings::Faults::default();
         self.settings.sync = (100, 1000);
         self.settings.apply = (100, 1000);

@@ -103,11 +103,14 @@ pub enum Fault {
     Dial,
     /// The real placement driver orders, over links that fail, and not an invented operator. Not a fault by itself; in clusters.
     Placement,
+    /// Stores support each other, and followers pledge (LIVENESS §4). Not a fault itself; beats have faults of their own; in
+    /// clusters.
+    Pledges,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 45] = [
+    pub const ALL: [Fault; 46] = [
         Fault::Loss,
         Fault::Duplicate,
         Fault::Reorder,
@@ -153,6 +156,7 @@ impl Fault {
         Fault::NoPlacement,
         Fault::Dial,
         Fault::Placement,
+        Fault::Pledges,
     ];
 
     /// Names for several at once.
@@ -210,6 +214,7 @@ impl Fault {
                 | Fault::NoPlacement
                 | Fault::Dial
                 | Fault::Placement
+                | Fault::Pledges
         )
     }
 

@@ -138,7 +138,7 @@ fn body() -> impl Strategy<Value = Body> {
         (any::<u64>(), any::<u64>()).prop_map(|(commit, round)| Body::HeartbeatResponse {
             commit,
             round,
-            pledge: None
+            pledge: std::num::NonZeroU64::new(round % 3),
         }),
         any::<u64>().prop_map(|request| Body::ReadIndexRequest { request }),
         (any::<u64>(), proptest::option::of(any::<u64>()))
@@ -252,6 +252,40 @@ fn range_arithmetic_agrees_with_points() {
             assert_eq!((overlap, covers), (shared, covered), "{a:?} {b:?}");
         }
     }
+}
+
+/// Pledges are told in a column of their own, as long as the others, and only if there is one.
+#[test]
+fn pledges_of_many_rows_stay_with_their_rows() {
+    let row = |region: u64, pledge: u64| codec::Beat {
+        region: RegionId(region),
+        from: PeerId(1),
+        to: PeerId(2),
+        term: 3,
+        commit: 4,
+        round: 5,
+        conf_ver: Some(6),
+        pledge: std::num::NonZeroU64::new(pledge),
+    };
+    for (pledges, told) in [
+        (&[0, 0][..], &[][..]),
+        (&[0, 7, 0], &[0, 7, 0]),
+        (&[7, 0], &[7, 0]),
+    ] {
+        let rows: Vec<_> = (1..)
+            .zip(pledges)
+            .map(|(region, pledge)| row(region, *pledge))
+            .collect();
+        let mut batch = wire::HeartbeatBatch::default();
+        rows.iter().for_each(|row| row.push_to(&mut batch));
+        assert_eq!(batch.pledges, told);
+        assert_eq!(codec::Beat::rows(&batch).collect::<Vec<_>>(), rows);
+    }
+    let mut uneven = wire::HeartbeatBatch::default();
+    row(1, 7).push_to(&mut uneven);
+    row(2, 7).push_to(&mut uneven);
+    uneven.pledges.pop();
+    assert_eq!(codec::Beat::rows(&uneven).count(), 0);
 }
 
 fn through_columns(beat: codec::Beat) -> codec::Beat {

@@ -48,6 +48,8 @@ pub struct Node {
     pub second_leaders: Vec<SecondLeader>,
     pub verified: Vec<(Option<RequestId>, Verification)>,
     pub drained: bool,
+    /// The stores that regions are shared with, as last told.
+    pub shared: Option<BTreeSet<StoreId>>,
     /// Regions whose members were asked of placement.
     pub asked: Vec<RegionId>,
     /// Stores after which placement was asked.
@@ -171,6 +173,7 @@ impl Cluster {
             second_leaders: Vec::new(),
             verified: Vec::new(),
             drained: false,
+            shared: None,
             asked: Vec::new(),
             inquired: Vec::new(),
             orders: Vec::new(),
@@ -271,6 +274,7 @@ impl Cluster {
             verified,
             describe,
             inquire,
+            shared,
             drained,
             failure,
             ..
@@ -309,6 +313,7 @@ impl Cluster {
         node.second_leaders.extend(second_leaders);
         node.verified.extend(verified);
         node.drained = drained;
+        node.shared = shared.or(node.shared.take());
         node.asked.extend(describe);
         node.inquired.extend(inquire);
         for (request, refusal) in refusals {

@@ -331,6 +331,8 @@ fn hostile_frames_change_nothing() {
         digests: vec![wire::PeerDigest::default()],
         sums: vec![wire::PeerSum::default()],
         sums_noted: vec![wire::SumNoted::default()],
+        pledges_held: vec![wire::PledgeHeld::default()],
+        pledges_void: vec![wire::PledgeHeld::default()],
         merges: vec![
             wire::MergeMessage::default(),
             merge_message(Kind::Commit(wire::MergePlea::default())),
@@ -379,6 +381,7 @@ fn members_are_heard_from_their_own_store_only() {
         commits: vec![0],
         rounds: vec![0],
         conf_vers: vec![1],
+        pledges: vec![],
     };
     for term in [before.term, before.term + 5] {
         for from in [cluster.view(3, r(1)).peer, before.peer] {

@@ -19,6 +19,7 @@ mod merge_apply;
 mod merge_snapshots;
 mod merges;
 mod own_splits;
+mod pledges;
 mod reads;
 mod records;
 mod restart;

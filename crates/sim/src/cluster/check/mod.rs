@@ -4,6 +4,7 @@ pub mod content;
 pub mod digests;
 pub mod hard_state;
 pub mod placement;
+pub mod pledges;
 pub mod regions;
 pub mod sizes;
 pub mod stored;
