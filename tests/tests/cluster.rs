@@ -4,6 +4,7 @@
 mod chaos;
 mod commands;
 mod disk;
+mod liveness;
 mod members;
 mod replicas;
 mod stop;

@@ -49,6 +49,16 @@ pub struct Metrics {
     pub frames_dropped: IntCounter,
     /// Messages of other stores or members that arrived damaged (F8): each ended its stream, and nothing of it was taken.
     pub messages_damaged: IntCounter,
+    /// Stores with which beats go both ways.
+    pub stores_linked: IntGauge,
+    /// Stores that this one supports.
+    pub stores_supported: IntGauge,
+    /// Stores that support this one.
+    pub stores_supporting: IntGauge,
+    /// Times that support for a store began.
+    pub supports_begun: IntCounter,
+    /// Times that support for a store ended.
+    pub supports_ended: IntCounter,
     /// Background tasks by kind and outcome.
     pub tasks: IntCounterVec,
     /// Times that damaged data of a peer was met (R13).
@@ -210,6 +220,31 @@ impl Metrics {
                 &registry,
                 "server_verified_bytes_total",
                 "Bytes of replicas here that were digested to be compared.",
+            ),
+            stores_linked: gauge(
+                &registry,
+                "server_stores_linked",
+                "Stores with which beats go both ways.",
+            ),
+            stores_supported: gauge(
+                &registry,
+                "server_stores_supported",
+                "Stores that this one supports.",
+            ),
+            stores_supporting: gauge(
+                &registry,
+                "server_stores_supporting",
+                "Stores that support this one.",
+            ),
+            supports_begun: counter(
+                &registry,
+                "server_supports_begun_total",
+                "Times that support for a store began.",
+            ),
+            supports_ended: counter(
+                &registry,
+                "server_supports_ended_total",
+                "Times that support for a store ended.",
             ),
             regions: gauge(&registry, "server_regions", "Regions with a peer here."),
             region_leaders: gauge(&registry, "server_region_leaders", "Regions led here."),

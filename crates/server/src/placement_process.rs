@@ -230,6 +230,7 @@ impl Member {
         let network = Arc::new(link::Outgoing {
             transport,
             runtime: tokio::runtime::Handle::current(),
+            liveness: None,
         });
         let metrics = Arc::new(Metrics::new());
         let store = store::Store::open(engine.clone(), store_options(config, me.boot))
@@ -267,7 +268,7 @@ impl Member {
         let has_region = directory.has_region()?;
         let joining = joining::be_taken_in(handle.clone(), members.clone(), me.store, has_region);
         tasks.spawn(report(failed, joining));
-        let peers = transport::PeerService::new(me, link::Incoming::new(handle.clone()));
+        let peers = transport::PeerService::new(me, link::Incoming::new(handle.clone(), None));
         let served = Served {
             placement: placement.clone(),
             members,
@@ -380,6 +381,8 @@ async fn watch_links(
     loop {
         match events.next().await {
             transport::Event::Unreachable(member) => node.unreachable(member),
+            // Members do not beat.
+            transport::Event::Gone(_) => {}
             transport::Event::Refused(by, refusal) => match refusal.reason() {
                 Reason::Boot => return Err(Error::ShutOut { by }),
                 // Known of once its address is another's: until the group has removed it.

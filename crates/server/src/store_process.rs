@@ -13,6 +13,7 @@ mod error;
 mod ids;
 mod join;
 pub(crate) mod link;
+mod liveness;
 mod news;
 mod orders;
 mod placement_client;
@@ -81,6 +82,8 @@ section! {
         pub split: SplitConfig,
         /// Looking for replicas that do not store the same.
         pub verify: VerifyConfig,
+        /// Beats between stores, and what followers pledge for them.
+        pub liveness: LivenessConfig,
         /// Limits of requests in work.
         pub limits: LimitsConfig,
         /// Memory of the storage engine.
@@ -135,6 +138,18 @@ section! {
         pub every: Span = Span::secs(86_400),
         /// Bytes of this store read per second for that, on average. What does not fit into `every` takes longer.
         pub bytes_per_second: Size = Size::mib(16),
+    }
+}
+
+section! {
+    /// Beats between stores, and what followers pledge for them. All stores of a cluster should have the same.
+    pub struct LivenessConfig {
+        /// Beat, and let followers pledge to leaders on stores that do.
+        pub pledges: bool = false,
+        /// Time between two beats, at most a fifth of `silence`.
+        pub beat: Span = Span::millis(100),
+        /// Time without a beat after which a store is not supported any more.
+        pub silence: Span = Span::millis(500),
     }
 }
 
@@ -225,9 +240,11 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
         ..Default::default()
     };
     let (transport, events) = transport::Transport::new(me, transport_config, addresses.clone());
+    let inlet = config.liveness.pledges.then(liveness::Inlet::default);
     let network = Arc::new(link::Outgoing {
-        transport,
+        transport: transport.clone(),
         runtime: tokio::runtime::Handle::current(),
+        liveness: inlet.clone(),
     });
     let store = store::Store::open(engine.clone(), store_options(&config, identity.boot, api))
         .map_err(|error| join::store_error(&config.data_dir, error))?;
@@ -242,6 +259,18 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
     )
     .map_err(Error::Runtime)?;
     let handle = node.handle();
+    let beating = match &inlet {
+        Some(inlet) => {
+            let timing = store::liveness::Timing {
+                beat: *config.liveness.beat,
+                silence: *config.liveness.silence,
+            };
+            let (inlet, handle, metrics) = (inlet.clone(), handle.clone(), metrics.clone());
+            let thread = liveness::Thread::start(inlet, me, timing, transport, handle, metrics);
+            Some(thread.map_err(Error::Runtime)?)
+        }
+        None => None,
+    };
 
     let (stop, stopping) = watch::channel(false);
     let (failed, mut failures) = mpsc::channel::<Error>(4);
@@ -260,7 +289,10 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
         async move { registration.beat(registered).await }
     }));
     tasks.spawn(async move { registration.regions().await });
-    tasks.spawn(report(failed.clone(), watch_links(events, handle.clone())));
+    tasks.spawn(report(
+        failed.clone(),
+        watch_links(events, handle.clone(), inlet.clone()),
+    ));
 
     let rules = Rules {
         cluster_id: identity.cluster_id,
@@ -270,7 +302,7 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
     let (close, closing) = watch::channel(false);
     let tikv = TikvService::new(handle.clone(), rules, addresses, closing.clone());
     let replicas = ReplicasService::new(handle.clone(), identity.cluster_id);
-    let peers = transport::PeerService::new(me, link::Incoming::new(handle.clone()));
+    let peers = transport::PeerService::new(me, link::Incoming::new(handle.clone(), inlet.clone()));
     let listener = listen(socket, &config.addr)?;
     let status_listener = listen(status_socket, &config.status_addr)?;
     let serving = report(
@@ -286,6 +318,10 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
         ),
     );
     let serving = tokio::spawn(serving);
+    // It serves, so others may rest on it.
+    if let Some(inlet) = &inlet {
+        inlet.want(true);
+    }
     let status = Status::new(handle.clone(), metrics, &identity);
     tasks.spawn(report(
         failed,
@@ -297,6 +333,9 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
         Some(failure) = failures.recv() => Err(failure),
     };
     stop.send_replace(true);
+    if let Some(inlet) = &inlet {
+        inlet.want(false);
+    }
     let drains = result.is_ok() && !config.drain_timeout.is_zero();
     let ending = async {
         if drains {
@@ -311,6 +350,9 @@ async fn serve(config: StoreConfig) -> Result<(), Error> {
             tracing::debug!("connections were still open");
         }
         tasks.abort_all();
+        if let Some(beating) = beating {
+            beating.stop();
+        }
         fatal::stop_within(node, fatal::STOP_MAX).await;
     };
     tokio::select! {
@@ -356,10 +398,17 @@ async fn report(failed: mpsc::Sender<Error>, task: impl Future<Output = Result<(
 }
 
 /// Tells the node what the transport lost, and ends the process when another store knows a later start of this one.
-async fn watch_links<E: Engine>(events: transport::Events, node: Handle<E>) -> Result<(), Error> {
+async fn watch_links<E: Engine>(
+    events: transport::Events,
+    node: Handle<E>,
+    inlet: Option<liveness::Inlet>,
+) -> Result<(), Error> {
     loop {
         match events.next().await {
             transport::Event::Unreachable(store) => node.unreachable(store),
+            transport::Event::Gone(store) => {
+                inlet.iter().for_each(|inlet| inlet.gone(store));
+            }
             transport::Event::Refused(by, refusal) => match refusal.reason() {
                 Reason::Boot => {
                     return Err(Error::ShutOut {
@@ -421,6 +470,12 @@ fn check(config: &StoreConfig) -> Result<(), Error> {
         return wrong(
             "raft.heartbeat",
             "it must be above zero and at most a fifth of raft.election_timeout",
+        );
+    }
+    if config.liveness.beat.is_zero() || *config.liveness.beat * 5 > *config.liveness.silence {
+        return wrong(
+            "liveness.beat",
+            "it must be above zero and at most a fifth of liveness.silence",
         );
     }
     if let Some(label) = config
@@ -527,6 +582,7 @@ fn store_options(config: &StoreConfig, boot: u64, api: ApiVersion) -> store::Opt
         compact_entries: raft.compact_entries,
         compact_tail_entries: raft.compact_tail_entries,
         compact_bytes: raft.compact_bytes.bytes(),
+        pledges: config.liveness.pledges,
         snapshot_slots: raft.snapshot_slots,
         snapshot_sends: config.background_threads.max(1),
         count_bytes_min: match split.region_bytes.bytes() {

@@ -19,6 +19,8 @@ pub enum Event {
     /// may belong to somebody else for a while; [`Boot`](proto::pontoon::v1::refusal::Reason::Boot) means that our
     /// directory is in use twice, and this process should stop.
     Refused(StoreId, Refusal),
+    /// Connections for beats to this store were refused, twice: no process listens there (LIVENESS S7).
+    Gone(StoreId),
 }
 
 /// Receives [`Event`]s. Clones share one backlog.
@@ -36,6 +38,7 @@ struct Shared {
 #[derive(Default)]
 struct Pending {
     unreachable: BTreeSet<StoreId>,
+    gone: BTreeSet<StoreId>,
     refused: BTreeMap<StoreId, Refusal>,
 }
 
@@ -61,7 +64,8 @@ impl Events {
         if let Some((store, refusal)) = pending.refused.pop_first() {
             return Some(Event::Refused(store, refusal));
         }
-        pending.unreachable.pop_first().map(Event::Unreachable)
+        let gone = pending.gone.pop_first().map(Event::Gone);
+        gone.or_else(|| pending.unreachable.pop_first().map(Event::Unreachable))
     }
 
     pub(crate) fn add(&self, event: Event) {
@@ -74,6 +78,9 @@ impl Events {
             match event {
                 Event::Unreachable(store) => {
                     pending.unreachable.insert(store);
+                }
+                Event::Gone(store) => {
+                    pending.gone.insert(store);
                 }
                 Event::Refused(store, refusal) => {
                     pending.refused.insert(store, refusal);

@@ -16,10 +16,13 @@
 //! **Damage.** Each message carries a checksum (`proto::checked`). One that does not fit is dropped unread, and its stream with
 //! it; the link is opened again (F8).
 //!
+//! **Beats** ([`Beats`]) have a connection each, too, so that nothing stands in front of them.
+//!
 //! **Snapshots** have a connection each, so that bulk data never stands in front of frames.
 //!
 //! The receiving side is [`PeerService`], a tonic service that hands everything to a [`Receiver`].
 
+mod beats;
 mod error;
 mod events;
 mod identity;
@@ -30,6 +33,7 @@ mod transport;
 
 use std::time::Duration;
 
+pub use beats::Beats;
 pub use error::{BoxError, SnapshotError};
 pub use events::{Event, Events};
 pub use identity::Identity;

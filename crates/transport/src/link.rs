@@ -182,14 +182,14 @@ impl Stream for Outgoing {
 }
 
 /// The pause before the next attempt: it doubles, with jitter, so that stores do not knock in step.
-struct Pause {
+pub(crate) struct Pause {
     min: Duration,
     max: Duration,
     next: Duration,
 }
 
 impl Pause {
-    fn new(config: &Config) -> Self {
+    pub fn new(config: &Config) -> Self {
         Self {
             min: config.backoff_min,
             max: config.backoff_max,
@@ -197,16 +197,16 @@ impl Pause {
         }
     }
 
-    fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.next = self.min;
     }
 
-    fn stretch(&mut self) {
+    pub fn stretch(&mut self) {
         self.next = self.max;
     }
 
     /// Between half and all of the current pause.
-    fn next(&mut self) -> Duration {
+    pub fn next(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.max);
         pause.mul_f64(rand::random_range(0.5..=1.0))

@@ -231,6 +231,8 @@ fn join(frame: &mut Frame, more: Frame) {
         digests,
         sums,
         sums_noted,
+        pledges_held,
+        pledges_void,
     } = more;
     append(&mut frame.messages, messages);
     append(&mut frame.notices, notices);
@@ -240,6 +242,8 @@ fn join(frame: &mut Frame, more: Frame) {
     append(&mut frame.digests, digests);
     append(&mut frame.sums, sums);
     append(&mut frame.sums_noted, sums_noted);
+    append(&mut frame.pledges_held, pledges_held);
+    append(&mut frame.pledges_void, pledges_void);
     join_beats(&mut frame.heartbeats, heartbeats);
     join_beats(&mut frame.heartbeat_responses, heartbeat_responses);
 }
@@ -266,7 +270,15 @@ fn join_beats(to: &mut Option<HeartbeatBatch>, more: Option<HeartbeatBatch>) {
         commits,
         rounds,
         conf_vers,
+        pledges,
     } = more;
+    // A column that is left out is all 0.
+    if !pledges.is_empty() || !to.pledges.is_empty() {
+        let (rows, more) = (to.region_ids.len(), region_ids.len());
+        to.pledges.resize(rows, 0);
+        to.pledges.extend(pledges);
+        to.pledges.resize(rows + more, 0);
+    }
     to.region_ids.extend(region_ids);
     to.from_peers.extend(from_peers);
     to.to_peers.extend(to_peers);

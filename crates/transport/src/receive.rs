@@ -7,8 +7,9 @@ use proto::{
     StoreId,
     checked::Damaged,
     pontoon::v1::{
-        Accepted, Frame, Hello, RaftStream, SnapshotChunk, SnapshotHead, SnapshotReceived,
-        SnapshotStream,
+        Accepted, Beat, BeatStream, Frame, Hello, RaftStream, SnapshotChunk, SnapshotHead,
+        SnapshotReceived, SnapshotStream, beat_stream,
+        liveness_server::{Liveness, LivenessServer},
         peer_server::{Peer, PeerServer},
         raft_stream, snapshot_stream,
     },
@@ -33,6 +34,9 @@ pub trait Receiver: Send + Sync + 'static {
 
     /// Takes a frame from `from`. Called on the RPC thread, so it must not block; a receiver without room drops it.
     fn frame(&self, from: StoreId, frame: Frame);
+
+    /// Takes a beat from `from`, as it takes a frame.
+    fn beat(&self, from: StoreId, beat: Beat);
 
     /// A message arrived damaged. It was dropped unread with its stream, which the sender opens again (F8).
     fn damaged(&self);
@@ -62,7 +66,10 @@ pub trait SnapshotSink: Send + 'static {
     fn finish(self) -> io::Result<bool>;
 }
 
-/// Serves `pontoon.v1.Peer`.
+/// Largest message of a stream of beats that is decoded.
+const BEAT_BYTES_MAX: usize = 4 << 10;
+
+/// Serves `pontoon.v1.Peer`, and `pontoon.v1.Liveness`.
 pub struct PeerService<R> {
     inner: Arc<Inner<R>>,
 }
@@ -99,6 +106,11 @@ impl<R: Receiver> PeerService<R> {
         PeerServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
+    /// The service of beats, for those that send some.
+    pub fn beats(&self) -> LivenessServer<Self> {
+        LivenessServer::new(self.clone()).max_decoding_message_size(BEAT_BYTES_MAX)
+    }
+
     /// Ends all streams and refuses new ones. A graceful stop of the server waits for its streams, and these never end
     /// by themselves.
     pub fn close(&self) {
@@ -129,24 +141,24 @@ impl<R: Receiver> Inner<R> {
         }
     }
 
-    /// Reads frames until the stream ends; the reason goes to the sender.
-    async fn read_frames(&self, caller: Caller, mut frames: Streaming<RaftStream>) -> Status {
+    /// Reads the messages of a stream that follow its hello until it ends; the reason goes to the sender.
+    async fn read<M: Message>(&self, caller: Caller, mut messages: Streaming<M>) -> Status {
         let mut closing = self.closing.subscribe();
         loop {
             let next = tokio::select! {
                 _ = closing.wait_for(|closing| *closing) => return stopping(),
-                next = self.next(&mut frames) => next,
+                next = self.next(&mut messages) => next,
             };
-            match next.map(|message| message.map(|message| message.kind)) {
-                Ok(Some(Some(raft_stream::Kind::Frame(frame)))) => {
-                    if let Err(refusal) = self.gate.check(&caller) {
-                        return refused(&refusal);
-                    }
-                    self.receiver.frame(caller.store, frame);
-                }
-                Ok(Some(_)) => return Status::invalid_argument("only frames follow the hello"),
+            let message = match next {
+                Ok(Some(message)) => message,
                 Ok(None) => return Status::ok("the sender ended the stream"),
                 Err(status) => return status,
+            };
+            if let Err(refusal) = self.gate.check(&caller) {
+                return refused(&refusal);
+            }
+            if !message.deliver(caller.store, &self.receiver) {
+                return Status::invalid_argument(M::EXPECTED);
             }
         }
     }
@@ -166,6 +178,104 @@ impl<R: Receiver> Inner<R> {
             .message()
             .await
             .map_err(|status| self.noticed(status))
+    }
+}
+
+/// A message of a stream that begins with a hello and has nothing to answer but that.
+trait Message: Send + 'static {
+    /// What follows the hello.
+    const EXPECTED: &'static str;
+
+    /// The hello, if it is one.
+    fn hello(self) -> Option<Hello>;
+
+    /// Hands it over, unless it is not what is expected.
+    fn deliver<R: Receiver>(self, from: StoreId, receiver: &R) -> bool;
+}
+
+impl Message for RaftStream {
+    const EXPECTED: &'static str = "only frames follow the hello";
+
+    fn hello(self) -> Option<Hello> {
+        match self.kind {
+            Some(raft_stream::Kind::Hello(hello)) => Some(hello),
+            _ => None,
+        }
+    }
+
+    fn deliver<R: Receiver>(self, from: StoreId, receiver: &R) -> bool {
+        match self.kind {
+            Some(raft_stream::Kind::Frame(frame)) => {
+                receiver.frame(from, frame);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Message for BeatStream {
+    const EXPECTED: &'static str = "only beats follow the hello";
+
+    fn hello(self) -> Option<Hello> {
+        match self.kind {
+            Some(beat_stream::Kind::Hello(hello)) => Some(hello),
+            _ => None,
+        }
+    }
+
+    fn deliver<R: Receiver>(self, from: StoreId, receiver: &R) -> bool {
+        match self.kind {
+            // It speaks for the store whose stream it is.
+            Some(beat_stream::Kind::Beat(beat)) if beat.from_store == from.0 => {
+                receiver.beat(from, beat);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What answers a stream: the acceptance, and at its end the reason.
+type Answers = BoxStream<'static, Result<Accepted, Status>>;
+
+impl<R: Receiver> PeerService<R> {
+    /// Accepts a stream and reads it.
+    async fn stream<M: Message>(
+        &self,
+        request: Request<Streaming<M>>,
+    ) -> Result<Response<Answers>, Status> {
+        let mut messages = request.into_inner();
+        if *self.inner.closing.borrow() {
+            return Err(stopping());
+        }
+        let first = self.inner.next(&mut messages).await?;
+        let caller = self.inner.admit(first.and_then(M::hello))?;
+        // Room for the acceptance and the reason of the end, so that neither has to wait for the caller to read.
+        let (answers, responses) = mpsc::channel(2);
+        let accepted = Accepted {
+            boot: self.inner.gate.mine().boot,
+        };
+        answers
+            .try_send(Ok(accepted))
+            .expect("the channel has room for two");
+        let inner = self.inner.clone();
+        tokio::spawn(async move {
+            let end = inner.read(caller, messages).await;
+            tracing::info!(store = %caller.store, reason = end.message(), "stream ended");
+            answers.try_send(Err(end)).ok();
+        });
+        Ok(Response::new(ReceiverStream::new(responses).boxed()))
+    }
+}
+
+#[tonic::async_trait]
+impl<R: Receiver> Liveness for PeerService<R> {
+    async fn beats(
+        &self,
+        request: Request<Streaming<BeatStream>>,
+    ) -> Result<Response<Answers>, Status> {
+        self.stream(request).await
     }
 }
 
@@ -192,36 +302,8 @@ impl<R: Receiver> Peer for PeerService<R> {
     async fn raft(
         &self,
         request: Request<Streaming<RaftStream>>,
-    ) -> Result<Response<BoxStream<'static, Result<Accepted, Status>>>, Status> {
-        let mut frames = request.into_inner();
-        if *self.inner.closing.borrow() {
-            return Err(stopping());
-        }
-        let hello = match self
-            .inner
-            .next(&mut frames)
-            .await?
-            .and_then(|message| message.kind)
-        {
-            Some(raft_stream::Kind::Hello(hello)) => Some(hello),
-            _ => None,
-        };
-        let caller = self.inner.admit(hello)?;
-        // Room for the acceptance and the reason of the end, so that neither has to wait for the caller to read.
-        let (answers, responses) = mpsc::channel(2);
-        let accepted = Accepted {
-            boot: self.inner.gate.mine().boot,
-        };
-        answers
-            .try_send(Ok(accepted))
-            .expect("the channel has room for two");
-        let inner = self.inner.clone();
-        tokio::spawn(async move {
-            let end = inner.read_frames(caller, frames).await;
-            tracing::info!(store = %caller.store, reason = end.message(), "stream ended");
-            answers.try_send(Err(end)).ok();
-        });
-        Ok(Response::new(ReceiverStream::new(responses).boxed()))
+    ) -> Result<Response<Answers>, Status> {
+        self.stream(request).await
     }
 
     async fn snapshot(

@@ -131,6 +131,10 @@ impl Transport {
         }
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.inner.shared
+    }
+
     /// Load of every link.
     pub fn stats(&self) -> Vec<QueueStats> {
         let queues = self

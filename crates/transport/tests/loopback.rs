@@ -12,7 +12,7 @@ use futures::{StreamExt, future::BoxFuture, stream};
 use proto::{
     StoreId,
     pontoon::v1::{
-        Frame, RaftMessage, RaftStream, SnapshotChunk, SnapshotFile, SnapshotHead,
+        Beat, Frame, RaftMessage, RaftStream, SnapshotChunk, SnapshotFile, SnapshotHead,
         SnapshotReceived, peer_client::PeerClient, raft_stream, refusal::Reason,
     },
 };
@@ -26,8 +26,8 @@ use tokio::{
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
 use transport::{
-    BoxError, Config, Event, Events, Identity, PeerService, Receiver, SnapshotError, SnapshotSink,
-    Transport,
+    Beats, BoxError, Config, Event, Events, Identity, PeerService, Receiver, SnapshotError,
+    SnapshotSink, Transport,
 };
 
 const HERE: StoreId = StoreId(1);
@@ -46,6 +46,7 @@ fn identity(store: StoreId, boot: u64) -> Identity {
 #[derive(Debug, PartialEq)]
 enum Seen {
     Frame(StoreId, Frame),
+    Beat(StoreId, Beat),
     Opened(StoreId, SnapshotHead),
     Finished(Vec<u8>),
     Abandoned,
@@ -70,6 +71,10 @@ impl Receiver for Recorder {
 
     fn frame(&self, from: StoreId, frame: Frame) {
         self.seen.send(Seen::Frame(from, frame)).ok();
+    }
+
+    fn beat(&self, from: StoreId, beat: Beat) {
+        self.seen.send(Seen::Beat(from, beat)).ok();
     }
 
     fn damaged(&self) {
@@ -149,6 +154,7 @@ impl Server {
         let serving = tonic::transport::Server::builder()
             .tcp_nodelay(true)
             .add_service(service.server())
+            .add_service(service.beats())
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
                 stopped.await.ok();
             });
@@ -167,6 +173,13 @@ impl Server {
         match self.seen.recv().await {
             Some(Seen::Frame(_, frame)) => frame,
             other => panic!("{other:?} instead of a frame"),
+        }
+    }
+
+    async fn next_beat(&mut self) -> Beat {
+        match self.seen.recv().await {
+            Some(Seen::Beat(HERE, beat)) => beat,
+            other => panic!("{other:?} instead of a beat"),
         }
     }
 
@@ -279,6 +292,87 @@ async fn what_gathered_before_the_connection_leaves_in_one_frame() {
         transport.send(THERE, frame(5, 10));
         assert_eq!(regions(&server.next_frame().await), [5]);
         assert_eq!(transport.stats()[0].queued_bytes, 0);
+        server.stop().await;
+    })
+    .await;
+}
+
+/// Between two beats.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+fn beat(from: StoreId, seq: u64) -> Beat {
+    Beat {
+        from_store: from.0,
+        to_store: THERE.0,
+        seq,
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn the_newest_beat_is_sent() {
+    within_deadline(async {
+        let mut server = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
+        let address = server.address.clone();
+        let (release, released) = watch::channel(false);
+        let resolve = move |_| {
+            let (mut released, address) = (released.clone(), address.clone());
+            async move {
+                released.wait_for(|released| *released).await?;
+                Ok::<_, BoxError>(address)
+            }
+        };
+        let (transport, _events) =
+            Transport::new(identity(HERE, 1), Config::default(), Arc::new(resolve));
+        // Long enough that nothing is tried twice.
+        let beats = Beats::new(&transport, Duration::from_secs(2));
+        (1..=3).for_each(|seq| beats.send(beat(HERE, seq)));
+        release.send_replace(true);
+        assert_eq!(server.next_beat().await, beat(HERE, 3));
+        beats.send(beat(HERE, 4));
+        assert_eq!(server.next_beat().await, beat(HERE, 4));
+        // Its stream ends, another delivers what comes next.
+        beats.send(beat(StoreId(9), 5));
+        let mut seq = 6;
+        let arrived = loop {
+            beats.send(beat(HERE, seq));
+            seq += 1;
+            if let Ok(arrived) = timeout(INTERVAL, server.next_beat()).await {
+                break arrived;
+            }
+        };
+        assert!(arrived.seq >= 6, "{arrived:?}");
+        server.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_store_whose_process_is_gone_is_told_and_found_again() {
+    within_deadline(async {
+        let server = Server::start(identity(THERE, 1), "127.0.0.1:0").await;
+        let (transport, events) = sender(identity(HERE, 1), Config::default(), &server.address);
+        let beats = Beats::new(&transport, INTERVAL);
+        let address = server.stop().await;
+        let mut seq = 0;
+        let mut send = || {
+            seq += 1;
+            beats.send(beat(HERE, seq));
+        };
+        loop {
+            send();
+            if let Ok(event) = timeout(INTERVAL, events.next()).await {
+                assert_eq!(event, Event::Gone(THERE));
+                break;
+            }
+        }
+        let mut server = Server::start(identity(THERE, 2), &address).await;
+        loop {
+            send();
+            if timeout(INTERVAL, server.next_beat()).await.is_ok() {
+                break;
+            }
+        }
         server.stop().await;
     })
     .await;

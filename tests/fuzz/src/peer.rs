@@ -1,4 +1,4 @@
-//! What other stores send: streams of frames and of snapshots, as bytes of the requests in which they come.
+//! What other stores send: streams of frames, of snapshots and of beats, as bytes of the requests in which they come.
 //!
 //! The real service takes them (`transport::PeerService`). A model that reads the same messages says what it may deliver: nothing
 //! before a hello that fits, nothing of or behind a message whose checksum does not fit, and of a snapshot exactly as many
@@ -16,8 +16,8 @@ use prost::Message;
 use proto::StoreId;
 use proto::checked;
 use proto::pontoon::v1::{
-    Frame, Hello, RaftMessage, RaftStream, SnapshotChunk, SnapshotFile, SnapshotHead,
-    SnapshotStream, raft_stream, snapshot_stream,
+    Beat, BeatStream, Frame, Hello, RaftMessage, RaftStream, SnapshotChunk, SnapshotFile,
+    SnapshotHead, SnapshotStream, beat_stream, raft_stream, snapshot_stream,
 };
 use tokio::runtime::{Builder, Runtime};
 use tower::Service;
@@ -45,7 +45,7 @@ thread_local! {
 /// One run.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let snapshot = input.flag();
+    let kind = input.pick(3);
     let body = match input.pick(3) {
         // As it comes.
         0 => input.rest().to_vec(),
@@ -55,19 +55,19 @@ pub fn run(data: &[u8]) {
             seal(message, input.byte() < 250)
         }),
         _ => joined(&mut input, |input| {
-            let message = if snapshot {
-                snapshot_message(input)
-            } else {
-                raft_message(input)
+            let message = match kind {
+                0 => raft_message(input),
+                1 => snapshot_message(input),
+                _ => beat_message(input),
             };
             seal(message, input.byte() < 250)
         }),
     };
     let (messages, whole) = split(&body);
-    if snapshot {
-        take_snapshot(body, &messages, whole);
-    } else {
-        take_frames(body, &messages);
+    match kind {
+        0 => take_frames(body, &messages),
+        1 => take_snapshot(body, &messages, whole),
+        _ => take_beats(body, &messages),
     }
 }
 
@@ -112,6 +112,18 @@ pub fn seeds() -> Seeds {
         snapshot_stream::Kind::Chunk(chunk),
     ];
     let snapshot = snapshot.map(|kind| checked::seal(&SnapshotStream { kind: Some(kind) }));
+    let beat = Beat {
+        from_store: 2,
+        to_store: 1,
+        seq: 9,
+        lost: vec![3],
+        ..Default::default()
+    };
+    let beats = [
+        beat_stream::Kind::Hello(hello),
+        beat_stream::Kind::Beat(beat),
+    ];
+    let beats = beats.map(|kind| checked::seal(&BeatStream { kind: Some(kind) }));
     let body = |first: u8, messages: &[Vec<u8>]| {
         let messages = messages.iter().flat_map(|message| prefixed(message));
         [first, 0].into_iter().chain(messages).collect()
@@ -119,6 +131,7 @@ pub fn seeds() -> Seeds {
     vec![
         ("frames", body(0, &frames)),
         ("snapshot", body(1, &snapshot)),
+        ("beats", body(2, &beats)),
         ("made-frames", b"\x00\x02\x03\x00\x07\x02\x01\x05\x02\x00\x01\x02\x00\x01\x03\x00".to_vec()),
         ("made-snapshot", b"\x01\x02\x05\x00\x07\x02\x01\x05\x02\x00\x01\x02\x02\x03\x00\x02\x02ab\x00\x02\x02cd\x00\x02\x01e\x00".to_vec()),
     ]
@@ -194,6 +207,20 @@ fn raft_message(input: &mut Input<'_>) -> Vec<u8> {
     RaftStream { kind }.encode_to_vec()
 }
 
+fn beat_message(input: &mut Input<'_>) -> Vec<u8> {
+    let kind = match input.pick(3) {
+        0 => Some(beat_stream::Kind::Hello(hello(input))),
+        1 => Some(beat_stream::Kind::Beat(Beat {
+            from_store: input.number(),
+            seq: input.number(),
+            lost: crate::words::several(input, 4, |input| input.number()),
+            ..Default::default()
+        })),
+        _ => None,
+    };
+    BeatStream { kind }.encode_to_vec()
+}
+
 fn snapshot_message(input: &mut Input<'_>) -> Vec<u8> {
     let kind = match input.pick(4) {
         0 => Some(snapshot_stream::Kind::Hello(hello(input))),
@@ -217,6 +244,7 @@ fn snapshot_message(input: &mut Input<'_>) -> Vec<u8> {
 #[derive(Debug, Default, PartialEq)]
 struct Delivered {
     frames: Vec<(StoreId, Frame)>,
+    beats: Vec<(StoreId, Beat)>,
     heads: Vec<(StoreId, SnapshotHead)>,
     chunks: Vec<SnapshotChunk>,
     finished: bool,
@@ -237,6 +265,10 @@ impl Receiver for Taken {
 
     fn frame(&self, from: StoreId, frame: Frame) {
         self.with(|taken| taken.frames.push((from, frame)));
+    }
+
+    fn beat(&self, from: StoreId, beat: Beat) {
+        self.with(|taken| taken.beats.push((from, beat)));
     }
 
     fn damaged(&self) {
@@ -265,18 +297,21 @@ impl SnapshotSink for Taken {
     }
 }
 
-/// Calls the service and reads its answer to the end.
+/// Calls the services and reads the answer to the end.
 fn call(method: &str, body: Vec<u8>) -> Delivered {
     let taken = Taken::default();
     let service = PeerService::new(MINE, taken.clone());
     RUNTIME.with(|runtime| {
         runtime.block_on(async {
             let body = Full::new(Bytes::from(body)).map_err(|never: Infallible| match never {});
-            let request = http::Request::post(format!("http://store/pontoon.v1.Peer/{method}"))
+            let request = http::Request::post(format!("http://store/pontoon.v1.{method}"))
                 .header("content-type", "application/grpc")
                 .body(tonic::body::Body::new(body))
                 .expect("a request");
-            let answer = service.server().call(request).await;
+            let answer = match method.starts_with("Peer/") {
+                true => service.server().call(request).await,
+                false => service.beats().call(request).await,
+            };
             let mut answer = BodyStream::new(answer.expect("errors are answers").into_body());
             while let Some(piece) = answer.next().await {
                 assert!(piece.is_ok(), "the answer breaks off: {piece:?}");
@@ -312,29 +347,69 @@ fn admitted(hello: &Hello) -> Option<StoreId> {
     StoreId::from_wire(hello.from_store).filter(|_| fits)
 }
 
-fn take_frames(body: Vec<u8>, messages: &[Bytes]) {
-    let mut expected = Delivered::default();
+/// What a message of a stream without end is.
+enum Part<T> {
+    Hello(Hello),
+    Content(T),
+    Other,
+}
+
+/// What is delivered of a stream that begins with a hello, and whether damage is met.
+fn follow<M: Message + Default, T>(
+    messages: &[Bytes],
+    part: impl Fn(M) -> Part<T>,
+    fits: impl Fn(StoreId, &T) -> bool,
+) -> (Vec<(StoreId, T)>, usize) {
     let mut damaged = 0;
-    let read: Vec<RaftStream> = read(messages, &mut damaged);
-    // Nothing behind what ends the stream is looked at.
-    let mut whole = true;
+    let read: Vec<M> = read(messages, &mut damaged);
+    let mut delivered = Vec::new();
     let mut from = None;
     for message in read {
-        match (message.kind, from) {
-            (Some(raft_stream::Kind::Hello(hello)), None) => from = admitted(&hello),
-            (Some(raft_stream::Kind::Frame(frame)), Some(from)) => {
-                expected.frames.push((from, frame));
+        match (part(message), from) {
+            (Part::Hello(hello), None) => from = admitted(&hello),
+            (Part::Content(content), Some(from)) if fits(from, &content) => {
+                delivered.push((from, content));
                 continue;
             }
-            _ => whole = false,
+            // Nothing behind what ends the stream is looked at.
+            _ => return (delivered, 0),
         }
-        if from.is_none() || !whole {
-            whole = false;
-            break;
+        if from.is_none() {
+            return (delivered, 0);
         }
     }
-    expected.damaged = damaged * usize::from(whole);
-    assert_eq!(call("Raft", body), expected);
+    (delivered, damaged)
+}
+
+fn take_frames(body: Vec<u8>, messages: &[Bytes]) {
+    let part = |message: RaftStream| match message.kind {
+        Some(raft_stream::Kind::Hello(hello)) => Part::Hello(hello),
+        Some(raft_stream::Kind::Frame(frame)) => Part::Content(frame),
+        None => Part::Other,
+    };
+    let (frames, damaged) = follow(messages, part, |_, _| true);
+    let expected = Delivered {
+        frames,
+        damaged,
+        ..Default::default()
+    };
+    assert_eq!(call("Peer/Raft", body), expected);
+}
+
+fn take_beats(body: Vec<u8>, messages: &[Bytes]) {
+    let part = |message: BeatStream| match message.kind {
+        Some(beat_stream::Kind::Hello(hello)) => Part::Hello(hello),
+        Some(beat_stream::Kind::Beat(beat)) => Part::Content(beat),
+        None => Part::Other,
+    };
+    let speaks_for_itself = |from: StoreId, beat: &Beat| beat.from_store == from.0;
+    let (beats, damaged) = follow(messages, part, speaks_for_itself);
+    let expected = Delivered {
+        beats,
+        damaged,
+        ..Default::default()
+    };
+    assert_eq!(call("Liveness/Beats", body), expected);
 }
 
 fn take_snapshot(body: Vec<u8>, messages: &[Bytes], whole: bool) {
@@ -371,7 +446,7 @@ fn take_snapshot(body: Vec<u8>, messages: &[Bytes], whole: bool) {
         expected.finished = whole && received == announced;
         false
     };
-    let found = call("Snapshot", body);
+    let found = call("Peer/Snapshot", body);
     // Where the stream ends before its damage is met, nobody learns of it.
     if !ended {
         expected.damaged = damaged;

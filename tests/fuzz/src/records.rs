@@ -134,6 +134,7 @@ pub fn seeds() -> Seeds {
         commits: vec![8, 9],
         rounds: vec![0, 1],
         conf_vers: vec![4, 4],
+        pledges: vec![0, 3],
     };
     let kind = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
     // Each record: where it is, then what it says.

@@ -3,11 +3,10 @@
 //! Whatever it is told, it keeps its invariants after every event, comes to rest, and answers no request twice; its directory
 //! opens again. What may be told is what a process lets through: frames whose checksum fits, from a store that was let in.
 //!
-//! One lie is not told: that two peers lead a region in one term (R1). Whoever hears that stops rather than go on, and is right.
+//! Lies are told, too, such as that a second peer leads a region in a term (R1): what it says is not taken, and the store tells of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use ::store::codec::Beat;
 use ::store::event::{
     Event, Keys, Order, OrderKind, Proposal, Purpose, ReadRequest, ReadVolume, RequestId, StepId,
     Target, Transfer,
@@ -18,7 +17,7 @@ use engine::{Engine, MemoryEngine};
 use prost::Message;
 use proto::pontoon::v1 as wire;
 use proto::{RegionId, StoreId, kvrpcpb, metapb, pdpb};
-use raft::{PeerId, Role};
+use raft::PeerId;
 
 use crate::node::Node;
 use crate::parsers::server::services::tikv::check::{ApiVersion, Rules};
@@ -99,6 +98,14 @@ pub fn seeds() -> Seeds {
         ("order", told(&[&[6, 2, 0, 1, 9, 3, 1, 0, 0]])),
         ("restart", told(&[&request, &[13, 0, 0]])),
         ("snapshot", told(&[&[10, 0, 6, 9, 4, 9, 1, 2, 0]])),
+        // Heartbeats of one term from stores 2 and 3 to the second region.
+        (
+            "liar",
+            told(&[
+                &[1, 0, 0, 4, 1, 1, 0, 0, 0, 0],
+                &[1, 1, 0, 4, 1, 0, 0, 0, 0, 0],
+            ]),
+        ),
     ]
 }
 
@@ -106,8 +113,6 @@ struct World {
     node: Node,
     requests: u64,
     answered: BTreeSet<RequestId>,
-    /// Who leads a region in a term, as far as it was told or does so itself.
-    leaders: BTreeMap<(u64, u64), u64>,
 }
 
 /// A region of the start, whole or not.
@@ -148,38 +153,7 @@ impl World {
             node: Node::open(engine).expect("it is sound"),
             requests: 0,
             answered: BTreeSet::new(),
-            leaders: BTreeMap::new(),
         }
-    }
-
-    /// Whether nobody else is known to lead the region in this term.
-    fn may_lead(&mut self, region: u64, term: u64, peer: u64) -> bool {
-        *self.leaders.entry((region, term)).or_insert(peer) == peer
-    }
-
-    /// Takes what only a second leader of a term would say out of a frame.
-    fn with_one_leader(&mut self, mut frame: wire::Frame) -> wire::Frame {
-        use wire::raft_message::Body;
-        let mut own = BTreeMap::new();
-        for view in self.node.store().views() {
-            if view.role == Role::Leader {
-                own.insert((view.region.id, view.term), view.peer.0);
-            }
-        }
-        self.leaders.extend(own);
-        frame.messages.retain(|message| {
-            !matches!(message.body, Some(Body::Append(_)))
-                || self.may_lead(message.region_id, message.term, message.from_peer)
-        });
-        let beats = frame.heartbeats.iter().flat_map(Beat::rows);
-        let mut kept = wire::HeartbeatBatch::default();
-        for beat in beats {
-            if self.may_lead(beat.region.0, beat.term, beat.from.0) {
-                beat.push_to(&mut kept);
-            }
-        }
-        frame.heartbeats = Some(kept);
-        frame
     }
 
     fn request(&mut self) -> RequestId {
@@ -211,7 +185,6 @@ impl World {
             1 | 2 => {
                 let from = StoreId(u64::from(2 + input.byte() % 3));
                 let frame = self.frame(from, input);
-                let frame = self.with_one_leader(frame);
                 self.node.step(Event::Frame { from, frame });
             }
             3 => self.propose(input),
@@ -273,7 +246,6 @@ impl World {
             12 => {
                 if let Ok(frame) = wire::Frame::decode(input.long_bytes()) {
                     let from = StoreId(2);
-                    let frame = self.with_one_leader(frame);
                     self.node.step(Event::Frame { from, frame });
                 }
             }
@@ -448,10 +420,7 @@ impl World {
             }
             self.stage(&mut head);
         }
-        let region = head.region.as_ref().map_or(0, |region| region.id);
-        if self.may_lead(region, head.leader_term, head.from_peer) {
-            self.node.step(Event::SnapshotReceived { from, head });
-        }
+        self.node.step(Event::SnapshotReceived { from, head });
     }
 
     /// One file with one key of the region.

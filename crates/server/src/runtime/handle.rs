@@ -220,6 +220,11 @@ impl<E: Engine> Handle<E> {
         self.control(Control::Dial(dial));
     }
 
+    /// Tells what another store is to this one now. Changes are told in their order.
+    pub fn support(&self, change: store::liveness::Change) {
+        self.control(Control::Support(change));
+    }
+
     /// Hands a frame in that came from another store. `false`: the lane is full and the frame was dropped.
     pub fn frame(&self, from: StoreId, frame: Frame) -> bool {
         let queued = self.shared.parts.inbox.frame(from, frame);

@@ -49,6 +49,8 @@ pub(super) enum Control {
     Progress(Transfer),
     /// See [`store::event::Event::Unreachable`].
     Unreachable(StoreId),
+    /// See [`store::event::Event::Support`].
+    Support(store::liveness::Change),
     /// See [`store::event::Event::Dial`].
     Dial(store::Dial),
     /// See [`store::event::Event::Drain`].

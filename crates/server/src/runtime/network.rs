@@ -1,5 +1,7 @@
 //! The way to other stores, as the node sees it.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use proto::StoreId;
 use proto::pontoon::v1::{Frame, SnapshotHead};
@@ -11,6 +13,9 @@ pub trait Network: Send + Sync + 'static {
     /// Hands a frame over without waiting. A frame that is lost, because what waits for that store is at its limit or it
     /// cannot be reached, is told to the node by [`crate::runtime::Handle::unreachable`].
     fn send(&self, to: StoreId, frame: Frame);
+
+    /// Regions here have members on all of these stores and on no others, from now on.
+    fn share(&self, stores: BTreeSet<StoreId>);
 
     /// Streams the files of a snapshot, which `read` reads by name, offset and size, and waits until the receiver holds
     /// them. `false` when it does not, and at once when the ticket is over. Chunks that leave are told to the ticket.

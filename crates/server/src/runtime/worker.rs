@@ -149,6 +149,7 @@ impl<E: Engine> Worker<E> {
                 Control::Damaged(region, peer) => Event::Damaged { region, peer },
                 Control::Progress(transfer) => Event::Progress(transfer),
                 Control::Unreachable(store) => Event::Unreachable(store),
+                Control::Support(change) => Event::Support(change),
                 Control::Dial(dial) => Event::Dial(dial),
                 Control::Drain => Event::Drain,
                 Control::Stop => {
@@ -204,6 +205,7 @@ impl<E: Engine> Worker<E> {
             transfers,
             frames,
             log,
+            shared,
             apply,
             tasks,
             refusals,
@@ -251,6 +253,9 @@ impl<E: Engine> Worker<E> {
         if let Some(log) = log {
             let bytes = log.batch.changes.iter().map(change_bytes).sum();
             self.log.push((log, bytes), bytes);
+        }
+        if let Some(stores) = shared {
+            self.network.share(stores);
         }
         for task in apply {
             if let ApplyTask::Entries { waiting, .. } = &task {

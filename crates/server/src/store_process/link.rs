@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,10 +12,11 @@ use engine::Engine;
 use futures::future::BoxFuture;
 use futures::{Stream, stream};
 use proto::StoreId;
-use proto::pontoon::v1::{Frame, SnapshotChunk, SnapshotFile, SnapshotHead};
+use proto::pontoon::v1::{Beat, Frame, SnapshotChunk, SnapshotFile, SnapshotHead};
 use tokio::sync::mpsc;
 use transport::{Receiver, SnapshotSink, Transport};
 
+use super::liveness::Inlet;
 use crate::runtime::{Handle, Network, Pace, ReadFile, Ticket};
 
 /// Size of a chunk, and so of what is lost when a stream breaks.
@@ -31,11 +32,19 @@ const FILES_MAX: usize = 1024;
 pub struct Outgoing {
     pub transport: Transport,
     pub runtime: tokio::runtime::Handle,
+    /// Who beats, if anybody does.
+    pub liveness: Option<Inlet>,
 }
 
 impl Network for Outgoing {
     fn send(&self, to: StoreId, frame: Frame) {
         self.transport.send(to, frame);
+    }
+
+    fn share(&self, stores: BTreeSet<StoreId>) {
+        if let Some(inlet) = &self.liveness {
+            inlet.share(stores);
+        }
     }
 
     fn send_snapshot(
@@ -148,15 +157,17 @@ impl Pacer {
 /// Takes what other stores send.
 pub struct Incoming<E: Engine> {
     node: Handle<E>,
+    liveness: Option<Inlet>,
     /// Names of files that are being received.
     receiving: Arc<Mutex<HashSet<String>>>,
 }
 
 impl<E: Engine> Incoming<E> {
-    /// For a node.
-    pub fn new(node: Handle<E>) -> Self {
+    /// For a node, and for the thread that beats for it if one does.
+    pub fn new(node: Handle<E>, liveness: Option<Inlet>) -> Self {
         Incoming {
             node,
+            liveness,
             receiving: Arc::default(),
         }
     }
@@ -167,6 +178,12 @@ impl<E: Engine> Receiver for Incoming<E> {
 
     fn frame(&self, from: StoreId, frame: Frame) {
         self.node.frame(from, frame);
+    }
+
+    fn beat(&self, from: StoreId, beat: Beat) {
+        if let Some(inlet) = &self.liveness {
+            inlet.beat(from, beat);
+        }
     }
 
     fn damaged(&self) {

@@ -60,6 +60,7 @@ pub async fn serve<E: Engine, R: Receiver>(
         .add_service(tikv)
         .add_service(ReplicasServer::new(replicas))
         .add_service(peers.server())
+        .add_service(peers.beats())
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             async {

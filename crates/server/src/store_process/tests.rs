@@ -34,6 +34,8 @@ use crate::services::tikv::{Addresses, ApiVersion, Rules, TikvService};
 struct Alone;
 
 impl Network for Alone {
+    fn share(&self, _: std::collections::BTreeSet<StoreId>) {}
+
     fn send(&self, to: StoreId, _frame: Frame) {
         panic!("there is no store {to}");
     }
@@ -142,7 +144,7 @@ impl Running {
             format: identity.format,
         };
         let replicas = ReplicasService::new(handle.clone(), 5);
-        let peers = transport::PeerService::new(me, Incoming::new(handle.clone()));
+        let peers = transport::PeerService::new(me, Incoming::new(handle.clone(), None));
         tokio::spawn(server::serve(
             listener,
             address.clone(),

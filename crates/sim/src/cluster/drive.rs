@@ -120,7 +120,7 @@ impl World {
                 self.step(id, Event::Ids(ids))
             }
             Action::Beat(beat) => {
-                self.hear(StoreId(beat.to_store), &beat);
+                self.hear_beat(StoreId(beat.to_store), &beat);
                 Ok(())
             }
             Action::Breathe(id, incarnation) => {

@@ -104,7 +104,7 @@ impl World {
     }
 
     /// A beat arrives.
-    pub(super) fn hear(&mut self, id: StoreId, beat: &Beat) {
+    pub(super) fn hear_beat(&mut self, id: StoreId, beat: &Beat) {
         let now = self.moment();
         let live = self.nodes.get_mut(&id).and_then(|node| node.live.as_mut());
         if let Some(live) = live {

@@ -29,6 +29,7 @@ fn beat(from_peer: u64, to_peer: u64, term: u64) -> wire::Frame {
         commits: vec![1],
         rounds: vec![0],
         conf_vers: vec![1],
+        ..Default::default()
     };
     wire::Frame {
         heartbeats: Some(beats),

@@ -55,6 +55,7 @@ fn beat(regions: usize) -> Frame {
         commits: column.clone(),
         rounds: column.clone(),
         conf_vers: column,
+        pledges: Vec::new(),
     };
     Frame {
         heartbeats: Some(batch),
@@ -117,6 +118,32 @@ fn frames_are_joined_up_to_the_limit_and_cut_above_it() {
     }
     assert_eq!(sent, [vec![1, 2], vec![3, 4], vec![5], vec![6]]);
     assert_eq!(queue.load(), (0, 0));
+}
+
+/// A column that is left out, since all in it is 0, is filled in where the other frame has it.
+#[test]
+fn pledges_stay_with_their_heartbeats() {
+    let told = |regions: usize, pledges: &[u64]| {
+        let mut frame = beat(regions);
+        let batch = frame.heartbeats.as_mut().expect("set above");
+        batch.pledges = pledges.to_vec();
+        frame
+    };
+    let joined = |frames: &[Frame]| {
+        let (queue, generation) = queue(1 << 20, 1 << 20);
+        for frame in frames {
+            assert_eq!(queue.push(frame.clone()), Pushed::Queued);
+        }
+        take(&queue, generation)
+            .unwrap()
+            .heartbeats
+            .unwrap()
+            .pledges
+    };
+    assert_eq!(joined(&[told(2, &[]), told(1, &[7])]), [0, 0, 7]);
+    assert_eq!(joined(&[told(1, &[7]), told(2, &[])]), [7, 0, 0]);
+    assert_eq!(joined(&[told(1, &[7]), told(1, &[9])]), [7, 9]);
+    assert!(joined(&[told(1, &[]), told(1, &[])]).is_empty());
 }
 
 #[test]

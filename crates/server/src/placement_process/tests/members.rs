@@ -148,6 +148,7 @@ async fn an_emptied_member_does_not_count() {
         commits: vec![0],
         rounds: vec![1],
         conf_vers: vec![1],
+        ..Default::default()
     };
     let frame = Frame {
         heartbeats: Some(heartbeats),

@@ -148,6 +148,7 @@ impl Pair {
             Outgoing {
                 transport,
                 runtime: tokio::runtime::Handle::current(),
+                liveness: None,
             }
         };
         let region = metapb::Region {
@@ -168,10 +169,10 @@ impl Pair {
         let (hangs, hanging) = watch::channel(false);
         let (sender, streams) = mpsc::unbounded_channel();
         let [first, second] = listeners;
-        let peers = PeerService::new(identity(HERE), Incoming::new(here.handle()));
+        let peers = PeerService::new(identity(HERE), Incoming::new(here.handle(), None));
         serve(first, peers.server());
         let peers = MayHang {
-            peers: PeerService::new(identity(THERE), Incoming::new(there.handle())),
+            peers: PeerService::new(identity(THERE), Incoming::new(there.handle(), None)),
             hangs: hanging,
             streams: sender,
         };
@@ -318,6 +319,8 @@ impl Slow {
 }
 
 impl Network for Slow {
+    fn share(&self, _: std::collections::BTreeSet<StoreId>) {}
+
     fn send(&self, to: StoreId, frame: Frame) {
         self.0.send(to, frame);
     }
@@ -408,6 +411,8 @@ struct Rogue {
 }
 
 impl Network for Rogue {
+    fn share(&self, _: std::collections::BTreeSet<StoreId>) {}
+
     fn send(&self, to: StoreId, frame: Frame) {
         self.outgoing.send(to, frame);
     }

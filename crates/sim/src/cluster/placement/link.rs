@@ -320,7 +320,8 @@ impl World {
             return;
         }
         if matches!(answer, Err(Refusal::NotLeader)) {
-            (link.leader, link.registered) = (next, false);
+            // Patience begins anew: both together could pass the leader over for ever.
+            (link.leader, link.registered, link.answered) = (next, false, now);
             return;
         }
         link.answered = now;
