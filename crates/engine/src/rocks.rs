@@ -141,6 +141,14 @@ impl Shared {
         result.map_err(|source| self.fail(operation, source))
     }
 
+    /// Flushes a family. Others write meanwhile.
+    fn flush(&self, family: Family) -> Result<(), Error> {
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        let handle = self.database.family(family);
+        self.settle("flush", self.database.db.flush_cf_opt(handle, &options))
+    }
+
     /// Remembers a failure for good, and what is to be done about it if compaction met a damaged file.
     fn fail(&self, operation: &'static str, source: rocksdb::Error) -> Error {
         let Some(number) = damage::unreadable_file(&source) else {
@@ -374,17 +382,8 @@ impl Engine for RocksEngine {
     }
 
     fn flush(&self, family: Family) -> Result<(), Error> {
-        let shared = &*self.shared;
-        shared.check_running("flush")?;
-        let mut options = FlushOptions::default();
-        options.set_wait(true);
-        shared.settle(
-            "flush",
-            shared
-                .database
-                .db
-                .flush_cf_opt(shared.database.family(family), &options),
-        )
+        self.shared.check_running("flush")?;
+        self.shared.flush(family)
     }
 
     fn stage_range(

@@ -259,6 +259,9 @@ fn remove_if_there(path: &Path) -> Result<(), Error> {
 ///
 /// RocksDB copies files, or moves them, which is a link and a removal. A repeat after a crash must find them, and a copy
 /// writes everything once more; so it is given a second link to move.
+///
+/// Where the files share keys with a memtable that is flushed first, RocksDB would hold up every writer of both families
+/// until the flush ends, seconds on a busy disk. So it is flushed here before, which holds up nobody.
 pub(super) fn ingest(shared: &Shared, family: Family, names: &[String]) -> Result<(), Error> {
     if names.is_empty() {
         return Ok(());
@@ -278,12 +281,17 @@ pub(super) fn ingest(shared: &Shared, family: Family, names: &[String]) -> Resul
     let outcome = linked.and_then(|()| {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
-        let family = shared.database.family(family);
-        let result =
-            shared
-                .database
-                .db
-                .ingest_external_file_cf_opts(family, &options, links.clone());
+        options.set_allow_blocking_flush(false);
+        let database = &shared.database;
+        let handle = database.family(family);
+        let mut result =
+            (database.db).ingest_external_file_cf_opts(handle, &options, links.clone());
+        if result.as_ref().is_err_and(wants_flush) {
+            shared.flush(family)?;
+            // What was written since is little.
+            options.set_allow_blocking_flush(true);
+            result = (database.db).ingest_external_file_cf_opts(handle, &options, links.clone());
+        }
         result.map_err(|source| match damage::unreadable_file(&source) {
             // RocksDB looks at the files before it changes anything; damaged ones leave it as it was.
             None if source.kind() == rocksdb::ErrorKind::Corruption => convert("ingest", source),
@@ -294,4 +302,9 @@ pub(super) fn ingest(shared: &Shared, family: Family, names: &[String]) -> Resul
         remove_if_there(link)?;
     }
     outcome
+}
+
+/// Whether files were not taken in because a memtable must be flushed first. RocksDB has no code of its own for that.
+fn wants_flush(error: &rocksdb::Error) -> bool {
+    error.kind() == rocksdb::ErrorKind::InvalidArgument && error.as_ref().contains("requires flush")
 }

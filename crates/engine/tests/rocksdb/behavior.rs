@@ -155,6 +155,32 @@ fn ingest_leaves_the_staged_file_as_it_was() {
     assert_holds(&engine, Family::State, 0..100);
 }
 
+/// RocksDB tells in its own log why it flushed. For an ingest it does so while it holds every writer up.
+#[test]
+fn no_writer_waits_for_the_flush_that_an_ingest_needs() {
+    let directory = directory();
+    let engine = open(directory.path());
+    for number in 0..100 {
+        put(&engine, Family::State, number, Logging::Off);
+    }
+    let view = engine.view();
+    engine
+        .stage_range(&view, Family::State, b"", b"z", u64::MAX, "all")
+        .expect("sound");
+    drop(view);
+    engine
+        .clear_range(Family::State, b"", b"z", Logging::On)
+        .expect("the disk works");
+    engine
+        .ingest(Family::State, &["all".into()])
+        .expect("the file is sound");
+    assert_holds(&engine, Family::State, 0..100);
+    drop(engine);
+    let log = fs::read_to_string(directory.path().join("db/LOG")).expect("RocksDB writes one");
+    assert!(log.contains("Manual Flush"), "nothing was flushed: {log}");
+    assert!(!log.contains("External File Ingestion"), "{log}");
+}
+
 #[test]
 fn several_files_are_ingested_together_or_not_at_all() {
     let directory = directory();
