@@ -117,8 +117,8 @@ impl Raft {
         match delivered {
             Some(index) => progress.probe(index.clamp(compacted, last) + 1),
             None => {
-                let next = progress.matched + 1;
-                progress.probe(next);
+                // It is asked whether it needs one still: another way than this may have filled it meanwhile (a split).
+                progress.probe(progress.matched.max(compacted) + 1);
                 // Tried again when it is heard, not in a loop.
                 progress.mode = Mode::Probe { paused: true };
             }

@@ -56,9 +56,13 @@ impl Peer {
                 .find(|sending| sending.to == to)
                 .map(|sending| sending.state)
             {
-                // With every sender busy the grant would be for nothing, and from damaged data nothing can be built.
-                Some(SendState::Offered)
-                    if cx.sends.len() >= cx.options.snapshot_sends || self.damage.is_some() => {}
+                // From damaged data nothing can be built. The member is asked again: a split may have filled it meanwhile, and
+                // then it takes entries, and the leadership.
+                Some(SendState::Offered) if self.damage.is_some() => {
+                    self.end_sending(to, None, cx);
+                }
+                // With every sender busy the grant would be for nothing.
+                Some(SendState::Offered) if cx.sends.len() >= cx.options.snapshot_sends => {}
                 Some(SendState::Offered) => self.offer(to, cx),
                 Some(SendState::Building { .. } | SendState::Sent { .. }) => {
                     self.end_sending(to, None, cx)

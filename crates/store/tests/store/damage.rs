@@ -219,6 +219,31 @@ fn a_marked_peer_builds_no_snapshot() {
     assert!(!cluster.nodes[&s(1)].transfers.iter().any(outgoing));
 }
 
+/// A leader whose data is damaged before the split fills the others can send them nothing. Once they are filled it leads on, and
+/// leaves. (Found by the simulator.)
+#[test]
+fn a_damaged_leader_hears_that_a_split_filled_the_others() {
+    let mut cluster = cluster();
+    cluster.hold_apply.extend([s(2), s(3)]);
+    let child = cluster.split(r(1), &["m"])[0];
+    let refused = |cluster: &Cluster, peers: usize| {
+        let raft = cluster.store(1).raft(child);
+        let statuses = raft.map(|raft| raft.member_statuses()).unwrap_or_default();
+        statuses
+            .values()
+            .filter(|status| status.in_snapshot)
+            .count()
+            == peers
+    };
+    cluster.until("both lack a snapshot", |cluster| refused(cluster, 2));
+    rot(&cluster, 1, "t");
+    tell(&mut cluster, 1, child.0);
+    cluster.ticks(20);
+    cluster.hold_apply.clear();
+    led_elsewhere(&mut cluster, child.0, 1);
+    assert_eq!(cluster.get(child, "t").as_deref(), Some("old"));
+}
+
 #[test]
 fn children_of_a_damaged_parent_are_damaged() {
     let mut cluster = cluster();
